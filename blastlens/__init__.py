@@ -1,0 +1,24 @@
+"""blastlens: leukemia (ALL) screening models for blood-smear images, served with their noise behaviour.
+
+    from blastlens import Classifier
+
+    classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
+    classifier.predict("cell.bmp").label
+
+Research demonstration, not a medical device.
+"""
+
+from .classifier import DISCLAIMER, Classifier, NoiseCurve, Prediction
+from .errors import BlastlensError
+from .images import open_image
+from .model_folder import bundled_models
+
+__all__ = [
+    "DISCLAIMER",
+    "BlastlensError",
+    "Classifier",
+    "NoiseCurve",
+    "Prediction",
+    "bundled_models",
+    "open_image",
+]

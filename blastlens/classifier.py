@@ -1,0 +1,268 @@
+"""Classifier: images to predictions, noise curves and activation maps."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from .backend import load_backend
+from .errors import BlastlensError
+from .images import ImageSource, name_of, read_image
+from .model_folder import ModelFolder, fetch
+from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
+
+DISCLAIMER = "Research demonstration, not a medical device."
+# Larger batches are no quicker on a CPU, whose cache their feature maps outgrow.
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image.
+
+    Attributes:
+        label: the most probable label.
+        probabilities: softmax of the logits by label, in the model's order, adding up to 1.
+        logits: one per label, in the same order.
+        warnings: what may make this prediction mean less than it seems to, one short remark each.
+        model_id, revision: which model; revision is None unless it came from the Hub.
+        sigma: of the noise that was added, on the 0 to 255 scale.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    logits: tuple[float, ...]
+    warnings: tuple[str, ...]
+    model_id: str
+    revision: str | None
+    sigma: float
+    disclaimer: str = DISCLAIMER
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return vars(self) | {
+            "probabilities": dict(self.probabilities),
+            "logits": list(self.logits),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseCurve:
+    """How the probabilities of one image move as noise grows.
+
+    Attributes:
+        sigmas: S noise levels on the 0 to 255 scale, in the order asked for.
+        probabilities: float (S, C), one row per sigma.
+        label_names: of the C columns.
+        flip_sigma: the smallest of the sigmas at which the label is not the one of sigma 0, or None.
+    """
+
+    sigmas: tuple[float, ...]
+    probabilities: np.ndarray
+    label_names: tuple[str, ...]
+    flip_sigma: float | None
+
+
+class Classifier:
+    """A model folder ready to classify images; threads may share one.
+
+    Attributes:
+        folder: the model folder it serves.
+        label_names: one per class, in the order of logits and probabilities.
+    """
+
+    def __init__(self, folder: ModelFolder, precision: str = "fp32") -> None:
+        """Load the network of a folder; see `from_pretrained`, which also finds the folder."""
+        self.folder = folder
+        self.label_names = folder.label_names
+        self._backend = load_backend(folder, precision)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], revision: str | None = None, precision: str = "fp32"
+    ) -> "Classifier":
+        """Load a model by bundled name, local folder or Hub repository.
+
+        Args:
+            name_or_path: "mobilenet_m-cnmc2019" (or "models/..."), a path, or "owner/repo".
+            revision: branch, tag or commit of a Hub repository.
+            precision: "fp32", or "int8" for the quantised ONNX file: quicker, a little less accurate.
+
+        Raises:
+            BlastlensError: no such model, or one that cannot be served.
+        """
+        return cls(fetch(name_or_path, revision), precision)
+
+    @overload
+    def predict(
+        self, images: list[ImageSource] | tuple[ImageSource, ...], sigma: float = 0.0, seed: int = 0
+    ) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: ImageSource, sigma: float = 0.0, seed: int = 0) -> Prediction: ...
+    def predict(
+        self,
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        sigma: float = 0.0,
+        seed: int = 0,
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or each of a list or tuple of them.
+
+        Args:
+            images: anything `blastlens.images.open_image` reads, or a list or tuple of such.
+            sigma: standard deviation of Gaussian noise added to the pixels the network sees, 0 to 100.
+            seed: of the noise; every image gets the same field.
+
+        Returns:
+            A Prediction, or a list of them in the same order.
+
+        Raises:
+            BlastlensError: for the first image that cannot be read (`predict_each` goes on with the others),
+                or for a sigma or seed out of range.
+        """
+        if isinstance(images, list | tuple):
+            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed)]
+        sigma, look = checked_sigma(sigma), self._look(images)
+        logits = self._logits([add_gaussian_noise(look.pixels, sigma, seed)])
+        return self._prediction(logits[0], look, sigma)
+
+    def predict_each(
+        self, images: Iterable[ImageSource], sigma: float = 0.0, seed: int = 0
+    ) -> Iterator[Prediction | BlastlensError]:
+        """Classify a stream of images in batches; one that cannot be read yields its error and stops nothing.
+
+        Only a batch of views is in memory at a time. Arguments are those of `predict`.
+        """
+        return self._outcomes(images, checked_sigma(sigma), checked_seed(seed))
+
+    def _outcomes(
+        self, images: Iterable[ImageSource], sigma: float, seed: int
+    ) -> Iterator[Prediction | BlastlensError]:
+        numbered = enumerate(images, start=1)
+        while chunk := list(islice(numbered, BATCH)):
+            outcomes = [self._try_look(image, f"image {number}") for number, image in chunk]
+            looks = [look for look in outcomes if isinstance(look, _Look)]
+            logits = iter(self._logits([add_gaussian_noise(look.pixels, sigma, seed) for look in looks]))
+            for look in outcomes:
+                yield self._prediction(next(logits), look, sigma) if isinstance(look, _Look) else look
+
+    def noise_curve(self, image: ImageSource, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0) -> NoiseCurve:
+        """Classify one image at each noise level, with one noise field scaled by sigma.
+
+        Args:
+            image: anything `blastlens.images.open_image` reads.
+            sigmas: one or more standard deviations on the 0 to 255 scale, each 0 to 100.
+            seed: of the noise field.
+
+        Raises:
+            BlastlensError: an unreadable image, no sigma, or a sigma or seed out of range.
+        """
+        levels = tuple(checked_sigma(sigma) for sigma in sigmas)
+        if not levels:
+            raise BlastlensError("A noise curve needs at least one sigma.")
+        clean = self._look(image).pixels
+        # Row 0 is the clean image, whose label the others are held against.
+        rows = np.unique([0.0, *levels])
+        probabilities = _softmax(self._logits([add_gaussian_noise(clean, sigma, seed) for sigma in rows]))
+        probabilities = probabilities[np.searchsorted(rows, (0.0, *levels))]
+        labels = probabilities.argmax(axis=1)
+        flipped = [sigma for sigma, label in zip(levels, labels[1:], strict=True) if label != labels[0]]
+        return NoiseCurve(levels, probabilities[1:], self.label_names, min(flipped, default=None))
+
+    def activation_map(self, image: ImageSource, label: str | None = None) -> np.ndarray:
+        """Where in its view the network found evidence for a label.
+
+        The class activation map of Zhou et al. (2016), "Learning Deep Features for Discriminative
+        Localization": the last linear layer applied to every position of the last feature map, enlarged
+        bilinearly. It is scaled to 0..1 for each image on its own, so maps of two images do not compare in
+        strength.
+
+        Args:
+            image: anything `blastlens.images.open_image` reads.
+            label: one of `label_names`; by default the predicted one.
+
+        Returns:
+            float32 (S, S) in 0..1 for the S x S view `pixels` returns; all zeros where every position says
+            the same.
+
+        Raises:
+            BlastlensError: an unreadable image, an unknown label, or a network without such a last layer.
+        """
+        if label is not None and label not in self.label_names:
+            raise BlastlensError(f"There is no label {label!r}; one of {', '.join(self.label_names)} is expected.")
+        if not self._backend.has_cam:
+            raise BlastlensError(
+                f"Model {self.folder.model_id} has no activation map; its network does not end in average "
+                "pooling and one linear layer."
+            )
+        batch = self.folder.view.normalise(self._look(image).pixels[None])
+        (logits,), (cam,) = self._backend.logits_and_cam(batch)
+        chosen = int(logits.argmax()) if label is None else self.label_names.index(label)
+        size = (self.folder.view.size, self.folder.view.size)
+        heat = np.asarray(Image.fromarray(cam[chosen]).resize(size, Image.Resampling.BILINEAR))
+        low, high = heat.min(), heat.max()
+        return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+
+    def pixels(self, image: ImageSource, sigma: float = 0.0, seed: int = 0) -> np.ndarray:
+        """The pixels the network sees, noise included, before normalisation: uint8 (S, S, 3).
+
+        Raises:
+            BlastlensError: an unreadable image, or a sigma or seed out of range.
+        """
+        return add_gaussian_noise(self._look(image).pixels, sigma, seed)
+
+    def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
+        opened = read_image(image, name_of(image, unnamed))
+        view = self.folder.view
+        pixels = view.apply(opened.pixels)
+        remarks = [*opened.notes, *view.remarks(*opened.pixels.size)]
+        red, green, blue = np.moveaxis(pixels, -1, 0)
+        if np.array_equal(red, green) and np.array_equal(red, blue):
+            remarks.append("image has no colour; the model was trained on stained cells in colour")
+        return _Look(pixels, tuple(remarks))
+
+    def _try_look(self, image: ImageSource, unnamed: str) -> "_Look | BlastlensError":
+        try:
+            return self._look(image, unnamed)
+        except BlastlensError as error:
+            return error
+
+    def _logits(self, pixels: list[np.ndarray]) -> np.ndarray:
+        batches = (np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
+        logits = [self._backend.logits(self.folder.view.normalise(batch)) for batch in batches]
+        return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *logits])
+
+    def _prediction(self, logits: np.ndarray, look: "_Look", sigma: float) -> Prediction:
+        probabilities = _softmax(logits)
+        return Prediction(
+            label=self.label_names[int(probabilities.argmax())],
+            probabilities=dict(zip(self.label_names, probabilities.tolist(), strict=True)),
+            logits=tuple(logits.tolist()),
+            warnings=look.warnings,
+            model_id=self.folder.model_id,
+            revision=self.folder.revision,
+            sigma=sigma,
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One image as the network sees it, uint8 (S, S, 3) without noise, and what to say about it."""
+
+    pixels: np.ndarray
+    warnings: tuple[str, ...]
+
+
+def _or_raise(outcome: Prediction | BlastlensError) -> Prediction:
+    if isinstance(outcome, BlastlensError):
+        raise outcome
+    return outcome
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -1,0 +1,183 @@
+"""What a served model is: a folder, read and validated, found among the bundled ones, on disk or on the Hub.
+
+Loading the network is `backend`'s work, predicting `classifier`'s.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BlastlensError
+from .images import View
+
+PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+# Formats that run code when they are loaded; a folder that holds one is refused, whether or not it would be
+# read.
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+HUB_FILES = ("*.json", "*.safetensors", "onnx/*.onnx", "README.md")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A validated model folder.
+
+    Attributes:
+        path: where it lies.
+        model_id: what predictions call the model: a bundled name, a Hub "owner/repo", or a local folder's
+        name. revision: the Hub commit, or None for a folder that did not come from the Hub. config:
+        config.json. label_names: one per class, in the order of the logits. view: how the model looks at an
+        image. metrics: metrics.json, empty where there is none.
+    """
+
+    path: Path
+    model_id: str
+    revision: str | None
+    config: dict[str, Any]
+    label_names: tuple[str, ...]
+    view: View
+    metrics: dict[str, Any]
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], model_id: str | None = None, revision: str | None = None
+    ) -> "ModelFolder":
+        """Read and validate a folder; model_id defaults to the folder's name.
+
+        Raises:
+            BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes,
+            or a
+                pickle among the files.
+        """
+        path = Path(path)
+        model_id = model_id or path.resolve().name
+        if not path.is_dir():
+            raise BlastlensError(f"{path} is not a folder; a model folder with a config.json is expected.")
+        try:
+            config = _read_json(path / "config.json")
+            if config is None:
+                raise BlastlensError("config.json is missing; a timm model's config.json is expected.")
+            _refuse_pickles(path)
+            files = [*PRECISIONS.values(), "model.safetensors"]
+            if not any((path / file).is_file() for file in files):
+                raise BlastlensError(f"no weights are there; one of {', '.join(files)} is expected.")
+            if not isinstance(config.get("architecture"), str):
+                raise BlastlensError("config.json has no architecture; the name of a timm architecture is expected.")
+            view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
+            labels = _label_names(config)
+            metrics = _read_json(path / "metrics.json") or {}
+        except BlastlensError as error:
+            raise BlastlensError(f"Model folder {model_id} cannot be used: {error}") from error
+        return cls(path, model_id, revision, config, labels, view, metrics)
+
+    def onnx_file(self, precision: str) -> Path:
+        """Where the ONNX file of a precision, "fp32" or "int8", lies if there is one."""
+        if precision not in tuple(PRECISIONS):
+            raise BlastlensError(f"The precision is {precision!r}; one of {', '.join(PRECISIONS)} is accepted.")
+        return self.path / PRECISIONS[precision]
+
+
+def bundled_root() -> Path:
+    """The folder of bundled models: `models/` beside the package, or the environment's BLASTLENS_MODELS."""
+    return Path(os.environ.get("BLASTLENS_MODELS") or Path(__file__).resolve().parents[1] / "models")
+
+
+def bundled_models() -> list[str]:
+    """Names of the bundled models, sorted."""
+    return sorted(config.parent.name for config in bundled_root().glob("*/config.json"))
+
+
+def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFolder:
+    """Find a model folder by bundled name ("name" or "models/name"), path, or Hub repository ("owner/repo").
+
+    From the Hub only weights and JSON are downloaded, never code or pickles, into the Hub's own cache, which
+    also serves without a network.
+
+    Args:
+        name_or_path: see above; looked up in that order.
+        revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        BlastlensError: nothing of that name, no access to it, no network, or a folder that does not validate.
+    """
+    name = os.fspath(name_or_path)
+    bundled = name.removeprefix("models/").rstrip("/")
+    if is_bundled := bundled in bundled_models():
+        folder = ModelFolder.load(bundled_root() / bundled, bundled)
+    elif name and Path(name).is_dir():
+        folder = ModelFolder.load(name)
+    elif re.fullmatch(r"(?!models/)[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+        return _download(name, revision)
+    else:
+        known = ", ".join(bundled_models()) or "none"
+        raise BlastlensError(
+            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
+            "repository as owner/repo."
+        )
+    if revision is not None:
+        kind = "bundled" if is_bundled else "a local folder"
+        raise BlastlensError(f"Model {name} is {kind} and has no revisions; leave revision out.")
+    return folder
+
+
+def _download(repo: str, revision: str | None) -> ModelFolder:
+    from huggingface_hub import errors, snapshot_download
+
+    at = f"{repo} at revision {revision}" if revision else repo
+    try:
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=list(HUB_FILES)))
+    except errors.GatedRepoError as error:
+        raise BlastlensError(
+            f"Model {repo} is gated; ask for access on its Hub page and log in with `hf auth login`."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BlastlensError(f"Model {at} does not exist; give a branch, tag or commit that it has.") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise BlastlensError(
+            f"There is no folder and no public Hub repository {repo}; check the name, or log in if it is private."
+        ) from error
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        raise BlastlensError(
+            f"Model {at} is not on this machine and the Hub cannot be reached; connect once, or give a local folder."
+        ) from error
+    except Exception as error:  # whatever else a network, a proxy or a full disk comes up with
+        raise BlastlensError(f"Model {at} could not be fetched from the Hub ({type(error).__name__}).") from error
+    # The cache keeps each snapshot in a folder named by its commit.
+    return ModelFolder.load(path, repo, path.name)
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BlastlensError(f"{file.name} is not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise BlastlensError(f"{file.name} holds a {type(value).__name__}; a JSON object is expected.")
+    return value
+
+
+def _refuse_pickles(path: Path) -> None:
+    unsafe = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix.lower() in PICKLE_SUFFIXES)
+    if unsafe:
+        raise BlastlensError(f"{unsafe[0]} may run code when it is loaded; safetensors and ONNX are accepted.")
+
+
+def _label_names(config: dict[str, Any]) -> tuple[str, ...]:
+    names, classes = config.get("label_names"), config.get("num_classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise BlastlensError("label_names in config.json must be a list of names.")
+    if len(names) < 2 or len(names) != classes or len(set(names)) != len(names):
+        raise BlastlensError(
+            f"config.json has {len(names)} label_names and num_classes {classes!r}; one distinct name for "
+            "each of two or more classes is expected."
+        )
+    return tuple(names)

@@ -1,0 +1,358 @@
+"""Classifier: the same answers as transformers, noise curves, activation maps, warnings and refusals."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers_files import write_bad_files
+from helpers_models import SIZE, blobs, shared_model_folder
+from PIL import Image
+
+from blastlens import BlastlensError, Classifier
+from blastlens.backend import usable_cores
+from blastlens.images import open_image
+from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+
+KINDS = ["cell", "field"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def classifier(request):
+    return Classifier.from_pretrained(shared_model_folder(request.param))
+
+
+@pytest.fixture(scope="module")
+def cell_classifier():
+    return Classifier.from_pretrained(shared_model_folder("cell"))
+
+
+@pytest.fixture(scope="module")
+def field_classifier():
+    return Classifier.from_pretrained(shared_model_folder("field"))
+
+
+def probabilities(prediction):
+    return np.array(list(prediction.probabilities.values()))
+
+
+# Predictions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_pipeline_gives_the_same_probabilities(kind):
+    from transformers import pipeline
+
+    classifier = Classifier.from_pretrained(shared_model_folder(kind))
+    pipe = pipeline("image-classification", model=str(shared_model_folder(kind)), device="cpu")
+
+    def difference(pixels):
+        scores = {answer["label"]: answer["score"] for answer in pipe(Image.fromarray(pixels), top_k=None)}
+        ours = classifier.predict(pixels).probabilities
+        assert set(scores) == set(ours)
+        return max(abs(scores[label] - ours[label]) for label in ours)
+
+    assert max(difference(blobs(n)) for n in range(8)) < 1e-4
+    # Larger cells are resized by torchvision there and by Pillow here, which round a few pixels differently.
+    assert max(difference(blobs(n, 450, 450)) for n in range(8)) < (0.02 if kind == "cell" else 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_onnx_gives_the_same_answers_through_torch(kind, tmp_path):
+    with_onnx = Classifier.from_pretrained(shared_model_folder(kind))
+    bare = shutil.copytree(shared_model_folder(kind), tmp_path / "bare", ignore=shutil.ignore_patterns("onnx"))
+    without = Classifier.from_pretrained(bare)
+    images = [blobs(n) for n in range(3)]
+    for a, b in zip(with_onnx.predict(images, 5), without.predict(images, 5), strict=True):
+        np.testing.assert_allclose(a.logits, b.logits, atol=1e-4)
+    label = with_onnx.label_names[1]
+    np.testing.assert_allclose(
+        with_onnx.activation_map(images[0], label), without.activation_map(images[0], label), atol=1e-3
+    )
+
+
+def test_a_network_without_pooled_linear_head_is_served_without_activation_map(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "vit", ignore=shutil.ignore_patterns("onnx"))
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=2, img_size=SIZE).eval()
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architecture": "test_vit", "model_args": {"img_size": SIZE}}
+    (folder / "config.json").write_text(json.dumps(config))
+    classifier = Classifier.from_pretrained(folder)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(blobs(0)).permute(2, 0, 1)[None] / 127.5 - 1)[0]
+    np.testing.assert_allclose(classifier.predict(blobs(0)).logits, expected, atol=1e-4)
+    with pytest.raises(BlastlensError, match="no activation map"):
+        classifier.activation_map(blobs(0))
+
+
+def test_a_prediction_is_softmax_and_argmax_of_its_logits(classifier):
+    prediction = classifier.predict(blobs(1))
+    exponentials = np.exp(prediction.logits)
+    np.testing.assert_allclose(probabilities(prediction), exponentials / exponentials.sum(), rtol=1e-6)
+    assert tuple(prediction.probabilities) == classifier.label_names
+    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.get)
+
+
+def test_a_prediction_says_where_it_comes_from_and_is_plain_json(cell_classifier):
+    prediction = cell_classifier.predict(blobs(1), sigma=3)
+    answer = json.loads(json.dumps(prediction.to_dict()))
+    assert answer["model_id"] == "tiny-cell"
+    assert answer["revision"] is None
+    assert answer["sigma"] == 3.0
+    assert answer["warnings"] == []
+    assert answer["disclaimer"] == "Research demonstration, not a medical device."
+    assert answer["label"] == prediction.label
+    assert answer["probabilities"] == prediction.probabilities
+    assert answer["logits"] == list(prediction.logits)
+
+
+def test_a_list_gets_a_list_in_order_across_batches(classifier):
+    images = [blobs(n % 7) for n in range(40)]
+    together = classifier.predict(images)
+    assert len(together) == 40
+    for image, prediction in zip(images[:7], together, strict=False):
+        np.testing.assert_allclose(prediction.logits, classifier.predict(image).logits, atol=1e-4)
+    assert classifier.predict([]) == []
+    assert classifier.predict((images[0],))[0].label == together[0].label
+
+
+def test_every_kind_of_source_gets_the_same_answer(cell_classifier, tmp_path):
+    file = tmp_path / "cell.png"
+    Image.fromarray(blobs(2)).save(file)
+    sources = [file, str(file), file.read_bytes(), Image.open(file), blobs(2)]
+    assert len({prediction.logits for prediction in map(cell_classifier.predict, sources)}) == 1
+
+
+def test_noise_is_added_to_the_pixels_the_network_sees(cell_classifier):
+    image = blobs(3, 450, 450)
+    seen = cell_classifier.folder.view.apply(open_image(image))
+    noisy = add_gaussian_noise(seen, 20, seed=4)
+    assert np.array_equal(cell_classifier.pixels(image), seen)
+    assert np.array_equal(cell_classifier.pixels(image, 20, seed=4), noisy)
+    assert cell_classifier.predict(image, 20, seed=4).logits == cell_classifier.predict(noisy).logits
+
+
+def test_the_same_seed_repeats_an_answer_and_another_does_not(classifier):
+    one, again, other = (classifier.predict(blobs(0), 20, seed=seed).logits for seed in (1, 1, 2))
+    assert one == again != other
+
+
+def test_int8_is_close_to_fp32():
+    quick = Classifier.from_pretrained(shared_model_folder("cell"), precision="int8")
+    exact = Classifier.from_pretrained(shared_model_folder("cell"))
+    images = [blobs(n) for n in range(6)]
+    a, b = (np.array([probabilities(p) for p in c.predict(images)]) for c in (quick, exact))
+    assert 0 < np.abs(a - b).max() < 0.1
+
+
+# Noise curves and activation maps
+
+
+def test_a_noise_curve_is_the_predictions_at_each_sigma(classifier):
+    curve = classifier.noise_curve(blobs(2), seed=5)
+    assert curve.sigmas == NOISE_SIGMAS
+    assert curve.label_names == classifier.label_names
+    assert curve.probabilities.shape == (len(NOISE_SIGMAS), len(classifier.label_names))
+    expected = [probabilities(classifier.predict(blobs(2), sigma, seed=5)) for sigma in NOISE_SIGMAS]
+    np.testing.assert_allclose(curve.probabilities, expected, atol=1e-5)
+
+
+def test_a_label_flips_at_the_smallest_sigma_whose_label_is_not_the_clean_one(classifier):
+    flips = 0
+    for n in range(12):
+        sigmas = (100, 50, 75, 20, 5)  # neither sorted nor starting from 0
+        curve = classifier.noise_curve(blobs(n), sigmas)
+        clean = classifier.predict(blobs(n)).label
+        flipped = [s for s in sigmas if classifier.predict(blobs(n), s).label != clean]
+        assert curve.flip_sigma == min(flipped, default=None)
+        assert curve.sigmas == sigmas
+        flips += bool(flipped)
+    assert flips, "no image of this test flips; choose others"
+
+
+def test_a_curve_of_more_levels_than_a_batch_and_with_repeats_is_complete(cell_classifier):
+    sigmas = [*np.linspace(0, 100, 40), 0, 50]
+    curve = cell_classifier.noise_curve(blobs(1), sigmas)
+    assert curve.probabilities.shape == (42, 2)
+    np.testing.assert_allclose(curve.probabilities[40], curve.probabilities[0], atol=1e-6)
+
+
+def test_an_activation_map_is_the_enlarged_cam_of_a_label_scaled_to_one(cell_classifier):
+    pixels = torch.from_numpy(blobs(1)).permute(2, 0, 1)[None] / 127.5 - 1
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(cell_classifier.folder.onnx_file("fp32"), providers=["CPUExecutionProvider"])
+    cam = torch.from_numpy(session.run(["cam"], {"pixel_values": pixels.numpy()})[0])
+    large = torch.nn.functional.interpolate(cam, size=SIZE, mode="bilinear", align_corners=False)[0].numpy()
+    for index, label in enumerate(cell_classifier.label_names):
+        heat = cell_classifier.activation_map(blobs(1), label)
+        expected = (large[index] - large[index].min()) / np.ptp(large[index])
+        np.testing.assert_allclose(heat, expected, atol=1e-3)
+        assert heat.shape == (SIZE, SIZE)
+        assert (heat.min(), heat.max()) == (0, 1)
+
+
+def test_an_activation_map_is_of_the_predicted_label_unless_told(classifier):
+    label = classifier.predict(blobs(1)).label
+    assert np.array_equal(classifier.activation_map(blobs(1)), classifier.activation_map(blobs(1), label))
+
+
+def test_a_flat_activation_map_is_all_zeros(cell_classifier, monkeypatch):
+    logits, cam = np.array([[1.0, 0.0]], np.float32), np.ones((1, 2, 7, 7), np.float32)
+    monkeypatch.setattr(cell_classifier._backend, "logits_and_cam", lambda batch: (logits, cam))
+    assert not cell_classifier.activation_map(blobs(1)).any()
+
+
+# Warnings
+
+
+def test_ordinary_images_get_no_warnings(cell_classifier, field_classifier):
+    assert cell_classifier.predict(blobs(1)).warnings == ()
+    assert cell_classifier.predict(blobs(1, 450, 450)).warnings == ()
+    assert field_classifier.predict(blobs(1)).warnings == ()
+
+
+def test_an_unusual_size_is_pointed_out(cell_classifier, field_classifier):
+    (warning,) = cell_classifier.predict(blobs(1, 640, 480)).warnings
+    assert "640x480" in warning and "450x450 or prepared 224x224" in warning
+    (warning,) = field_classifier.predict(blobs(1, 640, 480)).warnings
+    assert warning == "image is 640x480; only its centre square was used"
+    (warning,) = field_classifier.predict(blobs(1, 64, 64)).warnings
+    assert "enlarged" in warning
+
+
+def test_an_image_without_colour_is_pointed_out(cell_classifier):
+    (warning,) = cell_classifier.predict(blobs(1)[..., 0]).warnings
+    assert "no colour" in warning
+
+
+def test_what_opening_left_out_is_pointed_out(cell_classifier):
+    clear = np.dstack([blobs(1), np.full((SIZE, SIZE), 200, np.uint8)])
+    assert cell_classifier.predict(clear).warnings == ("its transparent pixels were shown on black",)
+
+
+# Refusals
+
+
+def test_every_bad_file_is_refused_in_one_quick_sentence_and_the_others_are_answered(cell_classifier, tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(blobs(1)).save(good)
+    bad = write_bad_files(tmp_path)
+    start = time.process_time()
+    outcomes = list(cell_classifier.predict_each([good, *bad, good]))
+    assert time.process_time() - start < 5
+    assert outcomes[0] == outcomes[-1]
+    assert outcomes[0].label in cell_classifier.label_names
+    for (file, reason), outcome in zip(bad.items(), outcomes[1:-1], strict=True):
+        assert isinstance(outcome, BlastlensError)
+        assert file.name in str(outcome) and reason in str(outcome)
+        for method in (cell_classifier.predict, cell_classifier.noise_curve, cell_classifier.activation_map):
+            with pytest.raises(BlastlensError, match=file.name):
+                method(file)
+
+
+def test_a_nameless_image_of_a_list_is_refused_by_its_number(cell_classifier):
+    with pytest.raises(BlastlensError, match=r"^image 2 is not an image"):
+        cell_classifier.predict([blobs(1), b"no pixels"])
+
+
+@pytest.mark.parametrize("sigma", [-1, 101, float("nan"), "a"])
+def test_a_sigma_out_of_range_is_refused(cell_classifier, sigma):
+    for call in (
+        lambda: cell_classifier.predict(blobs(1), sigma),
+        lambda: cell_classifier.predict([blobs(1)], sigma),
+        lambda: cell_classifier.predict_each([], sigma),
+        lambda: cell_classifier.noise_curve(blobs(1), [0, sigma]),
+        lambda: cell_classifier.pixels(blobs(1), sigma),
+    ):
+        with pytest.raises(BlastlensError, match="0 to 100"):
+            call()
+
+
+def test_an_empty_curve_an_unknown_label_and_a_bad_seed_are_refused(cell_classifier):
+    with pytest.raises(BlastlensError, match="at least one sigma"):
+        cell_classifier.noise_curve(blobs(1), [])
+    with pytest.raises(BlastlensError, match="one of ALL, HEM"):
+        cell_classifier.activation_map(blobs(1), "Early")
+    with pytest.raises(BlastlensError, match="whole number"):
+        cell_classifier.predict(blobs(1), 5, seed=-1)
+
+
+def test_an_unknown_precision_and_a_missing_int8_file_are_refused(tmp_path):
+    with pytest.raises(BlastlensError, match="one of fp32, int8"):
+        Classifier.from_pretrained(shared_model_folder("cell"), precision="fp16")
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy")
+    (folder / "onnx/model_int8.onnx").unlink()
+    with pytest.raises(BlastlensError, match="no int8 version"):
+        Classifier.from_pretrained(folder, precision="int8")
+
+
+def test_a_damaged_onnx_file_is_refused(tmp_path, capfd):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy")
+    file = folder / "onnx/model.onnx"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BlastlensError, match=r"onnx/model\.onnx of model copy is damaged"):
+        Classifier.from_pretrained(folder)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("spoil", ["classes", "name", "batch"])
+def test_an_onnx_file_that_does_not_fit_the_config_is_refused(tmp_path, spoil):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy")
+    file = folder / "onnx/model.onnx"
+    graph = onnx.load(file)
+    if spoil == "classes":
+        file.write_bytes((shared_model_folder("field") / "onnx/model.onnx").read_bytes())
+    elif spoil == "name":
+        graph.graph.output[0].name = graph.graph.node[-1].output[0] = "scores"
+    else:
+        graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    if spoil != "classes":
+        onnx.save(graph, file)
+    with pytest.raises(BlastlensError, match=r"onnx/model\.onnx of model copy"):
+        Classifier.from_pretrained(folder)
+
+
+def test_weights_that_torch_cannot_use_are_refused(tmp_path):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy", ignore=shutil.ignore_patterns("onnx"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "alnett"}))
+    with pytest.raises(BlastlensError, match="cannot build its architecture 'alnett'"):
+        Classifier.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "test_resnet"}))
+    with pytest.raises(BlastlensError, match="not for test_resnet"):
+        Classifier.from_pretrained(folder)
+
+
+# Threads
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "800000 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+    ids=str,
+)
+def test_threads_are_the_cores_of_the_process_within_its_containers_quota(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores

@@ -1,0 +1,179 @@
+"""`python -m blastlens classify`: what it prints, and that nothing a user types ends in a traceback."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers_files import write_bad_files
+from helpers_models import blobs, shared_model_folder
+from PIL import Image
+
+from blastlens import Classifier
+from blastlens.__main__ import main
+
+CELL = str(shared_model_folder("cell"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    files = [tmp_path / f"cell {n}.png" for n in range(3)]
+    for n, file in enumerate(files):
+        Image.fromarray(blobs(n)).save(file)
+    return [str(file) for file in files]
+
+
+def run(capsys, *arguments):
+    code = main(["classify", *map(str, arguments)])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_json_is_the_answer_of_the_classifier(capsys, images):
+    code, out, err = run(capsys, *images, "--model", CELL, "--sigma", 5, "--seed", 2, "--format", "json")
+    assert (code, err) == (0, "")
+    predictions = Classifier.from_pretrained(CELL).predict(images, sigma=5, seed=2)
+    expected = [{"image": i} | p.to_dict() for i, p in zip(images, predictions, strict=True)]
+    assert json.loads(out) == expected
+
+
+def test_csv_has_one_row_per_image(capsys, images):
+    code, out, _ = run(capsys, *images, "--model", CELL, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [row["image"] for row in rows] == images
+    for row, prediction in zip(rows, Classifier.from_pretrained(CELL).predict(images), strict=True):
+        assert row["label"] == prediction.label
+        assert float(row["ALL"]) == prediction.probabilities["ALL"]
+        assert row["disclaimer"] == prediction.disclaimer
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_csv_cells_never_start_like_a_formula(capsys, images, tmp_path, monkeypatch, start):
+    monkeypatch.chdir(tmp_path)
+    name = f"{start}cmd|' -C calc'!A0.png"
+    shutil.copy(images[0], tmp_path / name)
+    _, out, _ = run(capsys, "--model", CELL, "--format", "csv", "--", name)
+    assert next(csv.DictReader(io.StringIO(out)))["image"] == f"'{name}"
+
+
+def test_the_table_lines_up_and_ends_in_the_disclaimer(capsys, images):
+    code, out, _ = run(capsys, *images, "--model", CELL, "--sigma", 8)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["image", "label", "ALL", "HEM"]
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[-1] == "Model tiny-cell, noise sigma 8. Research demonstration, not a medical device."
+
+
+def test_the_table_notes_what_is_odd_about_an_image(capsys, tmp_path):
+    Image.fromarray(blobs(1, 640, 480)).save(tmp_path / "wide.png")
+    _, out, _ = run(capsys, tmp_path / "wide.png", "--model", CELL)
+    assert f"note: {tmp_path}/wide.png: image is 640x480" in out
+
+
+def test_bad_images_get_a_line_each_and_the_good_ones_an_answer(capsys, images, tmp_path):
+    bad = write_bad_files(tmp_path)
+    code, out, err = run(capsys, images[0], *bad, images[1], "--model", CELL, "--format", "json")
+    assert code == 2
+    assert [answer["image"] for answer in json.loads(out)] == images[:2]
+    lines = err.splitlines()
+    assert len(lines) == len(bad)
+    for line, (file, reason) in zip(lines, bad.items(), strict=True):
+        assert file.name in line and reason in line
+
+
+def test_bad_images_alone_print_no_answer(capsys, tmp_path):
+    code, out, err = run(capsys, tmp_path / "missing.png", "--model", CELL)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "nothing"], "There is no model 'nothing'"),
+        (["--model", "/no/such/folder"], "There is no model '/no/such/folder'"),
+        (["--model", CELL, "--sigma", "-1"], "a number from 0 to 100"),
+        (["--model", CELL, "--sigma", "nan"], "a number from 0 to 100"),
+        (["--model", CELL, "--seed", "-1"], "whole number"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_sentence(capsys, images, arguments, sentence):
+    code, out, err = run(capsys, images[0], *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["classify"], ["classify", "x.png", "--sigma", "much"], ["classify", "x.png", "--format", "xml"]],
+)
+def test_a_command_that_makes_no_sense_exits_with_2(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: python -m blastlens" in capsys.readouterr().err
+
+
+def test_the_default_is_the_first_bundled_single_cell_model(capsys, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLASTLENS_MODELS", str(tmp_path / "models"))
+    code, _, err = run(capsys, images[0])
+    assert code == 2 and "No single-cell model is bundled" in err
+    shutil.copytree(shared_model_folder("field"), tmp_path / "models" / "a-field")
+    shutil.copytree(shared_model_folder("cell"), tmp_path / "models" / "b-cell")
+    code, out, _ = run(capsys, images[0])
+    assert code == 0 and "Model b-cell" in out
+
+
+def test_int8_is_served(capsys, images):
+    code, out, _ = run(capsys, images[0], "--model", CELL, "--precision", "int8", "--format", "json")
+    assert code == 0
+    assert json.loads(out)[0]["label"] in ("ALL", "HEM")
+
+
+def test_control_codes_in_a_file_name_do_not_reach_the_terminal(capsys, tmp_path):
+    Image.fromarray(blobs(1)).save(tmp_path / "red\x1b[31m\nnext.png", "PNG")
+    _, out, _ = run(capsys, tmp_path / "red\x1b[31m\nnext.png", tmp_path / "gone\x1b\n.png", "--model", CELL)
+    assert "\x1b" not in out
+    assert "red?[31m?next.png" in out
+
+
+def test_a_process_of_its_own_survives_everything_within_a_gigabyte(images, tmp_path):
+    bad = write_bad_files(tmp_path)
+    strange = tmp_path / "caf\udce9.png"  # not valid UTF-8
+    shutil.copy(images[0], strange)
+    # The high-water mark of this program alone; getrusage would count what its parent held at the fork.
+    script = (
+        "import re, sys; from blastlens.__main__ import main; code = main(sys.argv[1:]);"
+        "peak = re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read());"
+        "print(int(peak[1]) // 1024, file=sys.stderr); sys.exit(code)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, "classify", *bad, images[0], strange, "--model", CELL],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    *lines, megabytes = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert len(lines) == len(bad)
+    assert process.stdout.count("HEM") + process.stdout.count("ALL") >= 4
+    assert int(megabytes) < 1000
+
+
+def test_a_reader_that_stops_early_causes_no_traceback(images):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blastlens", "classify", *images, "--model", CELL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait(timeout=60)
+    assert errors == ""

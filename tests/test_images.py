@@ -1,0 +1,383 @@
+"""Opening untrusted images, and framing them as timm and transformers do."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_files import BAD_FILES, picture, write_png16
+from helpers_models import FRAME, PREPROCESSOR, SIZE, blobs, config_json
+from PIL import Image
+
+from blastlens.errors import BlastlensError
+from blastlens.images import View, open_image, read_image
+
+HALF = (0.5, 0.5, 0.5)
+CELL = View(SIZE, FRAME, "bicubic", HALF, HALF)
+FIELD = View(SIZE, None, "bicubic", HALF, HALF)
+ODD_SIZES = [
+    (224, 224),
+    (225, 225),
+    (223, 224),
+    (256, 300),
+    (301, 224),
+    (640, 480),
+    (481, 641),
+    (100, 90),
+    (450, 451),
+]
+
+
+def pixels_of(source, name=None):
+    image = open_image(source, name)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+# Opening
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_lossless_files_keep_every_pixel(tmp_path, suffix):
+    file = tmp_path / f"cell.{suffix}"
+    Image.fromarray(picture()).save(file, **({"lossless": True} if suffix == "webp" else {}))
+    assert np.array_equal(pixels_of(file), picture())
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
+    file = tmp_path / "cell.png"
+    Image.fromarray(picture()).save(file)
+    with file.open("rb") as opened:
+        for source in (file, str(file), file.read_bytes(), opened, Image.open(file), picture()):
+            assert np.array_equal(pixels_of(source), picture())
+
+
+def test_a_cmyk_jpeg_is_converted(tmp_path):
+    file = tmp_path / "cmyk.jpg"
+    Image.fromarray(picture()).convert("CMYK").save(file, quality=95)
+    assert np.abs(pixels_of(file).astype(int) - picture()).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, mode):
+    grey = picture()[..., 0]
+    file = tmp_path / "deep.tif"
+    Image.fromarray((grey.astype(np.uint16) * 257).astype("<u2" if mode == "I;16" else ">u2")).save(file)
+    assert np.array_equal(pixels_of(file), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_a_16_bit_grey_png_is_scaled_not_clipped(tmp_path):
+    grey = picture()[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(pixels_of(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_a_16_bit_rgb_png_is_scaled(tmp_path):
+    write_png16(tmp_path / "deep.png", picture().astype(np.uint16) * 257)
+    assert np.array_equal(pixels_of(tmp_path / "deep.png"), picture())
+
+
+def test_16_bit_values_that_fill_12_bits_or_fewer_are_pointed_out(tmp_path):
+    Image.fromarray(picture()[..., 0].astype(np.uint16) * 16).save(tmp_path / "deep.png")
+    assert "so it is very dark" in read_image(tmp_path / "deep.png").notes[0]
+
+
+def test_floats_from_0_to_1_are_scaled(tmp_path):
+    grey = picture()[..., 0]
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    assert np.array_equal(pixels_of(tmp_path / "float.tif")[..., 1], grey)
+
+
+def test_a_1_bit_image_becomes_black_and_white(tmp_path):
+    bits = picture()[..., 0] > 128
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert np.array_equal(pixels_of(tmp_path / "bits.png"), np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation):
+    # How each EXIF orientation is undone, in array terms.
+    upright = [
+        lambda a: a,
+        lambda a: a[:, ::-1],
+        lambda a: a[::-1, ::-1],
+        lambda a: a[::-1],
+        lambda a: a.swapaxes(0, 1),
+        lambda a: np.rot90(a, -1),
+        lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        lambda a: np.rot90(a),
+    ][orientation - 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(picture(40, 30)).save(buffer, "PNG", exif=exif)
+    assert np.array_equal(pixels_of(buffer.getvalue()), upright(picture(40, 30)))
+
+
+def test_broken_exif_does_not_spoil_the_pixels():
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(pixels_of(buffer.getvalue()), picture())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_shown_on_black(tmp_path, mode):
+    image = Image.fromarray(picture()).convert("RGBA")
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 112, 224))
+    image.putalpha(alpha)
+    file = tmp_path / "clear.png"
+    if mode == "P":
+        palette = Image.new("P", (64, 64), 1)
+        palette.putpalette([200, 100, 50, 10, 20, 30])
+        palette.paste(0, (0, 0, 32, 64))
+        palette.save(file, transparency=0)
+    else:
+        image.convert(mode).save(file)
+    opened = read_image(file)
+    pixels = np.asarray(opened.pixels)
+    half = pixels.shape[1] // 2
+    assert not pixels[:, :half].any()
+    assert pixels[:, half:].any()
+    assert "its transparent pixels were shown on black" in opened.notes
+
+
+def test_an_opaque_alpha_channel_changes_nothing_and_needs_no_note():
+    opened = read_image(np.dstack([picture(), np.full((224, 224), 255, np.uint8)]))
+    assert np.array_equal(np.asarray(opened.pixels), picture())
+    assert opened.notes == ()
+
+
+def test_a_gif_gives_its_first_frame_and_says_so(tmp_path):
+    frames = [Image.fromarray(blobs(n, 48, 48)).quantize(64) for n in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.gif")
+    moving, still = read_image(tmp_path / "moving.gif"), read_image(tmp_path / "still.gif")
+    assert np.array_equal(np.asarray(moving.pixels), np.asarray(frames[0].convert("RGB")))
+    assert np.array_equal(np.asarray(still.pixels), np.asarray(frames[0].convert("RGB")))
+    assert moving.notes == (
+        "only the first of its frames was used",
+        "its colours come from a palette of at most 256",
+    )
+    assert still.notes == ("its colours come from a palette of at most 256",)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_refused_in_one_sentence_that_names_it(tmp_path, name):
+    write, reason = BAD_FILES[name]
+    write(tmp_path / name)
+    with pytest.raises(BlastlensError) as refusal:
+        open_image(tmp_path / name)
+    assert name in str(refusal.value)
+    assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_cut_of_a_file_is_an_image_or_a_sentence():
+    for suffix in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture(64, 64)).save(buffer, suffix)
+        data = buffer.getvalue()
+        for length in range(0, len(data), max(1, len(data) // 40)):
+            try:
+                assert open_image(data[:length]).size == (64, 64)
+            except BlastlensError as error:
+                assert str(error).startswith("image ")
+
+
+def test_flipped_bytes_end_in_an_image_or_a_sentence():
+    rng = np.random.default_rng(0)
+    for suffix in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture(64, 64)).save(buffer, suffix)
+        for _ in range(40):
+            data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+            data[rng.integers(0, min(len(data), 400), 3)] = rng.integers(0, 256, 3)
+            try:
+                open_image(data.tobytes())
+            except BlastlensError as error:
+                assert str(error).startswith("image ")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((32, 32, 3)),
+        np.zeros((32, 32, 3), np.uint16),
+        np.zeros((32, 32, 2), np.uint8),
+        np.zeros((2, 32, 32, 3), np.uint8),
+        np.zeros((0, 32, 3), np.uint8),
+    ],
+    ids=lambda a: f"{a.dtype}{a.shape}",
+)
+def test_an_array_that_is_no_8_bit_image_is_refused(array):
+    with pytest.raises(BlastlensError, match="uint8 of shape"):
+        open_image(array)
+
+
+@pytest.mark.parametrize("source", [None, 7, object(), io.StringIO("text")])
+def test_a_source_of_another_type_is_refused(source):
+    with pytest.raises(BlastlensError):
+        open_image(source)
+
+
+def test_a_given_name_is_used_in_errors():
+    with pytest.raises(BlastlensError, match=r"^upload\.png is empty"):
+        open_image(b"", name="upload.png")
+
+
+def test_a_path_with_a_null_byte_is_refused():
+    with pytest.raises(BlastlensError):
+        open_image("cell\0.png")
+
+
+# Framing
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+def test_a_field_view_is_exactly_timms_evaluation_transform(size, interpolation):
+    from timm.data import create_transform
+
+    transform = create_transform(
+        (3, SIZE, SIZE), interpolation=interpolation, crop_pct=1.0, crop_mode="center", use_prefetcher=True
+    )
+    image = Image.fromarray(blobs(1, *size))
+    view = View(SIZE, None, interpolation, HALF, HALF)
+    assert np.array_equal(view.apply(image), transform(image).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("size", [*ODD_SIZES, (316, 316), (317, 317), (450, 450), (900, 450), (400, 100), (30, 500)])
+def test_a_cell_view_is_what_the_transformers_processor_shows_a_pipeline(size):
+    from transformers.models.donut.image_processing_donut import DonutImageProcessor
+    from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
+
+    settings = {k: v for k, v in PREPROCESSOR.items() if k != "image_processor_type"}
+    settings |= {"do_rescale": False, "do_normalize": False}
+    image = Image.fromarray(blobs(2, *size))
+    ours = CELL.apply(image).astype(int)
+    assert ours.shape == (SIZE, SIZE, 3)
+    for processor in (DonutImageProcessor(**settings), DonutImageProcessorPil(**settings)):
+        theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+        if max(size) <= FRAME:
+            assert np.array_equal(ours, theirs)
+        else:  # Pillow and torchvision round a few resampled pixels differently
+            assert np.abs(ours - theirs).max() <= 2
+            assert np.abs(ours - theirs).mean() < 0.02
+
+
+def test_a_prepared_cell_passes_through_untouched():
+    assert np.array_equal(CELL.apply(Image.fromarray(picture())), picture())
+
+
+def test_a_small_cell_is_put_on_black_not_enlarged():
+    seen = CELL.apply(Image.fromarray(picture(100, 60)))
+    assert np.array_equal(seen[82:142, 62:162], picture(100, 60))
+    seen[82:142, 62:162] = 0
+    assert not seen.any()
+
+
+def test_normalise_is_x_over_255_minus_mean_over_std():
+    view = View(32, None, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    pixels = np.stack([blobs(n, 32, 32) for n in range(2)])
+    expected = (pixels / 255 - np.array(view.mean)) / np.array(view.std)
+    batch = view.normalise(pixels)
+    assert batch.dtype == np.float32 and batch.flags.c_contiguous
+    np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_sizes_a_cell_model_was_trained_on_need_no_remark():
+    assert CELL.remarks(450, 450) == CELL.remarks(224, 224) == ()
+    assert "450x450 or prepared 224x224; it was resized and cropped" in CELL.remarks(640, 480)[0]
+    assert "it was padded or cropped, not resized" in CELL.remarks(100, 100)[0]
+
+
+def test_a_field_model_points_out_what_was_cut_off_and_what_was_enlarged():
+    assert FIELD.remarks(224, 224) == FIELD.remarks(1000, 1000) == ()
+    assert FIELD.remarks(640, 480) == ("image is 640x480; only its centre square was used",)
+    assert FIELD.remarks(100, 100) == ("image is 100x100; it was enlarged to 224x224",)
+
+
+def test_views_are_read_from_a_model_folders_settings():
+    assert View.from_folder(config_json("cell"), PREPROCESSOR) == CELL
+    assert View.from_folder(config_json("field"), None) == FIELD
+
+
+def test_a_crop_size_may_be_one_number():
+    assert View.from_folder(config_json("cell"), PREPROCESSOR | {"crop_size": SIZE, "size": FRAME}) == CELL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input_size": [3, 224, 256]},
+        {"input_size": [1, 224, 224]},
+        {"input_size": [3, 4, 4]},
+        {"input_size": [3, 224.5, 224.5]},
+        {"input_size": None},
+        {"test_input_size": [3, 256, 256]},
+        {"crop_pct": 0.875},
+        {"crop_mode": "squash"},
+        {"interpolation": "nearest"},
+        {"interpolation": ["bicubic"]},
+        {"mean": [0.5, 0.5]},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": [0.5, 0.5, 0]},
+        {"std": "0.5"},
+    ],
+    ids=str,
+)
+def test_settings_a_view_cannot_honour_are_refused(changes):
+    config = config_json("field")
+    config["pretrained_cfg"] |= changes
+    with pytest.raises(BlastlensError):
+        View.from_folder(config, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_processor_type": "ViTImageProcessor"},
+        {"do_resize": True},
+        {"do_thumbnail": False},
+        {"do_align_long_axis": True},
+        {"rescale_factor": 1.0},
+        {"crop_size": {"height": 200, "width": 200}},
+        {"size": {"height": 316, "width": 300}},
+        {"size": 200},
+        {"size": None},
+        {"resample": 0},
+        {"resample": [3]},
+        {"image_mean": None},
+    ],
+    ids=str,
+)
+def test_a_preprocessor_that_shows_the_pipeline_other_pixels_is_refused(changes):
+    with pytest.raises(BlastlensError):
+        View.from_folder(config_json("cell"), PREPROCESSOR | changes)
+
+
+@pytest.mark.parametrize(("kind", "preprocessor"), [("cell", None), ("field", PREPROCESSOR)])
+def test_a_preprocessor_and_its_name_in_config_go_together(kind, preprocessor):
+    with pytest.raises(BlastlensError, match="one is missing"):
+        View.from_folder(config_json(kind), preprocessor)
+
+
+@pytest.mark.data
+def test_raw_cells_and_their_prepared_twins_look_the_same(data_dir):
+    raw = sorted((data_dir / "cnmc2019_raw_sample").rglob("*.bmp"))
+    twins = {file.stem: file for file in (data_dir / "cnmc2019").rglob("*.webp")}
+    pairs = [(file, twins[file.stem]) for file in raw if file.stem in twins]
+    assert len(pairs) >= 20
+    for file, twin in pairs:
+        prepared = open_image(twin)
+        assert np.array_equal(CELL.apply(prepared), np.asarray(prepared))
+        difference = np.abs(CELL.apply(open_image(file)).astype(int) - np.asarray(prepared))
+        assert difference.mean() < 2
+
+
+@pytest.mark.data
+def test_published_layouts_open_without_remarks(data_dir):
+    for file in [*sorted(Path(data_dir, "cnmc2019_raw_sample").rglob("*.bmp"))[:5]]:
+        opened = read_image(file)
+        assert opened.notes == CELL.remarks(*opened.pixels.size) == ()

@@ -1,0 +1,77 @@
+"""Gaussian noise: the paper's meaning, and none of the ways libraries get it wrong."""
+
+import numpy as np
+import pytest
+
+from blastlens.errors import BlastlensError
+from blastlens.noise import IMAGENET_C_SIGMAS, NOISE_SIGMAS, TRAIN_SIGMAS, add_gaussian_noise
+
+GREY = np.full((224, 224, 3), 128, np.uint8)
+
+
+def test_sigma_zero_returns_the_very_pixels_in_a_new_array():
+    noisy = add_gaussian_noise(GREY, 0, seed=3)
+    assert np.array_equal(noisy, GREY)
+    assert not np.shares_memory(noisy, GREY)
+
+
+@pytest.mark.parametrize("sigma", [2, 5, 8, 10, 20])
+def test_noise_has_the_asked_for_sigma_and_no_bias(sigma):
+    difference = add_gaussian_noise(GREY, sigma).astype(float) - 128
+    assert abs(difference.mean()) < 4 * sigma / np.sqrt(difference.size)
+    # Rounding to whole numbers adds a variance of 1/12.
+    assert difference.std() == pytest.approx(np.sqrt(sigma**2 + 1 / 12), rel=0.01)
+
+
+def test_noise_is_one_standard_normal_field_scaled_rounded_and_clipped():
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    field = np.random.default_rng(7).standard_normal(pixels.shape, dtype=np.float32)
+    for sigma in (0.5, 9, 100):
+        expected = np.clip(np.rint(pixels + np.float32(sigma) * field), 0, 255).astype(np.uint8)
+        assert np.array_equal(add_gaussian_noise(pixels, sigma, seed=7), expected)
+
+
+def test_the_same_seed_repeats_and_another_differs():
+    assert np.array_equal(add_gaussian_noise(GREY, 10, seed=1), add_gaussian_noise(GREY, 10, seed=1))
+    assert not np.array_equal(add_gaussian_noise(GREY, 10, seed=1), add_gaussian_noise(GREY, 10, seed=2))
+
+
+def test_channels_and_pixels_are_independent():
+    noise = add_gaussian_noise(GREY, 20).astype(float).reshape(-1, 3) - 128
+    assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.02
+    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 0.02
+
+
+def test_clipping_brightens_black_by_two_fifths_of_sigma():
+    black = np.zeros((224, 224, 3), np.uint8)
+    assert add_gaussian_noise(black, 20).mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.02)
+
+
+def test_noise_leaves_its_input_alone():
+    pixels = GREY.copy()
+    add_gaussian_noise(pixels, 50)
+    assert np.array_equal(pixels, GREY)
+
+
+@pytest.mark.parametrize("sigma", [-1, 100.5, float("nan"), float("inf"), "loud", None])
+def test_a_sigma_outside_0_to_100_is_refused(sigma):
+    with pytest.raises(BlastlensError, match="a number from 0 to 100 is accepted"):
+        add_gaussian_noise(GREY, sigma)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "x", None, 2**64])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    with pytest.raises(BlastlensError, match="whole number"):
+        add_gaussian_noise(GREY, 1, seed)
+
+
+@pytest.mark.parametrize("pixels", [GREY.astype(float), GREY[..., 0], np.zeros((4, 4, 4), np.uint8), [[0]]])
+def test_pixels_of_another_type_or_shape_are_refused(pixels):
+    with pytest.raises(BlastlensError, match=r"uint8 pixels of shape \(H, W, 3\)"):
+        add_gaussian_noise(pixels, 1)
+
+
+def test_the_grids_hold_the_published_levels():
+    assert set(TRAIN_SIGMAS) == {3, 9}
+    assert {0, 2, 5, 6, 8, 10} <= set(NOISE_SIGMAS)
+    assert len(IMAGENET_C_SIGMAS) == 5
