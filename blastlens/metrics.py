@@ -1,0 +1,423 @@
+"""What evaluation reports: scores of predicted probabilities, their intervals over groups, and calibration.
+
+Labels are integers (N,), probabilities are (N, C) rows that sum to one; the predicted class is the largest
+probability. Every score is computed from sums over images, so a bootstrap replicate, which only repeats
+whole groups, is a weighted sum of per-group sums: thousands of replicates cost a few matrix products, and a
+replicate's score is exactly the score of the images it holds. Files and figures live elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ECE_BINS = 15
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class _RankedPairs:
+    """How often images of one class are ranked above others, by the groups of both; a tie counts 1/2."""
+
+    above: NDArray[np.int64]  # (A,) the groups that hold images of the class
+    below: NDArray[np.int64]  # (B,) the groups that hold images of other classes
+    counts: Floats  # (A, B)
+
+
+@dataclass(frozen=True)
+class _GroupSums:
+    """Sums over the images of each of G groups, from which every score follows."""
+
+    confusion: Floats  # (G, C, C) images of a true class (row) given a predicted class (column)
+    bins: Floats  # (G, ECE_BINS) sum of confidence minus number right, per confidence bin
+    squared_error: Floats  # (G,) Brier sum
+    log_loss: Floats  # (G,)
+    pairs: dict[int, _RankedPairs]  # by class
+
+
+def softmax(logits: ArrayLike) -> Floats:
+    """Probabilities (N, C) of logits (N, C)."""
+    logits = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def confusion_matrix(labels: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
+    """Image counts (C, C): rows are the true class, columns the predicted one."""
+    return _pooled(labels, probabilities).confusion[0].astype(np.int64)
+
+
+def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Share of images whose predicted class is right, 0 to 1."""
+    return _one("accuracy", labels, probabilities)
+
+
+def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean recall over the classes that occur in `labels`, 0 to 1."""
+    return _one("balanced_accuracy", labels, probabilities)
+
+
+def weighted_f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """F1 of each class averaged with the class's image count as weight, 0 to 1."""
+    return _one("weighted_f1", labels, probabilities)
+
+
+def macro_f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Plain mean of the F1 of all C classes, 0 to 1; a class neither present nor predicted counts as 0."""
+    return _one("macro_f1", labels, probabilities)
+
+
+def sensitivity(labels: ArrayLike, probabilities: ArrayLike, positive: int) -> float:
+    """Recall of the class with index `positive`, 0 to 1; NaN if no image belongs to it."""
+    return _one("sensitivity", labels, probabilities, positive)
+
+
+def specificity(labels: ArrayLike, probabilities: ArrayLike, positive: int) -> float:
+    """Share of the other class's images that are not called `positive`, 0 to 1; two classes only."""
+    return _one("specificity", labels, probabilities, positive)
+
+
+def auroc(labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None) -> float:
+    """Area under the ROC curve, 0 to 1: of class `positive` for two classes, mean one-vs-rest for more.
+
+    NaN if it is undefined because a class is absent.
+    """
+    return _one("auroc", labels, probabilities, positive)
+
+
+def ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Expected calibration error, 0 to 1, over 15 equal-width bins (k/15, (k+1)/15] of the confidence.
+
+    The confidence is the probability of the predicted class (Guo et al. 2017, arXiv:1706.04599).
+    """
+    return _one("ece", labels, probabilities)
+
+
+def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Brier score, 0 (perfect) to 2: squared error summed over classes, mean over images (Brier 1950)."""
+    return _one("brier", labels, probabilities)
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean negative log probability of the true class, in nats; clipped at machine epsilon."""
+    return _one("log_loss", labels, probabilities)
+
+
+def summary(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    label_names: Sequence[str],
+    positive: int | str | None = None,
+) -> dict[str, Any]:
+    """Every score of one set of predictions.
+
+    Args:
+        labels: (N,) class indices.
+        probabilities: (N, C), rows summing to one.
+        label_names: the C names, in index order.
+        positive: index or name of the class that counts as disease; two classes only.
+
+    Returns:
+        Scalars `accuracy`, `balanced_accuracy`, `weighted_f1`, `macro_f1`, `ece`, `brier`, `log_loss`;
+        `auroc` for more than two classes, `auroc`, `sensitivity`, `specificity` for two with `positive`;
+        `per_class` (name -> `precision`, `recall`, `f1`, `support`) and `confusion_matrix` (nested lists).
+        Precision, recall and F1 with nothing to divide by are 0, as in scikit-learn; other scores that an
+        absent class leaves undefined are NaN.
+
+    Raises:
+        ValueError: shapes that disagree, no images, labels out of range, rows that are no probabilities.
+    """
+    sums = _pooled(labels, probabilities, _positive_index(positive, label_names), len(label_names))
+    scores = _scores(np.ones((1, 1)), sums, _positive_index(positive, label_names))
+    scalars = {name: float(values[0]) for name, values in scores.items() if values.ndim == 1}
+    per_class = [{name: float(scores[name][0, c]) for name in _PER_CLASS} for c in range(len(label_names))]
+    return _report(scalars, per_class, sums, label_names)
+
+
+def bootstrap(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike,
+    label_names: Sequence[str],
+    positive: int | str | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`summary` with a 95 % percentile interval over groups for every score (cluster bootstrap).
+
+    Whole groups are drawn with replacement (Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x),
+    since images of one patient are not independent. When each group holds a single class the draw is
+    stratified: as many groups of each class as there are, so that no replicate can lose a class when few
+    groups have it. A class with a single group then has no spread, and its recall's interval says nothing.
+    Otherwise groups are drawn from all, and a replicate in which a class is missing is discarded.
+
+    Args:
+        groups: (N,) group of each image, any values that can be sorted.
+        replicates: how many bootstrap draws.
+        seed: of the draws.
+        labels, probabilities, label_names, positive: as for `summary`.
+
+    Returns:
+        The dict of `summary` with an `Interval` for every score (`support` and `confusion_matrix` stay
+        counts), plus `bootstrap`: `groups`, `replicates`, `discarded`, `stratified`.
+
+    Raises:
+        ValueError: as `summary`; or every replicate had to be discarded.
+    """
+    index = _positive_index(positive, label_names)
+    sums = _group_sums(labels, probabilities, groups, index, len(label_names))
+    weights, stratified = _draws(sums, replicates, seed)
+    n_groups = weights.shape[1]
+    point = _scores(np.ones((1, n_groups)), sums, index)
+    drawn = _scores(weights, sums, index)
+    kept = np.all((drawn["support"] > 0) == (point["support"] > 0), axis=1)
+    if not kept.any():
+        raise ValueError(f"each of the {replicates} replicates of {n_groups} groups lost a class: too few groups")
+
+    def interval(name: str, *of_class: int) -> Interval:
+        return _interval(point[name][(0, *of_class)], drawn[name][(kept, *of_class)])
+
+    scalars = {name: interval(name) for name, values in point.items() if values.ndim == 1}
+    per_class = [{name: interval(name, c) for name in _PER_CLASS} for c in range(len(label_names))]
+    report = _report(scalars, per_class, sums, label_names)
+    discarded = replicates - int(kept.sum())
+    report["bootstrap"] = dict(groups=n_groups, replicates=replicates, discarded=discarded, stratified=stratified)
+    return report
+
+
+def paired_bootstrap(
+    labels: ArrayLike,
+    probabilities_a: ArrayLike,
+    probabilities_b: ArrayLike,
+    groups: ArrayLike,
+    metric: str = "weighted_f1",
+    positive: int | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """How much model a's score exceeds model b's on the same images, with a 95 % interval over groups.
+
+    Both models are scored on the same draws of groups, so what makes a group hard for both cancels out.
+
+    Args:
+        metric: name of a scalar of `summary`.
+        labels, probabilities_a, probabilities_b, groups, positive, replicates, seed: as for `bootstrap`.
+
+    Raises:
+        ValueError: as `bootstrap`, or `metric` is not a scalar score of this kind of data.
+    """
+    sums_a, sums_b = (_group_sums(labels, p, groups, positive) for p in (probabilities_a, probabilities_b))
+    weights, _ = _draws(sums_a, replicates, seed)
+    weights = np.vstack([np.ones((1, weights.shape[1])), weights])  # row 0: the data as they are
+    scores_a, scores_b = _scores(weights, sums_a, positive), _scores(weights, sums_b, positive)
+    if scores_a.get(metric, np.empty((0, 0))).ndim != 1:
+        known = ", ".join(name for name, values in scores_a.items() if values.ndim == 1)
+        raise ValueError(f"no score named {metric!r} for these predictions; there are {known}")
+    difference = scores_a[metric] - scores_b[metric]
+    present = scores_a["support"] > 0
+    kept = np.all(present == present[0], axis=1)
+    kept[0] = False
+    if not kept.any():
+        raise ValueError(f"each of the {replicates} replicates lost a class: too few groups")
+    return _interval(difference[0], difference[kept])
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike, penalty: float = 1e-3) -> float:
+    """Temperature that minimises the log loss of softmax(logits / temperature) (Guo et al. 2017, arXiv:1706.04599).
+
+    The loss is convex in the inverse temperature, so its slope is followed to zero by bisection. A quadratic
+    penalty, penalty / 2 * (1 / temperature - 1)^2, keeps separable or one-class data from sending it to infinity.
+    There is no bias per class on purpose: fitted on a few held-out donors it moves the threshold to suit them, and
+    on the next donors that did harm (weighted F1 0.86 became 0.82).
+
+    Args:
+        logits: (N, C).
+        labels: (N,) class indices.
+
+    Returns:
+        temperature in 0.01 to 100.
+
+    Raises:
+        ValueError: shapes that disagree, labels out of range, values that are not finite.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    y = np.asarray(labels)
+    if z.ndim != 2 or y.shape != z.shape[:1] or not len(z) or not np.isfinite(z).all():
+        raise ValueError(f"expected finite logits (N, C) and labels (N,), got {z.shape} and {y.shape}")
+    z = z - z.mean(axis=1, keepdims=True)  # softmax does not see a row's mean; large ones cost precision
+    true = (z * _one_hot(y, z.shape[1])).sum(axis=1)
+
+    def slope(inverse: float) -> float:
+        expected = (softmax(inverse * z) * z).sum(axis=1)
+        return float(np.mean(expected - true)) + penalty * (inverse - 1)
+
+    low, high = np.log(0.01), np.log(100.0)  # of the inverse temperature
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))
+
+
+_PER_CLASS = ("precision", "recall", "f1")
+
+
+def _positive_index(positive: int | str | None, label_names: Sequence[str]) -> int | None:
+    if isinstance(positive, str):
+        if positive not in label_names:
+            raise ValueError(f"no label named {positive!r} among {', '.join(label_names)}")
+        return list(label_names).index(positive)
+    return positive
+
+
+def _one_hot(labels: NDArray[Any], n_classes: int) -> Floats:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(f"labels must be integers from 0 to {n_classes - 1}")
+    return np.eye(n_classes)[labels]
+
+
+def _pooled(
+    labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None, n_classes: int | None = None
+) -> _GroupSums:
+    return _group_sums(labels, probabilities, np.zeros(np.shape(labels), dtype=int), positive, n_classes)
+
+
+def _one(name: str, labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None) -> float:
+    scores = _scores(np.ones((1, 1)), _pooled(labels, probabilities, positive), positive)
+    if name not in scores:
+        raise ValueError(f"{name} of two classes needs the index of the positive one")
+    return float(scores[name][0])
+
+
+def _group_sums(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike,
+    positive: int | None = None,
+    n_classes: int | None = None,
+) -> _GroupSums:
+    y, p, names = np.asarray(labels), np.asarray(probabilities, dtype=np.float64), np.asarray(groups)
+    if p.ndim != 2 or y.shape != p.shape[:1] or names.shape != y.shape or not len(y):
+        raise ValueError(f"expected (N,), (N, C), (N,) with N > 0, got {y.shape}, {p.shape}, {names.shape}")
+    if p.shape[1] != (n_classes or p.shape[1]):
+        raise ValueError(f"{p.shape[1]} columns of probabilities for {n_classes} label names")
+    n_classes = p.shape[1]
+    if not (p.min() >= 0 and np.abs(p.sum(axis=1) - 1).max() < 1e-3):  # written so that NaN fails too
+        raise ValueError("each row of probabilities must be at least 0 and sum to 1")
+    if positive is not None and (n_classes != 2 or positive not in (0, 1)):
+        raise ValueError(f"a positive class is 0 or 1 of two classes, got {positive} of {n_classes}")
+    truth = _one_hot(y, n_classes)
+    unique, group = np.unique(names, return_inverse=True)
+    n_groups = len(unique)
+
+    def per_group(cell: NDArray[Any], size: int, values: Floats | None = None) -> Floats:
+        return np.bincount(group * size + cell, values, n_groups * size).reshape(n_groups, size).astype(np.float64)
+
+    predicted = p.argmax(axis=1)
+    confidence = p.max(axis=1)
+    edges = np.arange(1, ECE_BINS) / ECE_BINS
+    zero = np.zeros(len(y), dtype=int)
+    tiny = np.finfo(np.float64).eps
+    ranked = range(n_classes) if n_classes > 2 else [] if positive is None else [positive]
+    return _GroupSums(
+        confusion=per_group(y * n_classes + predicted, n_classes**2).reshape(n_groups, n_classes, n_classes),
+        bins=per_group(np.searchsorted(edges, confidence), ECE_BINS, confidence - (predicted == y)),
+        squared_error=per_group(zero, 1, ((p - truth) ** 2).sum(axis=1))[:, 0],
+        log_loss=per_group(zero, 1, -np.log(np.clip((p * truth).sum(axis=1), tiny, 1)))[:, 0],
+        pairs={c: _ranked_pairs(p[:, c], y == c, group) for c in ranked},
+    )
+
+
+def _ranked_pairs(score: Floats, positive: NDArray[np.bool_], group: NDArray[Any]) -> _RankedPairs:
+    above, row = np.unique(group[positive], return_inverse=True)
+    below, column = np.unique(group[~positive], return_inverse=True)
+    order = np.argsort(score[~positive])
+    negatives = score[~positive][order]
+    lowest = np.zeros((len(negatives) + 1, len(below)))  # [k, b]: how many of the k lowest negatives are in b
+    lowest[np.arange(1, len(negatives) + 1), column[order]] = 1
+    np.cumsum(lowest, axis=0, out=lowest)
+    counts = np.zeros((len(above), len(below)))
+    for a in range(len(above)):
+        own = score[positive][row == a]
+        counts[a] = sum(lowest[np.searchsorted(negatives, own, side)].sum(axis=0) / 2 for side in ("left", "right"))
+    return _RankedPairs(above, below, counts)
+
+
+def _draws(sums: _GroupSums, replicates: int, seed: int) -> tuple[Floats, bool]:
+    """How often each replicate holds each group (R, G), and whether the draw was stratified by class."""
+    held = sums.confusion.sum(axis=2) > 0
+    stratified = bool((held.sum(axis=1) == 1).all())
+    stratum = held.argmax(axis=1) if stratified else np.zeros(len(held), dtype=int)
+    rng = np.random.default_rng(seed)
+    weights = np.empty((replicates, len(held)))
+    for s in np.unique(stratum):
+        members = np.flatnonzero(stratum == s)
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), replicates)
+    return weights, stratified
+
+
+def _ratio(numerator: Floats, denominator: Floats, otherwise: float) -> Floats:
+    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), otherwise)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+
+
+def _scores(weights: Floats, sums: _GroupSums, positive: int | None) -> dict[str, Floats]:
+    """Scores of R weightings (R, G) of the groups: (R,) each, and (R, C) for those of single classes."""
+    confusion = np.tensordot(weights, sums.confusion, axes=1)
+    support, called = confusion.sum(axis=2), confusion.sum(axis=1)
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    n = support.sum(axis=1)
+    present = support > 0
+    recall, f1 = _ratio(hits, support, 0.0), _ratio(2 * hits, support + called, 0.0)
+    scores = {
+        "accuracy": hits.sum(axis=1) / n,
+        "balanced_accuracy": recall.sum(axis=1) / present.sum(axis=1),
+        "weighted_f1": (f1 * support).sum(axis=1) / n,
+        "macro_f1": f1.mean(axis=1),
+        "ece": np.abs(weights @ sums.bins).sum(axis=1) / n,
+        "brier": weights @ sums.squared_error / n,
+        "log_loss": weights @ sums.log_loss / n,
+        "precision": _ratio(hits, called, 0.0),
+        "recall": recall,
+        "f1": f1,
+        "support": support,
+    }
+    if positive is not None:
+        defined = np.where(present, recall, np.nan)
+        scores["sensitivity"], scores["specificity"] = defined[:, positive], defined[:, 1 - positive]
+    if sums.pairs:
+        areas = [
+            _ratio(
+                ((weights[:, pairs.above] @ pairs.counts) * weights[:, pairs.below]).sum(axis=1),
+                support[:, c] * (n - support[:, c]),
+                np.nan,
+            )
+            for c, pairs in sums.pairs.items()
+        ]
+        scores["auroc"] = np.mean(areas, axis=0)
+    return scores
+
+
+def _interval(value: float, draws: Floats) -> Interval:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def _report(
+    scalars: dict[str, Any], per_class: list[dict[str, Any]], sums: _GroupSums, label_names: Sequence[str]
+) -> dict[str, Any]:
+    counts = sums.confusion.sum(axis=0).astype(int)
+    for entry, support in zip(per_class, counts.sum(axis=1), strict=True):
+        entry["support"] = int(support)
+    named = dict(zip(label_names, per_class, strict=True))
+    return {**scalars, "per_class": named, "confusion_matrix": counts.tolist()}
