@@ -1,0 +1,11 @@
+"""The demo's entry point, on a desk and on a Space.
+
+It listens on 127.0.0.1:7860 unless GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say otherwise.
+"""
+
+from blastlens.ui import LAUNCH, build
+
+demo = build()
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)

@@ -1,0 +1,79 @@
+"""Example images of the page: drawn by this project, and real ones where a data set lies on this machine.
+
+They are written into a temporary folder of this process, which Gradio may serve from; nothing else is copied.
+"""
+
+import atexit
+import csv
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..drawn import draw_cell, draw_field
+
+PER_LABEL = 3
+# Folder of each data set under BLASTLENS_DATA, by the labels of the models it belongs to.
+DATASETS = {("ALL", "HEM"): "cnmc2019", ("Benign", "Early", "Pre", "Pro"): "aria2021"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image on offer: the file a click hands to the page, its label, and whether it is drawn or real."""
+
+    path: Path
+    label: str
+    drawn: bool
+
+
+def examples_for(label_names: Sequence[str], data: Path | None) -> tuple[Example, ...]:
+    """The examples for models with these labels: drawn ones, then real ones if `data` has that set."""
+    labels = tuple(label_names)
+    if labels not in DATASETS:
+        return ()
+    drawn = [_draw(label, seed) for seed in range(_drawn_per_label(labels)) for label in labels]
+    return (*drawn, *(_local(data / DATASETS[labels], labels) if data else ()))
+
+
+def _drawn_per_label(labels: Sequence[str]) -> int:
+    return PER_LABEL if len(labels) == 2 else 1
+
+
+def _draw(label: str, seed: int) -> Example:
+    path = _folder() / f"drawn-{label}-{seed + 1}.png"
+    image = draw_cell(label, seed) if label in ("ALL", "HEM") else draw_field(label, seed)
+    image.save(path)
+    return Example(path, label, drawn=True)
+
+
+def _local(root: Path, labels: tuple[str, ...]) -> Iterator[Example]:
+    by_label = {label: _files_of(root, label) for label in labels}
+    for number in range(_drawn_per_label(labels)):
+        for label, files in by_label.items():
+            if number < len(files):
+                source = files[number]
+                copy = _folder() / f"real-{label}-{number + 1}{source.suffix}"
+                shutil.copyfile(source, copy)
+                yield Example(copy, label, drawn=False)
+
+
+def _files_of(root: Path, label: str) -> list[Path]:
+    """A few images of one label, from different subjects where metadata.csv names them."""
+    table = root / "metadata.csv"
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["label"].casefold() == label.casefold()]
+        one_per_subject = {row.get("subject"): root / row["file_name"] for row in rows}
+        return list(one_per_subject.values())[:PER_LABEL]
+    # The published layout: one folder per class, perhaps inside another.
+    files = sorted(file for folder in (root, root / "Original") for file in (folder / label).glob("*.*"))
+    return files[:: max(1, len(files) // PER_LABEL)][:PER_LABEL]
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="blastlens-examples-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
