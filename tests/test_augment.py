@@ -1,0 +1,94 @@
+"""Training-time transforms: what each does, that they repeat from a seed, and that nothing else happens."""
+
+import pytest
+import torch
+
+from train.augment import Augment, apply, desaturate
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (8, 3, 20, 20), generator=generator(7), dtype=torch.uint8)
+
+
+def test_default_does_nothing(images):
+    assert torch.equal(apply(Augment(), images, generator()), images.float())
+
+
+def test_same_seed_same_images_and_another_seed_others(images):
+    everything = Augment(
+        rotate=180,
+        horizontal_flip=True,
+        scale=(0.9, 1.1),
+        gamma=0.1,
+        blur=1.0,
+        noise_max=20,
+        channel_gain=0.1,
+    )
+    first, again, other = (apply(everything, images, generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_result_stays_on_the_0_to_255_scale(images):
+    wild = Augment(brightness=(2.0, 3.0), noise_levels=(90.0,))
+    out = apply(wild, images, generator())
+    assert out.min() >= 0 and out.max() <= 255
+
+
+def test_black_background_stays_black_under_colour_changes():
+    black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    tint = Augment(brightness=(0.5, 2), channel_gain=0.3, gamma=0.3, saturation=(0, 2))
+    assert apply(tint, black, generator()).eq(0).all()
+
+
+def test_sharp_share_of_one_only_moves_pixels(images):
+    turned = apply(Augment(rotate=180, horizontal_flip=True, sharp_share=1.0), images, generator())
+    for before, after in zip(images, turned, strict=True):
+        assert torch.equal(before.flatten(1).sort().values.float(), after.flatten(1).sort().values)
+
+
+def test_flips_happen_to_about_half(images):
+    many = images[:1].repeat(400, 1, 1, 1)
+    out = apply(Augment(horizontal_flip=True), many, generator())
+    flipped = (out == many.flip(3)).flatten(1).all(1).float().mean()
+    assert 0.4 < flipped < 0.6
+
+
+def test_rotation_by_a_fixed_angle_matches_a_quarter_turn():
+    image = torch.zeros(1, 3, 21, 21)
+    image[..., 2:6, 9:12] = 200
+    draws = [apply(Augment(rotate=90), image, generator(s)) for s in range(40)]
+    mass = torch.stack([d.sum() for d in draws])
+    # Rotation about the centre keeps the spot inside the frame, and bilinear weights sum to one.
+    assert torch.allclose(mass, image.sum().expand_as(mass), rtol=0.05)
+
+
+def test_magnification_enlarges_a_disc():
+    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    disc = ((x**2 + y**2) < 15**2).float().mul(200).expand(1, 3, 64, 64)
+    area = (
+        apply(Augment(scale=(1.2, 1.2000001)), disc, generator()).gt(100).float().mean() / disc.gt(100).float().mean()
+    )
+    assert area == pytest.approx(1.44, rel=0.03)
+
+
+def test_noise_levels_are_drawn_in_equal_shares_with_the_stated_sigma():
+    grey = torch.full((300, 3, 16, 16), 128.0)
+    noisy = apply(Augment(noise_levels=(3, 9)), grey, generator())
+    spread = noisy.flatten(1).std(1)
+    low = spread < 6
+    assert 0.4 < low.float().mean() < 0.6
+    assert spread[low].mean() == pytest.approx(3, rel=0.03)
+    assert spread[~low].mean() == pytest.approx(9, rel=0.03)
+    assert noisy.eq(noisy.round()).all()
+
+
+def test_desaturation_keeps_the_value_of_hsv(images):
+    grey = desaturate(images)
+    assert grey.shape == images.shape
+    assert torch.equal(grey[:, 0], images.amax(1)) and torch.equal(grey[:, 0], grey[:, 2])

@@ -1,0 +1,66 @@
+"""Recipes: every committed one is valid, and a bad one is refused with the reason."""
+
+import pytest
+
+from blastlens.errors import BlastlensError
+from train.recipe import RECIPES, Recipe
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_recipe_is_valid_and_named_after_its_file(name):
+    recipe = Recipe.load(name)
+    assert recipe.name == name
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_source_names_a_field_of_the_recipe(name):
+    recipe = Recipe.load(name)
+    for path in recipe.sources:
+        value = recipe.to_dict()
+        for part in path.split("."):
+            assert part in value, f"{path} in {name}"
+            value = value[part]
+
+
+def test_mobilenet_m_is_as_published():
+    recipe = Recipe.load("mobilenet_m")
+    assert (recipe.batch_size, recipe.epochs, recipe.early_stopping) == (16, 100, 20)
+    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adam", 1e-3)
+    assert (recipe.schedule.name, recipe.schedule.factor, recipe.schedule.patience) == ("plateau", 0.1, 5)
+    assert recipe.schedule.floor == 1e-6
+    assert recipe.head.batch_norm and recipe.head.l1 == 0.015
+    assert recipe.augment.noise_levels == (3, 9)
+    assert recipe.balance == "desaturated-copies"
+
+
+def test_unknown_keys_are_named():
+    data = Recipe.load("mobilenet_m").to_dict() | {"learning_rate": 1}
+    with pytest.raises(BlastlensError, match="learning_rate"):
+        Recipe.from_dict(data)
+
+
+def test_unknown_keys_inside_a_section_are_named():
+    data = Recipe.load("mobilenet_m").to_dict()
+    data["augment"]["rotation"] = 3
+    with pytest.raises(BlastlensError, match=r"augment\.rotation"):
+        Recipe.from_dict(data)
+
+
+def test_a_value_of_the_wrong_kind_is_named():
+    data = Recipe.load("mobilenet_m").to_dict() | {"epochs": "many"}
+    with pytest.raises(BlastlensError, match="epochs"):
+        Recipe.from_dict(data)
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(BlastlensError, match="mobilenet_m"):
+        Recipe.load("no-such-recipe")
+
+
+def test_broken_yaml_is_one_sentence(tmp_path):
+    (tmp_path / "bad.yaml").write_text("name: [")
+    with pytest.raises(BlastlensError, match=r"bad\.yaml is not valid YAML"):
+        Recipe.load(tmp_path / "bad.yaml")

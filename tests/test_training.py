@@ -1,0 +1,288 @@
+"""The road from a prepared dataset to a model folder, on drawn cells, in seconds."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from blastlens import Classifier
+from blastlens.drawn import drawn_dataset
+from blastlens.model_folder import ModelFolder
+from train import card, crossval, evaluate, export, finetune
+from train.datasets import load_rows
+from train.recipe import Recipe
+from train.through_pipeline import through_pipeline
+
+RECIPE = {
+    "name": "tiny",
+    "title": "small and quick",
+    "dataset": "cnmc2019",
+    "backbone": "mobilenetv2_035",
+    "protocol": "group-kfold:2",
+    "image_size": 64,
+    "head": {"dropout": 0.2, "batch_norm": True, "l1": 0.0001},
+    "augment": {"rotate": 180, "horizontal_flip": True, "noise_max": 20},
+    "balance": "groups",
+    "group_power": 0.5,
+    "batch_size": 8,
+    "epochs": 2,
+    "ema": 0.9,
+    "mixup": 0.2,
+    "label_smoothing": 0.05,
+    "optimizer": {"name": "adamw", "lr": 0.002},
+    "schedule": {"name": "cosine", "warmup": 0.1},
+}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "cells"
+    drawn_dataset(folder, ("ALL", "HEM"), per_group=5, groups_per_label=4, size=64, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def run_of(drawn: Path, **changes) -> finetune.Run:
+    return finetune.Run(Recipe.from_dict(RECIPE | changes), str(drawn), "group-kfold:2", 0, 0, "scratch")
+
+
+@pytest.fixture(scope="session")
+def cross_validated(drawn, recipe_file, tmp_path_factory) -> Path:
+    """Two folds by the command line, as anybody would call it."""
+    out = tmp_path_factory.mktemp("runs") / "cv"
+    arguments = [
+        str(recipe_file),
+        "--data",
+        str(drawn),
+        "--weights",
+        "scratch",
+        "--out",
+        str(out),
+        "--jobs",
+        "2",
+    ]
+    assert crossval.main([*arguments, "--cache", str(out / "cache")]) == 0
+    return out
+
+
+def test_a_finished_run_records_what_is_needed_to_repeat_it(cross_validated, drawn):
+    record = json.loads((cross_validated / "seed0-fold0/run.json").read_text())
+    assert Recipe.from_dict(record["recipe"]) == Recipe.from_dict(RECIPE)
+    assert record["initial_weights"] == "random"
+    assert (record["protocol"], record["fold"], record["seed"]) == ("group-kfold:2", 0, 0)
+    assert not set(record["groups"]["train"]) & set(record["groups"]["test"])
+    assert str(drawn.parent) not in json.dumps(record)
+    log = list(csv.DictReader((cross_validated / "seed0-fold0/log.csv").open()))
+    assert log and float(log[0]["loss"]) > 0
+    assert not (cross_validated / "seed0-fold0/checkpoints").exists()
+
+
+def test_every_image_is_held_out_exactly_once(cross_validated, drawn):
+    held_out = crossval.HeldOut.read([cross_validated / f"seed0-fold{k}" for k in (0, 1)])
+    assert sorted(held_out.index) == list(range(len(load_rows(drawn))))
+    assert held_out.logits.shape == (len(held_out.sigmas), len(held_out.index), 2)
+
+
+def test_a_finished_cross_validation_is_not_run_again(cross_validated, recipe_file, drawn):
+    before = (cross_validated / "seed0-fold0/model.safetensors").stat().st_mtime_ns
+    arguments = [
+        str(recipe_file),
+        "--data",
+        str(drawn),
+        "--weights",
+        "scratch",
+        "--out",
+        str(cross_validated),
+    ]
+    assert crossval.main(arguments) == 0
+    assert (cross_validated / "seed0-fold0/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_calibration_of_a_fold_ignores_that_fold(cross_validated):
+    held_out = crossval.HeldOut.read([cross_validated / f"seed0-fold{k}" for k in (0, 1)])
+    before = crossval.cross_fitted(held_out)
+    wrong = np.where(held_out.fold == 0, 1 - held_out.label, held_out.label)
+    after = crossval.cross_fitted(dataclasses.replace(held_out, label=wrong))
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+def test_summary_has_every_figure_with_its_interval(cross_validated):
+    protocol = json.loads((cross_validated / "summary.json").read_text())["protocol"]
+    assert protocol["level"] == "group" and protocol["n_images"] == 40 and protocol["n_groups"] == 8
+    for row in protocol["by_sigma"]:
+        for key in (
+            "weighted_f1",
+            "balanced_accuracy",
+            "sensitivity",
+            "specificity",
+            "auroc",
+            "ece",
+            "brier",
+        ):
+            assert row[key]["low"] <= row[key]["value"] <= row[key]["high"], key
+    assert {g["label"] for g in protocol["per_group"]} == {"ALL", "HEM"}
+
+
+@pytest.fixture(scope="session")
+def model_folder(cross_validated, drawn, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "tiny-cells"
+    run = cross_validated / "seed0-fold0"
+    arguments = [str(run), "--cv", str(cross_validated), "--data", str(drawn), "--out", str(out)]
+    assert export.main([*arguments, "--cache", str(cross_validated / "cache")]) == 0
+    arguments = [str(out), "--cv", str(cross_validated), "--run", str(run), "--data", str(drawn)]
+    assert evaluate.main([*arguments, "--cache", str(cross_validated / "cache")]) == 0
+    assert card.main([str(out)]) == 0
+    return out
+
+
+def test_the_exported_folder_answers_like_the_trained_network_with_its_calibration(
+    model_folder, cross_validated, drawn
+):
+    temperature = json.loads((cross_validated / "summary.json").read_text())["temperature"]
+    predictions = np.load(cross_validated / "seed0-fold0/predictions.npz")
+    rows = load_rows(drawn)
+    classifier = Classifier.from_pretrained(model_folder)
+    for index, logits in zip(predictions["test_index"], predictions["test_logits"][0], strict=True):
+        answer = classifier.predict(drawn / rows[index].file_name)
+        np.testing.assert_allclose(answer.logits, logits / temperature, atol=2e-4)
+
+
+def test_the_exported_folder_loads_in_a_stock_pipeline(model_folder, drawn):
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(model_folder))
+    classifier = Classifier.from_pretrained(model_folder)
+    for row in load_rows(drawn)[::9]:
+        answers = {a["label"]: a["score"] for a in classify(str(drawn / row.file_name))}
+        ours = classifier.predict(drawn / row.file_name).probabilities
+        assert set(answers) == {"ALL", "HEM"}
+        assert answers == pytest.approx(ours, abs=1e-4)
+
+
+def test_the_evaluator_over_the_pipeline_agrees_with_the_classifier(model_folder, drawn):
+    scores = through_pipeline(model_folder, drawn)
+    rows = load_rows(drawn)
+    answers = Classifier.from_pretrained(model_folder).predict([drawn / row.file_name for row in rows])
+    right = [answer.label == row.label for answer, row in zip(answers, rows, strict=True)]
+    assert scores["accuracy"] == pytest.approx(np.mean(right))
+    assert 0 <= scores["weighted_f1"] <= 1
+
+
+def test_the_average_of_the_activation_map_is_the_logit(model_folder):
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(model_folder / "onnx/model.onnx"))
+    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    logits, cam = session.run(["logits", "cam"], {"pixel_values": x})
+    np.testing.assert_allclose(cam.mean(axis=(2, 3)), logits, atol=1e-4)
+
+
+def test_metrics_name_protocol_sizes_and_versions(model_folder):
+    record = ModelFolder.load(model_folder).metrics
+    assert record["headline"]["protocol"] == "group-kfold:2"
+    assert record["size_bytes"]["int8"] < record["size_bytes"]["fp32"]
+    assert record["latency_ms"]["fp32"] > 0
+    assert record["training"]["dataset"]["hash"] and record["training"]["versions"]["torch"]
+    assert 0 <= record["int8"]["same_label"] <= 1
+
+
+def test_the_card_is_rendered_from_the_metrics(model_folder):
+    record = json.loads((model_folder / "metrics.json").read_text())
+    text = (model_folder / "README.md").read_text()
+    assert text == card.render(record)
+    assert card.interval(record["protocols"][0]["by_sigma"][0]["weighted_f1"]) in text
+    assert "not a medical device" in text and "{{" not in text
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(drawn, tmp_path, monkeypatch):
+    finetune.execute(run_of(drawn), tmp_path / "whole", tmp_path / "cache", sigmas=(0,))
+    step = finetune.NetworkTrainer.training_step
+    seen = []
+
+    def killed(self, *arguments, **options):
+        seen.append(self.state.global_step)
+        if self.state.global_step == 4:  # in the middle of the second epoch of three steps each
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(finetune.NetworkTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
+    assert not (tmp_path / "cut/run.json").exists()
+    seen.clear()
+    monkeypatch.setattr(finetune.NetworkTrainer, "training_step", step)
+    finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_plateau_schedule_with_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
+    run = finetune.Run(
+        Recipe.from_dict(
+            RECIPE
+            | {
+                "schedule": {"name": "plateau", "patience": 0},
+                "early_stopping": 1,
+                "epochs": 3,
+                "ema": 0.0,
+                "balance": "desaturated-copies",
+            }
+        ),
+        str(drawn),
+        "image-70-15-15",
+        0,
+        0,
+        "scratch",
+    )
+    finetune.execute(run, tmp_path / "run", tmp_path / "cache", sigmas=(0,))
+    log = [row for row in csv.DictReader((tmp_path / "run/log.csv").open()) if row["eval_loss"]]
+    predictions = np.load(tmp_path / "run/predictions.npz")
+    logits, labels = predictions["val_logits"][0], predictions["val_label"]
+    loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
+    assert loss == pytest.approx(min(float(row["eval_loss"]) for row in log), abs=1e-4)
+
+
+def test_group_weights_balance_classes_and_temper_large_groups():
+    labels = np.array([0] * 90 + [0] * 10 + [1] * 20)
+    groups = ["a"] * 90 + ["b"] * 10 + ["c"] * 20
+    even = finetune.group_weights(labels, groups, 0.0)
+    assert even[:90].sum() == pytest.approx(0.25) and even[90:100].sum() == pytest.approx(0.25)
+    assert even[100:].sum() == pytest.approx(0.5)
+    by_image = finetune.group_weights(labels, groups, 1.0)
+    assert by_image[:90].sum() == pytest.approx(0.45)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(drawn, recipe_file, tmp_path):
+    # What `accelerate launch` starts for several GPUs; it starts no second process on a CPU itself.
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29517",
+    ]
+    command += ["-m", "train.finetune", str(recipe_file), "--data", str(drawn), "--weights", "scratch"]
+    command += ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--set", "epochs=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run/run.json").read_text())["processes"] == 2

@@ -1,0 +1,226 @@
+"""Cross-validate one recipe: every fold and seed of a protocol, then one summary of the held-out predictions.
+
+    python -m train.crossval own_cnmc2019 --data DIR --protocol group-kfold:3 --seeds 0 --jobs 2 --out runs/cv/NAME
+
+Runs that are finished are kept, so that the command can be stopped and given again. Every figure in summary.json
+comes from images of groups that the network and its temperature never saw:
+the temperature of a fold is fitted on the held-out predictions of the *other* folds (cross-fitting).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blastlens import metrics
+from blastlens.errors import BlastlensError
+from train.datasets import load_rows
+from train.datasets.splits import make_splits
+from train.finetune import add_run_arguments, run_from
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out predictions of one seed, every image once: index and label (N,), fold (N,), logits (S, N, C)."""
+
+    sigmas: np.ndarray
+    index: np.ndarray
+    label: np.ndarray
+    fold: np.ndarray
+    logits: np.ndarray
+
+    @classmethod
+    def read(cls, runs: Sequence[Path]) -> "HeldOut":
+        parts = [np.load(run / "predictions.npz") for run in runs]
+        folds = [np.full(len(p["test_index"]), k) for k, p in enumerate(parts)]
+        return cls(
+            parts[0]["sigmas"],
+            np.concatenate([p["test_index"] for p in parts]),
+            np.concatenate([p["test_label"] for p in parts]),
+            np.concatenate(folds),
+            np.concatenate([p["test_logits"] for p in parts], axis=1),
+        )
+
+
+def cross_fitted(held_out: HeldOut) -> dict[int, float]:
+    """Temperature for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot
+    be cross-fitted; its temperature is 1."""
+    temperatures = {}
+    for fold in np.unique(held_out.fold):
+        others = held_out.fold != fold
+        temperatures[int(fold)] = (
+            metrics.fit_temperature(held_out.logits[0][others], held_out.label[others]) if others.any() else 1.0
+        )
+    return temperatures
+
+
+def calibrated(held_out: HeldOut, temperatures: dict[int, float]) -> np.ndarray:
+    """Probabilities (S, N, C) with each fold's temperature."""
+    scale = np.array([temperatures[int(fold)] for fold in held_out.fold])[:, None]
+    return np.stack([metrics.softmax(logits / scale) for logits in held_out.logits])
+
+
+def plain(value: Any) -> Any:
+    """Intervals as {"value", "low", "high"}, arrays as lists, floats to five digits: ready for JSON."""
+    if isinstance(value, metrics.Interval):
+        return {k: plain(v) for k, v in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), 5)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def summarise(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    sigmas: Sequence[float],
+    groups: Sequence[str],
+    label_names: Sequence[str],
+    protocol: str,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """One entry of metrics.json's `protocols`: every metric at every sigma, each with a 95 % interval from a
+    bootstrap over groups, and the accuracy in each group.
+
+    `labels` (N,), `probabilities` (S, N, C); several seeds are stacked along N.
+    """
+    positive = 0 if len(label_names) == 2 else None  # ALL is what a screening looks for
+    level = "group" if protocol.startswith("group") else "image"
+    by_sigma = [
+        {"sigma": float(s), **metrics.bootstrap(labels, p, groups, label_names, positive=positive)}
+        for s, p in zip(sigmas, probabilities, strict=True)
+    ]
+    right = probabilities[0].argmax(1) == labels
+    names = np.asarray(groups)
+    per_group = [
+        {
+            "group": str(g),
+            "label": label_names[labels[names == g][0]],
+            "n": int((names == g).sum()) // len(seeds),
+            "accuracy": float(right[names == g].mean()),
+        }
+        for g in np.unique(names)
+    ]
+    return plain(
+        {
+            "name": protocol,
+            "level": level,
+            "seeds": list(seeds),
+            "n_images": len(labels) // len(seeds),
+            "n_groups": len(np.unique(names)),
+            "calibration": "temperature fitted on the other folds' held-out images",
+            "by_sigma": by_sigma,
+            "per_group": per_group,
+        }
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="train.crossval", description=__doc__.splitlines()[0])
+    add_run_arguments(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="folds trained at the same time, cores shared out")
+    arguments = parser.parse_args(argv)
+    try:
+        return crossvalidate(arguments, sys.argv[1:] if argv is None else list(argv))
+    except BlastlensError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Run what is missing, each fold in its own process, then write summary.json."""
+    spec = run_from(arguments, 0, 0)
+    rows = load_rows(Path(spec.data))
+    folders = {
+        (seed, split.fold): arguments.out / f"seed{seed}-fold{split.fold}"
+        for seed in arguments.seeds
+        for split in make_splits(spec.protocol, rows, seed)
+    }
+    shared = _without(argv, {"--seeds", "--jobs", "--out"})
+    threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "BLASTLENS_PROGRESS": "1"}
+
+    def start(item: tuple[tuple[int, int], Path]) -> int:
+        (seed, fold), folder = item
+        if (folder / "run.json").exists():
+            return 0
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "train.finetune", *shared, "--out", str(folder)]
+        command += ["--seed", str(seed), "--fold", str(fold)]
+        with (folder / "output.txt").open("a") as output:
+            code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
+        print(f"{folder}: {'done' if code == 0 else f'failed, see {folder / chr(111)}utput.txt'}", flush=True)
+        return code
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = sum(code != 0 for code in pool.map(start, folders.items()))
+    if failed:
+        raise BlastlensError(f"{failed} of {len(folders)} runs failed; give the same command again to retry them.")
+
+    by_seed = [
+        HeldOut.read([path for (s, _), path in sorted(folders.items()) if s == seed]) for seed in arguments.seeds
+    ]
+    record = json.loads((next(iter(folders.values())) / "run.json").read_text())
+    index = np.concatenate([h.index for h in by_seed])
+    probabilities = np.concatenate([calibrated(h, cross_fitted(h)) for h in by_seed], axis=1)
+    labels = np.concatenate([h.label for h in by_seed])
+    summary = {
+        "protocol": summarise(
+            labels,
+            probabilities,
+            by_seed[0].sigmas,
+            [rows[i].group for i in index],
+            record["label_names"],
+            spec.protocol,
+            arguments.seeds,
+        ),
+        # For the model fitted on everything: from all held-out images.
+        "temperature": metrics.fit_temperature(np.concatenate([h.logits[0] for h in by_seed]), labels),
+        "run": {k: record[k] for k in ("recipe", "initial_weights", "precision", "dataset", "versions")},
+    }
+    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    print(describe(summary["protocol"]))
+    return 0
+
+
+def describe(protocol: dict[str, Any]) -> str:
+    """The noise table and the groups, as text."""
+    keys = ("weighted_f1", "balanced_accuracy", "macro_f1", "sensitivity", "specificity", "auroc", "ece")
+    keys = tuple(k for k in keys if k in protocol["by_sigma"][0])
+    lines = [
+        f"{protocol['name']} ({protocol['level']}-level), seeds {protocol['seeds']}, {protocol['n_groups']} groups"
+    ]
+    lines.append("sigma  " + "  ".join(f"{k:>22s}" for k in keys))
+    for row in protocol["by_sigma"]:
+        cells = (f"{row[k]['value']:.4f} [{row[k]['low']:.3f}, {row[k]['high']:.3f}]" for k in keys)
+        lines.append(f"{row['sigma']:5.0f}  " + "  ".join(f"{c:>22s}" for c in cells))
+    for g in sorted(protocol["per_group"], key=lambda g: (g["label"], g["accuracy"])):
+        lines.append(f"  {g['label']:6s} {g['group']:14s} {g['n']:5d} images, {g['accuracy']:.3f} right")
+    return "\n".join(lines)
+
+
+def _without(argv: list[str], options: set[str]) -> list[str]:
+    """The command line without these options and their values."""
+    kept, dropping = [], False
+    for word in argv:
+        if word.startswith("--"):
+            dropping = word.split("=")[0] in options
+        if not dropping:
+            kept.append(word)
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,503 @@
+"""Fine-tune one recipe on one split: recipe + dataset + protocol + seed -> run folder.
+
+    python -m train.finetune own_cnmc2019 --data DIR --weights DIR --out runs/try --protocol group-kfold:3 --fold 0
+
+The run folder holds run.json (all that is needed to repeat the run), log.csv (the curves), checkpoints/ while the
+run is going (a killed run goes on from the last one), model.safetensors and predictions.npz: the logits of the
+validation and test images at every sigma of the noise grid. Several GPUs: `accelerate launch -m train.finetune ...`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset, Sampler
+from tqdm.auto import tqdm
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from blastlens.errors import BlastlensError
+from blastlens.images import View
+from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+from train import augment
+from train.backbones import create_network, head_linear
+from train.datasets import Row, dataset_hash, labels_of, load_rows
+from train.datasets.splits import Split, make_splits
+from train.pixels import load_pixels
+from train.recipe import Recipe
+
+# A raw 450 px frame of C-NMC shrunk to 316 px shows a cell at the scale of the prepared 224 px images.
+CELL_SIZE, CELL_FRAME = 224, 316
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What decides a run's outcome."""
+
+    recipe: Recipe
+    data: str
+    protocol: str
+    fold: int = 0
+    seed: int = 0
+    weights: str = "hub"
+    precision: str = "fp32"
+
+
+def view_of(recipe: Recipe) -> View:
+    """How images reach this recipe's network. Cells at another size than the prepared one (for quick searches) are
+    simply resized: no stock image processor could then give a raw frame and its prepared twin the same view."""
+    frame = CELL_FRAME if recipe.dataset == "cnmc2019" and recipe.image_size == CELL_SIZE else None
+    return View(recipe.image_size, frame, "bicubic", (recipe.mean,) * 3, (recipe.std,) * 3)
+
+
+class Images(Dataset):
+    """Which images to show: (index into the pixel array, whether to desaturate it). Pixels follow in `Collate`."""
+
+    def __init__(self, indices: Sequence[int], grey: Sequence[bool] = ()):
+        self.indices = list(indices)
+        self.grey = list(grey) if len(grey) else [False] * len(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> tuple[int, bool]:
+        return int(self.indices[item]), bool(self.grey[item])
+
+
+@dataclasses.dataclass(frozen=True)
+class Collate:
+    """Fetch a batch at once: uint8 images (N, 3, H, W) and labels (N,)."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __call__(self, items: list[tuple[int, bool]]) -> dict[str, Tensor]:
+        where = [index for index, _ in items]
+        images = torch.from_numpy(np.ascontiguousarray(self.pixels[where])).permute(0, 3, 1, 2)
+        grey = torch.tensor([g for _, g in items])
+        if grey.any():
+            images = torch.where(grey.view(-1, 1, 1, 1), augment.desaturate(images), images)
+        return {"images": images, "labels": torch.from_numpy(self.labels[where])}
+
+
+class EpochSampler(Sampler[int]):
+    """A new order every epoch from (seed, epoch): shuffled, or drawn with `weights`, so that runs resume exactly."""
+
+    def __init__(self, length: int, seed: int, weights: np.ndarray | None = None):
+        self.length, self.seed, self.epoch = length, seed, 0
+        self.weights = None if weights is None else torch.from_numpy(weights)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        if self.weights is None:
+            yield from torch.randperm(self.length, generator=generator).tolist()
+        else:
+            yield from torch.multinomial(self.weights, self.length, replacement=True, generator=generator).tolist()
+
+
+def group_weights(labels: np.ndarray, groups: Sequence[str], power: float) -> np.ndarray:
+    """Sampling weight of each image (N,), summing to 1: classes weigh the same, and within its class a group of
+    n images weighs n ** power (1: every image the same; 0: every group the same)."""
+    groups = np.asarray(groups)
+    weights = np.zeros(len(labels))
+    for label in np.unique(labels):
+        mine = labels == label
+        _, inverse, counts = np.unique(groups[mine], return_inverse=True, return_counts=True)
+        shares = counts**power / (counts**power).sum()
+        weights[mine] = shares[inverse] / counts[inverse]
+    return weights / weights.sum()
+
+
+class NetworkTrainer(Trainer):
+    """Hugging Face's Trainer, with augmentation on the device, our losses and our sampler."""
+
+    def __init__(self, *, recipe: Recipe, sampler: EpochSampler, class_weights: Tensor | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.recipe, self.sampler, self.class_weights = recipe, sampler, class_weights
+        self.loss_is_scaled_for_ga = False
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, contiguous(state_dict or self.model.state_dict()))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        return self.sampler
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            options = self.recipe.optimizer
+            network = self.model if model is None else model
+            head = {id(p) for p in head_linear(network).parameters()}
+            trained = [p for p in network.parameters() if p.requires_grad]
+            groups = [
+                {"params": [p for p in trained if id(p) not in head], "lr": options.lr},
+                {"params": [p for p in trained if id(p) in head], "lr": options.head_lr or options.lr},
+            ]
+            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.name]
+            self.optimizer = kind(groups, lr=options.lr, weight_decay=options.weight_decay)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+        recipe, labels = self.recipe, inputs["labels"]
+        network = self.accelerator.unwrap_model(model)
+        targets = F.one_hot(labels, network.num_classes).float()
+        images = inputs["images"]
+        with torch.autocast(images.device.type, enabled=False):
+            if model.training:
+                # Drawn from (seed, step, process): a resumed run sees the same images as an uninterrupted one.
+                step = self.state.global_step * self.args.world_size + self.args.process_index
+                generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + step)
+                images = augment.apply(recipe.augment, images, generator)
+                if recipe.mixup:
+                    share = float(np.random.default_rng([self.args.seed, step]).beta(recipe.mixup, recipe.mixup))
+                    other = torch.randperm(len(images), generator=generator).to(images.device)
+                    images = torch.lerp(images[other], images, share)
+                    targets = torch.lerp(targets[other], targets, share)
+                targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / targets.shape[1]
+            pixels = normalise(recipe, images)
+        logits = model(pixels).float()
+        losses = -(targets * F.log_softmax(logits, dim=1)).sum(1)
+        if self.class_weights is not None:
+            weights = self.class_weights.to(losses.device)[labels]
+            loss = (losses * weights).sum() / weights.sum()
+        else:
+            loss = losses.mean()
+        if model.training and recipe.head.l1:
+            loss = loss + recipe.head.l1 * head_linear(network).weight.abs().sum()
+        return (loss, (None, logits)) if return_outputs else loss
+
+
+def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that safetensors accepts: channels-last weights in their plain layout, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def normalise(recipe: Recipe, images: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) on the 0 to 255 scale -> what the network takes."""
+    x = (images.float() / 255 - recipe.mean) / recipe.std
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class AverageWeights(TrainerCallback):
+    """Keep an exponential moving average of the weights; it is saved with each checkpoint and restored from it."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = network
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step:
+            saved = _checkpoint(Path(args.output_dir), state.global_step) / "average.safetensors"
+            self.average.load_state_dict(load_file(saved))
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.average.update_parameters(self.network)
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero:
+            folder = _checkpoint(Path(args.output_dir), state.global_step)
+            save_file(contiguous(self.average.state_dict()), folder / "average.safetensors")
+
+
+class MarkComplete(TrainerCallback):
+    """Leave a mark in each checkpoint once all of it is written: one cut short by a kill is not resumed from."""
+
+    MARK = "complete"
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero:
+            (_checkpoint(Path(args.output_dir), state.global_step) / self.MARK).touch()
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step}"
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{MarkComplete.MARK}")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+@torch.inference_mode()
+def predict_logits(
+    network: nn.Module,
+    recipe: Recipe,
+    pixels: np.ndarray,
+    indices: Sequence[int],
+    sigma: float = 0.0,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Logits (len(indices), classes) of the images with Gaussian noise of `sigma` (0 to 255 scale).
+
+    Each image has its own frozen noise field, seeded with its index, scaled by sigma.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    out = []
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=int(i)) for i in chosen])
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
+        out.append(network(normalise(recipe, images)).float().cpu().numpy())
+    return np.concatenate(out) if out else np.empty((0, network.num_classes), np.float32)
+
+
+def training_arguments(run: Run, out: Path, has_val: bool) -> TrainingArguments:
+    """The recipe in Trainer's words."""
+    recipe = run.recipe
+    schedule = recipe.schedule
+    kinds = {
+        "constant": "constant_with_warmup",
+        "cosine": "cosine_with_min_lr",
+        "plateau": "reduce_lr_on_plateau",
+    }
+    options: dict[str, Any] = {}
+    if schedule.name == "cosine":
+        options = {"min_lr": schedule.floor}
+    elif schedule.name == "plateau":
+        options = {"factor": schedule.factor, "patience": schedule.patience, "min_lr": schedule.floor}
+    gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=recipe.optimizer.lr,
+        lr_scheduler_type=kinds[schedule.name],
+        lr_scheduler_kwargs=options,
+        warmup_steps=schedule.warmup,
+        max_grad_norm=0.0,
+        eval_strategy="epoch" if has_val else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=has_val,
+        metric_for_best_model="eval_loss" if has_val else None,
+        greater_is_better=False if has_val else None,
+        logging_strategy="steps",
+        logging_steps=10,
+        logging_first_step=True,
+        bf16=run.precision == "bf16",
+        use_cpu=not gpu,
+        ddp_backend="gloo" if not gpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=run.seed,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty() and os.environ.get("BLASTLENS_PROGRESS") != "1",
+    )
+
+
+def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, out: Path) -> nn.Module:
+    """Train (or go on training) one network; returns it with the weights to keep, and writes the curves."""
+    recipe = run.recipe
+    names, labels = labels_of(rows)
+    train = np.asarray(split.train)
+    indices, grey = train, np.zeros(len(train), dtype=bool)
+    sampling = weights = None
+    if recipe.balance == "groups":
+        sampling = group_weights(labels[train], [rows[i].group for i in train], recipe.group_power)
+    elif recipe.balance == "class-weights":
+        counts = np.bincount(labels[train], minlength=len(names))
+        weights = torch.tensor(len(train) / (len(names) * np.maximum(counts, 1)), dtype=torch.float32)
+    elif recipe.balance == "desaturated-copies":
+        rare = np.bincount(labels[train]).argmin()
+        copies = train[labels[train] == rare]
+        indices = np.concatenate([train, copies])
+        grey = np.concatenate([grey, np.ones(len(copies), dtype=bool)])
+
+    set_seed(run.seed)
+    network = create_network(recipe, len(names), run.weights).to(memory_format=torch.channels_last)
+    dataset = Images(indices, grey)
+    arguments = training_arguments(run, out, bool(split.val))
+    callbacks: list[TrainerCallback] = []
+    average = AverageWeights(network, recipe.ema) if recipe.ema else None
+    if average:
+        callbacks.append(average)
+    if recipe.early_stopping and split.val:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping))
+    callbacks.append(MarkComplete())  # after every other callback that adds to a checkpoint
+    trainer = NetworkTrainer(
+        recipe=recipe,
+        sampler=EpochSampler(len(dataset), run.seed, sampling),
+        class_weights=weights,
+        model=network,
+        args=arguments,
+        data_collator=Collate(pixels, labels),
+        train_dataset=dataset,
+        eval_dataset=Images(split.val) if split.val else None,
+        callbacks=callbacks,
+    )
+    if average:
+        average.average.to(arguments.device)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    if average:
+        network.load_state_dict(average.average.module.state_dict())
+    if trainer.is_world_process_zero():
+        _write_log(out / "log.csv", trainer.state.log_history)
+    return network
+
+
+def _write_log(path: Path, history: list[dict[str, float]]) -> None:
+    columns = ["epoch", "step", "loss", "eval_loss", "learning_rate"]
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(h for h in history if "loss" in h or "eval_loss" in h)
+
+
+def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SIGMAS) -> None:
+    """Do a whole run, or what is left of it; a finished one is left as it is."""
+    if (out / "run.json").exists():
+        print(f"{out} is finished; delete it to run it again.")
+        return
+    started = time.time()
+    rows = load_rows(Path(run.data))
+    splits = make_splits(run.protocol, rows, run.seed)
+    if not 0 <= run.fold < len(splits):
+        raise BlastlensError(f"{run.protocol} has folds 0 to {len(splits) - 1}, not {run.fold}.")
+    split = splits[run.fold]
+    pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
+    out.mkdir(parents=True, exist_ok=True)
+    network = finetune(run, rows, pixels, split, out)
+    if int(os.environ.get("RANK", "0")):
+        return
+    names, labels = labels_of(rows)
+    arrays: dict[str, np.ndarray] = {"sigmas": np.asarray(sigmas, dtype=float)}
+    for part in ("val", "test"):
+        indices = getattr(split, part)
+        arrays[f"{part}_index"] = np.asarray(indices, dtype=np.int64)
+        arrays[f"{part}_label"] = labels[list(indices)]
+        progress = tqdm(sigmas if indices else (), desc=f"noise curve, {part}", unit="sigma")
+        stacked = [predict_logits(network, run.recipe, pixels, indices, s) for s in progress]
+        arrays[f"{part}_logits"] = np.stack(stacked) if stacked else np.empty((0, 0, len(names)))
+    _replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
+    _replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
+    record = {
+        "recipe": run.recipe.to_dict(),
+        "protocol": run.protocol,
+        "fold": run.fold,
+        "seed": run.seed,
+        "initial_weights": initial_weights(run),
+        "precision": run.precision,
+        "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
+        "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
+        "groups": {part: sorted({rows[i].group for i in getattr(split, part)}) for part in ("train", "val", "test")},
+        "label_names": list(names),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "seconds": round(time.time() - started),
+        "versions": versions(),
+    }
+    # Written last: its presence is what says that the run is complete.
+    _replace(out / "run.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def initial_weights(run: Run) -> str:
+    """What the backbone started from, for the record: never a path of this machine."""
+    if run.weights in ("hub", "scratch"):
+        return f"timm/{run.recipe.backbone} from the Hub" if run.weights == "hub" else "random"
+    from train.backbones import find_weights
+
+    return find_weights(run.weights, run.recipe.backbone).name
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy", "pillow")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {"python": platform.python_version(), **{n: version(n) for n in names}, "device": device}
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write under another name, then rename: nobody ever sees half a file."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    write(part)
+    part.replace(path)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that `finetune` and `crossval` share."""
+    parser.add_argument("recipe", help="name of a file in train/recipes, or a path")
+    parser.add_argument("--data", default=os.environ.get("BLASTLENS_DATA"), help="prepared dataset (or its parent)")
+    parser.add_argument(
+        "--weights",
+        default=os.environ.get("BLASTLENS_WEIGHTS", "hub"),
+        help="first weights: hub, scratch, or a folder with <backbone>.*.safetensors",
+    )
+    parser.add_argument("--protocol", help="how to split, see train.datasets.splits (default: the recipe's)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a recipe, e.g. epochs=3 optimizer.lr=1e-3",
+    )
+
+
+def recipe_from(arguments: argparse.Namespace) -> Recipe:
+    """The recipe with the command line's changes, validated again."""
+    data = Recipe.load(arguments.recipe).to_dict()
+    for change in arguments.set:
+        key, _, value = change.partition("=")
+        target, *path = key.split(".")[::-1]
+        node = data
+        for part in reversed(path):
+            node = node[part]
+        node[target] = yaml.safe_load(value)
+    return Recipe.from_dict(data, str(arguments.recipe))
+
+
+def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
+    recipe = recipe_from(arguments)
+    if not arguments.data:
+        raise BlastlensError("Say where the prepared dataset is, with --data or BLASTLENS_DATA.")
+    data = Path(arguments.data)
+    if not (data / "metadata.csv").exists() and (data / recipe.dataset / "metadata.csv").exists():
+        data = data / recipe.dataset
+    precision = arguments.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    protocol = arguments.protocol or recipe.protocol
+    return Run(recipe, str(data), protocol, fold, seed, arguments.weights, precision)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="train.finetune", description=__doc__.splitlines()[0])
+    add_run_arguments(parser)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        execute(run_from(arguments, arguments.fold, arguments.seed), arguments.out, arguments.cache)
+    except BlastlensError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
