@@ -1,0 +1,8 @@
+"""Published images -> prepared datasets -> splits. `python -m train.datasets` prepares and describes them.
+
+A prepared dataset is a folder that `datasets.load_dataset("imagefolder")` reads: images and a metadata.csv.
+"""
+
+from train.datasets.rows import Row, dataset_hash, labels_of, load_rows
+
+__all__ = ["Row", "dataset_hash", "labels_of", "load_rows"]

@@ -1,0 +1,81 @@
+"""Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from blastlens.errors import BlastlensError
+from train.datasets.prepare import LAYOUTS, prepare
+from train.datasets.rows import Row, dataset_hash, load_rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for a bad input, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "describe":
+            print(describe(load_rows(arguments.folder)))
+            return 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the account names such a file
+            done = prepare(arguments.layout, arguments.source, arguments.out, arguments.size, arguments.workers)
+    except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left, give the same command to start again", file=sys.stderr)
+        return 130
+    print(done.account)
+    print(f"written to {done.folder}" if done.written else f"{done.folder} is up to date: nothing to do")
+    return 0
+
+
+def describe(rows: Sequence[Row]) -> str:
+    """Images per fold and label, and the groups of each label by size, as text."""
+    labels = sorted({row.label for row in rows})
+    folds = sorted({row.fold for row in rows})
+    width = max(10, *(len(fold) + 2 for fold in folds))
+    count = Counter((row.fold, row.label) for row in rows)
+    lines = [f"{len(rows):,} images, dataset hash {dataset_hash(rows)[:16]}"]
+    lines.append("fold".ljust(width) + "".join(f"{label or 'unlabelled':>12}" for label in labels))
+    for fold in folds:
+        lines.append((fold or "(none)").ljust(width) + "".join(f"{count[fold, label]:12,}" for label in labels))
+    for label in labels:
+        sizes = Counter(row.group for row in rows if row.label == label and row.group)
+        each = ", ".join(f"{group} {n}" for group, n in sizes.most_common())
+        lines.append(f"{label or 'unlabelled'}: {len(sizes)} groups{': ' + each if each else ''}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train.datasets", description="Prepared datasets.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    prepare_ = commands.add_parser("prepare", help="published folder -> imagefolder and metadata.csv")
+    prepare_.add_argument("layout", choices=LAYOUTS)
+    prepare_.add_argument("source", type=Path, metavar="SRC", help="folder as published, or one above it")
+    prepare_.add_argument("out", type=Path, metavar="OUT", help="folder to write; only an earlier one is replaced")
+    prepare_.add_argument("--size", type=_at_least(16), default=224, help="px per side (default: 224)")
+    cores = len(os.sched_getaffinity(0))
+    prepare_.add_argument("--workers", type=_at_least(1), default=cores, help=f"threads (default: {cores})")
+    describe_ = commands.add_parser("describe", help="what a prepared dataset holds")
+    describe_.add_argument("folder", type=Path, metavar="FOLDER")
+    return parser
+
+
+def _at_least(minimum: int):  # type: ignore[no-untyped-def]
+    def number(text: str) -> int:
+        if (value := int(text)) < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
