@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from blastlens import Classifier
 from blastlens.drawn import drawn_dataset
 from blastlens.model_folder import ModelFolder
-from train import card, crossval, evaluate, export, finetune
+from train import baselines, card, crossval, evaluate, export, finetune
 from train.datasets import load_rows
 from train.recipe import Recipe
 from train.through_pipeline import through_pipeline
@@ -256,6 +256,22 @@ def test_a_plateau_schedule_with_early_stopping_keeps_the_best_epoch(drawn, tmp_
     logits, labels = predictions["val_logits"][0], predictions["val_label"]
     loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
     assert loss == pytest.approx(min(float(row["eval_loss"]) for row in log), abs=1e-4)
+
+
+def test_baselines_are_scored_on_held_out_groups(drawn, tmp_path):
+    out = tmp_path / "results/baselines.json"
+    arguments = ["--data", str(drawn), "--protocol", "group-kfold:2", "--cache", str(tmp_path), "--out", str(out)]
+    assert baselines.main(arguments) == 0
+    record = json.loads(out.read_text())
+    assert set(record["scores"]) == {"cell area", "cell area and colour"} and record["n_groups"] == 8
+    for score in record["scores"].values():
+        assert 0 <= score["weighted_f1"]["low"] <= score["weighted_f1"]["high"] <= 1
+
+
+def test_cell_area_counts_what_is_not_black():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[2:5, 1:4, 2] = 7
+    assert baselines.cell_area(pixels) == pytest.approx(np.log(9))
 
 
 def test_group_weights_balance_classes_and_temper_large_groups():

@@ -1,0 +1,155 @@
+"""The models that ship: they load everywhere, answer alike through every door, and say only what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+
+from blastlens import Classifier
+from blastlens.model_folder import ModelFolder
+from train import card, readme
+from train.datasets import load_rows
+
+ROOT = Path(__file__).parents[1]
+CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+LABELS = {CELLS: ["ALL", "HEM"], FIELDS: ["Benign", "Early", "Pre", "Pro"]}
+
+# Runs in an interpreter that has never heard of this project: only what a stranger has.
+STRANGER = """
+import json, sys
+from transformers import pipeline
+classify = pipeline("image-classification", model=sys.argv[1])
+answers = [classify(path, top_k=None) for path in json.load(sys.stdin)]
+assert not any(name.split(".")[0] in ("blastlens", "train") for name in sys.modules)
+print(json.dumps([{a["label"]: a["score"] for a in answer} for answer in answers]))
+"""
+
+
+def by_a_stranger(model: str, paths: list[Path], tmp_path: Path) -> list[dict[str, float]]:
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(ROOT / "models" / model)],
+        input=json.dumps([str(path) for path in paths]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def real_images(data_dir: Path, model: str, count: int) -> list[Path]:
+    """Evenly spread over the data set."""
+    if model == CELLS:
+        paths = [data_dir / "cnmc2019" / row.file_name for row in load_rows(data_dir / "cnmc2019")]
+    else:
+        paths = sorted((data_dir / "aria2021").rglob("*.jpg"))
+    return [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
+
+
+def raw_and_prepared(data_dir: Path) -> list[tuple[Path, Path]]:
+    raw = sorted((data_dir / "cnmc2019_raw_sample").rglob("*.bmp"))
+    return [
+        (path, data_dir / "cnmc2019" / path.parts[-3] / path.parts[-2] / path.with_suffix(".webp").name) for path in raw
+    ]
+
+
+@pytest.mark.parametrize("model", LABELS)
+def test_folder_is_complete_and_holds_no_pickle(model):
+    folder = ModelFolder.load(ROOT / "models" / model)
+    assert list(folder.label_names) == LABELS[model]
+    files = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx", "metrics.json"} <= files
+    assert all(Path(name).suffix in (".json", ".safetensors", ".onnx", ".md") for name in files)
+    assert max(path.stat().st_size for path in folder.path.rglob("*")) < 15e6
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("model", LABELS)
+def test_a_stock_pipeline_gives_the_classifiers_answers_on_real_images(model, data_dir, tmp_path):
+    paths = real_images(data_dir, model, 50)
+    ours = Classifier.from_pretrained(model).predict(paths)
+    for path, theirs, mine in zip(paths, by_a_stranger(model, paths, tmp_path), ours, strict=True):
+        assert list(theirs) != [] and set(theirs) == set(LABELS[model])
+        assert theirs == pytest.approx(mine.probabilities, abs=1e-4), path.name
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("model", LABELS)
+def test_timm_gives_the_classifiers_answers_on_prepared_images(model, data_dir):
+    import timm
+    import torch
+    from PIL import Image
+
+    network = timm.create_model(f"local-dir:{ROOT / 'models' / model}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    classifier = Classifier.from_pretrained(model)
+    for path in real_images(data_dir, model, 8):
+        with torch.inference_mode():
+            theirs = network(transform(Image.open(path).convert("RGB"))[None]).softmax(1)[0].tolist()
+        assert theirs == pytest.approx(list(classifier.predict(path).probabilities.values()), abs=1e-4)
+
+
+@pytest.mark.data
+def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_door(data_dir, tmp_path):
+    from blastlens.ui import LAUNCH, build
+
+    pairs = raw_and_prepared(data_dir)
+    assert len(pairs) == 24
+    paths = [path for pair in pairs for path in pair]
+    doors = {
+        "Classifier": [answer.probabilities["ALL"] for answer in Classifier.from_pretrained(CELLS).predict(paths)],
+        "pipeline": [answer["ALL"] for answer in by_a_stranger(CELLS, paths, tmp_path)],
+    }
+    command = [sys.executable, "-m", "blastlens", "classify", "--model", CELLS, "--format", "json", *map(str, paths)]
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    doors["command line"] = [answer["probabilities"]["ALL"] for answer in json.loads(printed)]
+    demo = build()
+    options = {**LAUNCH, "server_port": None, "prevent_thread_lock": True, "quiet": True}
+    _, address, _ = demo.launch(**options)
+    try:
+        client = Client(address, verbose=False)
+        doors["page and API"] = [
+            client.predict(handle_file(str(path)), CELLS, 0, 0, api_name="/classify")["probabilities"]["ALL"]
+            for path in paths
+        ]
+    finally:
+        demo.close()
+    for door, answers in doors.items():
+        raw, prepared = np.array(answers).reshape(-1, 2).T
+        assert np.abs(raw - prepared).max() <= 0.02, door
+    for door, answers in doors.items():
+        assert answers[1::2] == pytest.approx(doors["Classifier"][1::2], abs=1e-4), door
+
+
+@pytest.mark.parametrize("model", LABELS)
+def test_the_shown_figures_are_group_level_and_from_held_out_images(model):
+    record = ModelFolder.load(ROOT / "models" / model).metrics
+    protocol = record["protocols"][0]
+    assert protocol["name"].startswith("group-kfold") and protocol["level"] == "group"
+    clean = protocol["by_sigma"][0]
+    assert clean["sigma"] == 0 and record["headline"]["weighted_f1"] == clean["weighted_f1"]
+    assert [row["sigma"] for row in protocol["by_sigma"]] == [0, 2, 5, 6, 8, 10, 20, 30, 50, 75, 100]
+    assert protocol["n_images"] == record["training"]["dataset"]["images"]
+
+
+@pytest.mark.data
+def test_the_measured_cells_are_the_data_sets(data_dir):
+    record = ModelFolder.load(ROOT / "models" / CELLS).metrics
+    rows = load_rows(data_dir / "cnmc2019")
+    groups = {(row.group, row.label) for row in rows}
+    assert {(g["group"], g["label"]) for g in record["protocols"][0]["per_group"]} == groups
+
+
+@pytest.mark.parametrize("model", LABELS)
+def test_card_is_what_the_template_makes_of_the_metrics(model):
+    folder = ROOT / "models" / model
+    assert (folder / "README.md").read_text() == card.render(json.loads((folder / "metrics.json").read_text()))
+
+
+def test_readme_shows_the_measured_figures():
+    text = (ROOT / "README.md").read_text()
+    assert text == readme.render(text, readme.results_table(readme.bundled_records(), readme.recorded_baselines()))

@@ -1,0 +1,66 @@
+"""Write the results table of README.md from the bundled models' metrics.json; a test fails when they disagree.
+
+python -m train.readme
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.card import interval
+
+ROOT = Path(__file__).parents[1]
+START = "<!-- results: rendered by `python -m train.readme`, checked by a test -->"
+END = "<!-- /results -->"
+SIGMAS = (0, 10, 20)
+
+
+def results_table(records: Sequence[dict[str, Any]], baselines: dict[str, dict[str, Any]]) -> str:
+    """One line per model and noise level, and below each model what simple baselines reach, as Markdown.
+
+    `baselines` has a record of `train.baselines` for each data set.
+    """
+    lines = [
+        "| model | noise sigma | weighted F1 | balanced accuracy | macro F1 | ECE |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        protocol = record["protocols"][0]
+        for row in protocol["by_sigma"]:
+            if row["sigma"] in SIGMAS:
+                name = f"[{record['model']}](models/{record['model']}/README.md), {protocol['name']}"
+                cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
+                lines.append(f"| {name if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
+        for name, scores in baselines[record["training"]["dataset"]["name"]]["scores"].items():
+            cells = [interval(scores[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1")]
+            lines.append(f"| *{name} alone, no network* | 0 | {' | '.join(cells)} | |")
+    return "\n".join(lines)
+
+
+def render(readme: str, table: str) -> str:
+    """README's text with the table between its two marks replaced."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{table}\n{END}{after}"
+
+
+def bundled_records(root: Path = ROOT) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((root / "models").glob("*/metrics.json"))]
+
+
+def recorded_baselines(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """By data set."""
+    paths = (root / "results").glob("baselines_*.json")
+    return {path.stem.removeprefix("baselines_"): json.loads(path.read_text()) for path in paths}
+
+
+def main() -> int:
+    path = ROOT / "README.md"
+    path.write_text(render(path.read_text(), results_table(bundled_records(), recorded_baselines())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
