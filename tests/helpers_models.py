@@ -19,7 +19,7 @@ LABELS = {"cell": ["ALL", "HEM"], "field": ["Benign", "Early", "Pre", "Pro"]}
 # linear layer.
 ARCHITECTURE = "test_efficientnet"
 SIZE = 224
-FRAME = 316
+FRAME = 314
 
 
 def make_model_folder(path: str | Path, kind: str = "cell", seed: int = 0) -> Path:

@@ -247,7 +247,7 @@ def test_a_field_view_is_exactly_timms_evaluation_transform(size, interpolation)
     assert np.array_equal(view.apply(image), transform(image).permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize("size", [*ODD_SIZES, (316, 316), (317, 317), (450, 450), (900, 450), (400, 100), (30, 500)])
+@pytest.mark.parametrize("size", [*ODD_SIZES, (314, 314), (315, 315), (450, 450), (900, 450), (400, 100), (30, 500)])
 def test_a_cell_view_is_what_the_transformers_processor_shows_a_pipeline(size):
     from transformers.models.donut.image_processing_donut import DonutImageProcessor
     from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
@@ -343,7 +343,7 @@ def test_settings_a_view_cannot_honour_are_refused(changes):
         {"do_align_long_axis": True},
         {"rescale_factor": 1.0},
         {"crop_size": {"height": 200, "width": 200}},
-        {"size": {"height": 316, "width": 300}},
+        {"size": {"height": 314, "width": 300}},
         {"size": 200},
         {"size": None},
         {"resample": 0},
