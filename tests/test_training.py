@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,17 @@ def test_metrics_name_protocol_sizes_and_versions(model_folder):
     assert record["latency_ms"]["fp32"] > 0
     assert record["training"]["dataset"]["hash"] and record["training"]["versions"]["torch"]
     assert 0 <= record["int8"]["same_label"] <= 1
+
+
+def test_a_data_set_the_model_never_saw_becomes_a_protocol_of_its_own(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    drawn_dataset(tmp_path / "elsewhere", ("ALL", "HEM"), per_group=2, groups_per_label=2, size=64, seed=9)
+    arguments = [str(tmp_path / "model"), "--external", str(tmp_path / "elsewhere"), "--cache", str(tmp_path)]
+    for _ in range(2):  # measuring again replaces the entry
+        assert evaluate.main(arguments) == 0
+        protocols = json.loads((tmp_path / "model/metrics.json").read_text())["protocols"]
+        assert [p["level"] for p in protocols] == ["group", "external"]
+        assert (protocols[1]["name"], protocols[1]["n_images"]) == ("elsewhere", 8)
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):

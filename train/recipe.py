@@ -82,8 +82,6 @@ class Recipe:
     mixup: float = 0.0  # Beta(mixup, mixup); 0 is off
     ema: float = 0.0  # decay per step of the averaged weights that are kept; 0 is off
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
-    # Consistency: each image is also shown with other noise and tint, and both answers are pulled together.
-    consistency: float = 0.0
     sources: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
