@@ -67,6 +67,7 @@ def test_folder_is_complete_and_holds_no_pickle(model):
     assert max(path.stat().st_size for path in folder.path.rglob("*")) < 15e6
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("model", LABELS)
 def test_a_stock_pipeline_gives_the_classifiers_answers_on_real_images(model, data_dir, tmp_path):
@@ -77,6 +78,7 @@ def test_a_stock_pipeline_gives_the_classifiers_answers_on_real_images(model, da
         assert theirs == pytest.approx(mine.probabilities, abs=1e-4), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("model", LABELS)
 def test_timm_gives_the_classifiers_answers_on_prepared_images(model, data_dir):
@@ -93,6 +95,7 @@ def test_timm_gives_the_classifiers_answers_on_prepared_images(model, data_dir):
         assert theirs == pytest.approx(list(classifier.predict(path).probabilities.values()), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_door(data_dir, tmp_path):
     from blastlens.ui import LAUNCH, build
