@@ -1,10 +1,11 @@
 """Cross-validate one recipe: every fold and seed of a protocol, then one summary of the held-out predictions.
 
-    python -m train.crossval own_cnmc2019 --data DIR --protocol group-kfold:3 --seeds 0 --jobs 2 --out runs/cv/NAME
+    python -m train.crossval ours_cnmc2019 --data DIR --protocol group-kfold:3 --seeds 0 --jobs 2 --out runs/cv/NAME
 
 Runs that are finished are kept, so that the command can be stopped and given again. Every figure in summary.json
-comes from images of groups that the network and its temperature never saw:
-the temperature of a fold is fitted on the held-out predictions of the *other* folds (cross-fitting).
+comes from images of groups that the network that answered was not trained on. The temperature of a fold is fitted on
+the held-out predictions of the *other* folds (cross-fitting): no label of its own images enters that fit directly,
+though the other folds' networks were trained on them.
 """
 
 import argparse
@@ -159,9 +160,10 @@ def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "train.finetune", *shared, "--out", str(folder)]
         command += ["--seed", str(seed), "--fold", str(fold)]
-        with (folder / "output.txt").open("a") as output:
+        log = folder / "output.txt"
+        with log.open("a") as output:
             code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
-        print(f"{folder}: {'done' if code == 0 else f'failed, see {folder / chr(111)}utput.txt'}", flush=True)
+        print(f"{folder}: {'done' if code == 0 else f'failed, see {log}'}", flush=True)
         return code
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
