@@ -1,5 +1,7 @@
 """Recipes: every committed one is valid, and a bad one is refused with the reason."""
 
+from collections import Counter
+
 import pytest
 
 from blastlens.errors import BlastlensError
@@ -64,3 +66,28 @@ def test_broken_yaml_is_one_sentence(tmp_path):
     (tmp_path / "bad.yaml").write_text("name: [")
     with pytest.raises(BlastlensError, match=r"bad\.yaml is not valid YAML"):
         Recipe.load(tmp_path / "bad.yaml")
+
+
+def test_the_digest_follows_what_decides_a_run_and_nothing_else():
+    recipe = Recipe.load("mobilenet_m")
+    same = recipe.changed({"title": "another", "sources": {}, "protocol": "all"})
+    assert same.digest == recipe.digest
+    assert recipe.changed({"epochs": 99}).digest != recipe.digest
+    assert recipe.changed({"optimizer.lr": 0.1}).digest != recipe.digest
+    # A value written out at its default is the same run.
+    assert recipe.changed({"mixup": 0.0}).digest == recipe.digest
+
+
+def test_a_change_of_an_unknown_value_is_refused():
+    with pytest.raises(BlastlensError, match=r"optimizer\.rate"):
+        Recipe.load("mobilenet_m").changed({"optimizer.rate": 1})
+
+
+def test_the_seventeen_published_systems_have_a_recipe_each():
+    papers = Counter(Recipe.load(name).paper for name in NAMES if name != "mobilenet_m_plain")
+    assert papers == {None: 2, "P0": 3, "P1": 1, "P2": 8, "P3": 3, "P4": 2}
+
+
+def test_the_ablation_differs_from_mobilenet_m_in_balancing_and_augmentation_only():
+    full, plain = (Recipe.load(name).to_dict() for name in ("mobilenet_m", "mobilenet_m_plain"))
+    assert {key for key in full if full[key] != plain[key]} == {"name", "title", "augment", "balance", "sources"}

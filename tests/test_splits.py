@@ -8,7 +8,7 @@ import pytest
 
 from blastlens.errors import BlastlensError
 from train.datasets import Row, load_rows
-from train.datasets.splits import Split, check_split, make_splits
+from train.datasets.splits import Split, check_split, make_splits, with_validation
 
 GROUP_PROTOCOLS = ("group-kfold:2", "group-kfold:3", "group-kfold:5", "group-holdout")
 IMAGE_PROTOCOLS = ("image-70-10-20-per-fold", "image-70-15-15", "image-80-10-10", "image-10fold")
@@ -153,6 +153,24 @@ def test_a_leaking_split_is_refused(split: Split, reason: str) -> None:
     rows = [Row("0", "ALL", "", "g", "", "x"), Row("1", "ALL", "", "g", "", "y"), Row("2", "ALL", "", "h", "", "z")]
     with pytest.raises(BlastlensError, match=reason):
         check_split(split, rows)
+
+
+@pytest.mark.parametrize("protocol", ["group-kfold:3", "image-10fold"])
+def test_a_validation_part_is_taken_from_training_and_leaves_the_test_part_alone(protocol: str) -> None:
+    for split in make_splits(protocol, ROWS, 0)[:3]:
+        made = with_validation(split, ROWS, 0.15)
+        assert made.test == split.test and not split.val
+        assert set(made.train) | set(made.val) == set(split.train)
+        assert 0.05 < len(made.val) / len(split.train) < 0.3
+        assert {ROWS[i].label for i in made.val} == {"ALL", "HEM"}
+        if protocol.startswith("group-"):
+            assert_no_leak(ROWS, made)
+        assert with_validation(split, ROWS, 0.15) == made
+
+
+def test_a_split_with_a_validation_part_keeps_it() -> None:
+    split = make_splits("image-80-10-10", ROWS, 0)[0]
+    assert with_validation(split, ROWS, 0.3) == split
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["equal bytes", "same person"])

@@ -1,13 +1,14 @@
-"""Networks: timm backbones with the heads the recipes ask for, and where their first weights come from."""
+"""Networks: backbones with the heads the recipes ask for, and where their first weights come from."""
 
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from blastlens.errors import BlastlensError
+from train.modeling_blastlens import OURS, build_network
 from train.recipe import Recipe
 
 
@@ -15,28 +16,32 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
     """Build the recipe's network, (N, 3, H, W) normalised pixels -> (N, num_classes) logits.
 
     `weights` is where the backbone starts: "hub" (timm's `pretrained=True`), "scratch", or a folder that holds
-    `<backbone>.*.safetensors`, or one such file. The classifier itself always starts near zero: timm's
-    EfficientNet family draws a small classifier from a range of 1/sqrt(num_classes), which with two classes
-    starts at a loss of 2 instead of 0.69.
+    `<backbone>.*.safetensors`, or one such file. Networks of ours have no weights to start from and are always
+    random. The last linear layer always starts near zero: timm's EfficientNet family draws a small classifier from a
+    range of 1/sqrt(num_classes), which with two classes starts at a loss of 2 instead of 0.69.
     """
+    if recipe.backbone in OURS:
+        weights = "scratch"
+    head = recipe.head
     try:
-        network = timm.create_model(
+        network = build_network(
             recipe.backbone,
+            num_classes,
+            image_size=recipe.image_size,
+            hidden=head.hidden,
+            drop_rate=head.dropout,
             pretrained=weights == "hub",
-            num_classes=num_classes,
-            drop_rate=recipe.head.dropout,
         )
-    except RuntimeError as error:
-        raise BlastlensError(f"timm cannot build {recipe.backbone!r} from {weights!r}: {error}") from None
+    except (RuntimeError, ValueError) as error:
+        raise BlastlensError(f"{recipe.backbone!r} cannot be built from {weights!r}: {error}") from None
     if weights not in ("hub", "scratch"):
         _load_backbone(network, find_weights(weights, recipe.backbone))
-    linear = network.get_classifier()
-    if not isinstance(linear, nn.Linear):
-        raise BlastlensError(f"The head of {recipe.backbone!r} is not one linear layer, which export relies on.")
+    linear = head_linear(network)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
-    if recipe.head.batch_norm:
-        setattr(network, classifier_name(network), nn.Sequential(nn.BatchNorm1d(linear.in_features), linear))
+    if head.batch_norm:
+        *hidden, last = _head_layers(network)
+        _set_head(network, [*hidden, nn.BatchNorm1d(last.in_features), last])
     for name, parameter in network.named_parameters():
         if name.startswith(recipe.frozen):
             parameter.requires_grad_(False)
@@ -44,33 +49,43 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
 
 
 def classifier_name(network: nn.Module) -> str:
-    """Attribute that holds the last linear layer, as timm names it."""
+    """Path of the module after the pooled features, as timm names it; may be dotted, as vgg16's "head.fc"."""
     return network.pretrained_cfg["classifier"]
 
 
 def head_linear(network: nn.Module) -> nn.Linear:
-    """The last linear layer, behind the head's batch norm where there is one."""
-    head = getattr(network, classifier_name(network))
-    return head[-1] if isinstance(head, nn.Sequential) else head
+    """The last linear layer, behind the head's hidden layers and batch norm where there are any."""
+    return _head_layers(network)[-1]
 
 
 def fold_head(network: nn.Module, temperature: float) -> None:
-    """Fold the head's batch norm, then the division by `temperature`, into the one linear layer, in place.
+    """Fold the head's batch norm, then the division by `temperature`, into the last linear layer, in place.
 
-    Both are affine, so the network stays a plain timm model and its softmax is calibrated.
+    Both are affine, so the network stays a plain timm model (or one with hidden layers) and its softmax is
+    calibrated.
     """
-    name = classifier_name(network)
-    head = getattr(network, name)
+    *before, last = _head_layers(network)
     with torch.no_grad():
-        if isinstance(head, nn.Sequential):
-            norm, linear = head
+        if before and isinstance(before[-1], nn.BatchNorm1d):
+            norm = before.pop()
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            linear.bias += linear.weight @ (norm.bias - norm.running_mean * scale)
-            linear.weight *= scale
-            setattr(network, name, linear)
-            head = linear
-        head.weight /= temperature
-        head.bias /= temperature
+            last.bias += last.weight @ (norm.bias - norm.running_mean * scale)
+            last.weight *= scale
+            _set_head(network, [*before, last])
+        last.weight /= temperature
+        last.bias /= temperature
+
+
+def _head_layers(network: nn.Module) -> list[nn.Module]:
+    head = network.get_submodule(classifier_name(network))
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    if not isinstance(layers[-1], nn.Linear):
+        raise BlastlensError(f"The head of {type(network).__name__} does not end in a linear layer, which is needed.")
+    return layers
+
+
+def _set_head(network: nn.Module, layers: list[nn.Module]) -> None:
+    network.set_submodule(classifier_name(network), layers[0] if len(layers) == 1 else nn.Sequential(*layers))
 
 
 def find_weights(source: str, backbone: str) -> Path:
@@ -88,6 +103,8 @@ def _load_backbone(network: nn.Module, path: Path) -> None:
     """Load everything but the classifier; a file that does not fit is refused."""
     classifier = classifier_name(network)
     state = {k: v.float() for k, v in load_file(path).items() if not k.startswith(f"{classifier}.")}
+    if hasattr(network, "pos_embed"):
+        state = checkpoint_filter_fn(state, network)  # to the network's image size
     missing, unexpected = network.load_state_dict(state, strict=False)
     missing = [k for k in missing if not k.startswith(f"{classifier}.")]
     if missing or unexpected:

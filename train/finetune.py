@@ -4,7 +4,8 @@
 
 The run folder holds run.json (all that is needed to repeat the run), log.csv (the curves), checkpoints/ while the
 run is going (a killed run goes on from the last one), model.safetensors and predictions.npz: the logits of the
-validation and test images at every sigma of the noise grid. Several GPUs: `accelerate launch -m train.finetune ...`.
+test images at every sigma of the noise grid, and of the validation images at the first. Several GPUs:
+`accelerate launch -m train.finetune ...`.
 """
 
 import argparse
@@ -36,11 +37,12 @@ from blastlens.errors import BlastlensError
 from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from train import augment
-from train.backbones import create_network, find_weights, head_linear
-from train.datasets import Row, dataset_hash, labels_of, load_rows
-from train.datasets.splits import Split, make_splits
+from train.backbones import OURS, create_network, find_weights, head_linear
+from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
+from train.datasets.splits import Split, make_splits, with_validation
+from train.modeling_blastlens import enhance
 from train.pixels import load_pixels
-from train.recipe import Recipe
+from train.recipe import Preprocess, Recipe
 
 # A raw 450 px frame of C-NMC shrunk to 314 px shows a cell at the scale of the prepared 224 px images, which are its
 # centre 320 px at 224. Exactly that scale would be 315 px, but then the centre crop falls half a pixel beside the
@@ -65,7 +67,7 @@ def view_of(recipe: Recipe) -> View:
     """How images reach this recipe's network. Cells at another size than the prepared one (for quick searches) are
     simply resized: no stock image processor could then give a raw frame and its prepared twin the same view."""
     frame = CELL_FRAME if recipe.dataset == "cnmc2019" and recipe.image_size == CELL_SIZE else None
-    return View(recipe.image_size, frame, "bicubic", (recipe.mean,) * 3, (recipe.std,) * 3)
+    return View(recipe.image_size, frame, "bicubic", recipe.channel_mean, recipe.channel_std)
 
 
 class Images(Dataset):
@@ -164,8 +166,8 @@ class NetworkTrainer(Trainer):
         recipe, labels = self.recipe, inputs["labels"]
         network = self.accelerator.unwrap_model(model)
         targets = F.one_hot(labels, network.num_classes).float()
-        images = inputs["images"]
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(labels.device.type, enabled=False):
+            images = prepare(recipe, inputs["images"])
             if model.training:
                 # Drawn from (seed, step, process): a resumed run sees the same images as an uninterrupted one.
                 step = self.state.global_step * self.args.world_size + self.args.process_index
@@ -195,9 +197,21 @@ def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
+def prepare(recipe: Recipe, images: Tensor) -> Tensor:
+    """The recipe's fixed steps on pixels (N, 3, H, W) on the 0 to 255 scale, which stay on that scale."""
+    steps = recipe.preprocess
+    if steps == Preprocess():
+        return images
+    return enhance(images.float(), denoise=steps.denoise, contrast=steps.contrast, brightness=steps.brightness)
+
+
 def normalise(recipe: Recipe, images: Tensor) -> Tensor:
     """Pixels (N, 3, H, W) on the 0 to 255 scale -> what the network takes."""
-    x = (images.float() / 255 - recipe.mean) / recipe.std
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1)
+        for values in (recipe.channel_mean, recipe.channel_std)
+    )
+    x = (images.float() / 255 - mean) / std
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -261,7 +275,7 @@ def predict_logits(
         chosen = indices[start : start + batch_size]
         batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=int(i)) for i in chosen])
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
-        out.append(network(normalise(recipe, images)).float().cpu().numpy())
+        out.append(network(normalise(recipe, prepare(recipe, images))).float().cpu().numpy())
     return np.concatenate(out) if out else np.empty((0, network.num_classes), np.float32)
 
 
@@ -379,7 +393,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     splits = make_splits(run.protocol, rows, run.seed)
     if not 0 <= run.fold < len(splits):
         raise BlastlensError(f"{run.protocol} has folds 0 to {len(splits) - 1}, not {run.fold}.")
-    split = splits[run.fold]
+    split = with_validation(splits[run.fold], rows, run.recipe.validation)
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     out.mkdir(parents=True, exist_ok=True)
     network = finetune(run, rows, pixels, split, out)
@@ -391,7 +405,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         indices = getattr(split, part)
         arrays[f"{part}_index"] = np.asarray(indices, dtype=np.int64)
         arrays[f"{part}_label"] = labels[list(indices)]
-        progress = tqdm(sigmas if indices else (), desc=f"noise curve, {part}", unit="sigma")
+        levels = () if not indices else sigmas if part == "test" else sigmas[:1]
+        progress = tqdm(levels, desc=f"noise curve, {part}", unit="sigma")
         stacked = [predict_logits(network, run.recipe, pixels, indices, s) for s in progress]
         arrays[f"{part}_logits"] = np.stack(stacked) if stacked else np.empty((0, 0, len(names)))
     _replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
@@ -418,6 +433,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
 
 def initial_weights(run: Run) -> str:
     """What the backbone started from, for the record: never a path of this machine."""
+    if run.recipe.backbone in OURS:
+        return "random"
     if run.weights in ("hub", "scratch"):
         return f"timm/{run.recipe.backbone} from the Hub" if run.weights == "hub" else "random"
     return find_weights(run.weights, run.recipe.backbone).name
@@ -460,29 +477,28 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_from(arguments: argparse.Namespace) -> Recipe:
     """The recipe with the command line's changes, validated again."""
-    data = Recipe.load(arguments.recipe).to_dict()
-    for change in arguments.set:
-        key, _, value = change.partition("=")
-        target, *path = key.split(".")[::-1]
-        node = data
-        for part in reversed(path):
-            node = node[part]
-        node[target] = yaml.safe_load(value)
-    return Recipe.from_dict(data, str(arguments.recipe))
+    changes = (change.partition("=") for change in arguments.set)
+    return Recipe.load(arguments.recipe).changed({key: yaml.safe_load(value) for key, _, value in changes})
 
 
 def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
     recipe = recipe_from(arguments)
-    if not arguments.data:
-        raise BlastlensError("Say where the prepared dataset is, with --data or BLASTLENS_DATA.")
-    data = Path(arguments.data)
-    if not (data / "metadata.csv").exists() and (data / recipe.dataset / "metadata.csv").exists():
-        data = data / recipe.dataset
-    precision = arguments.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    data = dataset_folder(arguments.data, recipe)
+    precision = best_precision() if arguments.precision == "auto" else arguments.precision
     protocol = arguments.protocol or recipe.protocol
     return Run(recipe, str(data), protocol, fold, seed, arguments.weights, precision)
+
+
+def dataset_folder(data: str | None, recipe: Recipe) -> Path:
+    """The recipe's prepared dataset: `data` itself, or the folder named after the dataset in it."""
+    if not data:
+        raise BlastlensError("Say where the prepared dataset is, with --data or BLASTLENS_DATA.")
+    inside = Path(data) / recipe.dataset
+    return inside if not (Path(data) / METADATA).exists() and (inside / METADATA).exists() else Path(data)
+
+
+def best_precision() -> str:
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,9 @@ A run is recipe + dataset + protocol + seed, and can be repeated from those four
 paper, or was chosen because the paper is silent, `sources` says so, field by field.
 """
 
-from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,13 +22,25 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
+class Preprocess:
+    """Fixed steps on pixels, in this order: before augmentation in training, after the test noise in evaluation."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    denoise: int = 0  # side of a median filter, odd; 0 is off
+    contrast: bool = False  # stretch each channel of each image from its own range to 0..255
+    brightness: float = 0.0  # mean that each image is scaled to, 0 to 255 scale; 0 is off
+
+
+@dataclass(frozen=True)
 class Head:
     """What follows the backbone's pooled features."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     dropout: float = 0.0
-    batch_norm: bool = False  # between dropout and the linear layer, as in MobileNet_M; folded away on export
+    hidden: tuple[int, ...] = ()  # widths of dense layers, each with a ReLU, before the last linear layer
+    batch_norm: bool = False  # directly before the last linear layer, as in MobileNet_M; folded away on export
     l1: float = 0.0  # penalty on the linear layer's weights, per unit of absolute weight
 
 
@@ -60,12 +74,13 @@ class Recipe:
     name: str
     title: str
     dataset: Literal["cnmc2019", "aria2021"]
-    backbone: str  # a timm architecture
+    backbone: str  # a timm architecture, or "custom_cnn" or "alnett", which are ours
     protocol: str  # the one used when the command line names none, see train.datasets.splits
     paper: str | None = None  # P0 to P4 as in the literature list, None for our own
     image_size: int = 224
-    mean: float = 0.5  # of pixels in 0..1, every channel
-    std: float = 0.5
+    mean: float | tuple[float, float, float] = 0.5  # of pixels in 0..1, of every channel or channel by channel
+    std: float | tuple[float, float, float] = 0.5
+    preprocess: Preprocess = field(default_factory=Preprocess)
     head: Head = field(default_factory=Head)
     augment: Augment = field(default_factory=Augment)
     # How classes (and donors) are balanced: not at all, by weights in the loss, by adding one desaturated copy
@@ -77,6 +92,9 @@ class Recipe:
     epochs: int = 10
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+    # Share of the training part that steers schedule and early stopping where the protocol has no validation part:
+    # images of an image-level protocol, whole groups of a group-level one. The test part is never touched by it.
+    validation: float = 0.0
     early_stopping: int | None = None  # epochs without a better validation loss; None: train all epochs
     label_smoothing: float = 0.0
     mixup: float = 0.0  # Beta(mixup, mixup); 0 is off
@@ -84,9 +102,36 @@ class Recipe:
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     sources: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def channel_mean(self) -> tuple[float, float, float]:
+        return self.mean if isinstance(self.mean, tuple) else (self.mean,) * 3
+
+    @property
+    def channel_std(self) -> tuple[float, float, float]:
+        return self.std if isinstance(self.std, tuple) else (self.std,) * 3
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; `Recipe.from_dict` reads it back."""
         return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of what decides a run's outcome: every value but names, texts and the default
+        protocol. Values at their defaults do not count, so a new option leaves old digests as they were."""
+        words = {"name", "title", "paper", "protocol", "sources"}
+        decides = {k: v for k, v in _without_defaults(self).items() if k not in words}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+
+    def changed(self, changes: dict[str, Any]) -> "Recipe":
+        """A copy with other values, e.g. {"epochs": 3, "optimizer.lr": 0.001}, validated again."""
+        data = self.to_dict()
+        for key, value in changes.items():
+            *path, target = key.split(".")
+            node = data
+            for part in path:
+                node = node.get(part, {})
+            node[target] = value
+        return self.from_dict(data, self.name)
 
     @classmethod
     def from_dict(cls, data: Any, name: str = "recipe") -> "Recipe":
@@ -111,3 +156,15 @@ class Recipe:
         except yaml.YAMLError as error:
             raise BlastlensError(f"{path.name} is not valid YAML: {error}.") from None
         return cls.from_dict(data, path.name)
+
+
+def _without_defaults(value: Any) -> Any:
+    """A dataclass as plain data, without the fields that are at their defaults."""
+    if not is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    plain = {}
+    for f in fields(value):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if getattr(value, f.name) != default:
+            plain[f.name] = _without_defaults(getattr(value, f.name))
+    return plain

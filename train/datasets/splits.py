@@ -6,7 +6,7 @@ pure function of the rows, the protocol and the seed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,31 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
         splits.append(Split(train, val, test, protocol, fold, seed))
         check_split(splits[-1], rows)
     return splits
+
+
+def with_validation(split: Split, rows: Sequence[Row], share: float) -> Split:
+    """The same split with about `share` of its training part as validation part, unless it has one already.
+
+    Images, stratified by label, of an image-level split; whole groups, at least one of each label, of a
+    group-level one. The test part stays as it is, so that recipes with and without validation are tested on the
+    same images. Raises BlastlensError where there are too few groups.
+    """
+    if split.val or not share:
+        return split
+    members = [rows[i] for i in split.train]
+    names, labels = labels_of(members)
+    rng = np.random.default_rng([split.seed, split.fold])
+    if split.protocol.startswith("group-"):
+        part = _groups_placed(members, names, labels, np.array([1 - share, share]), rng)
+        held = np.flatnonzero(part == 1)
+    else:
+        shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        held = np.concatenate([images[: max(1, round(share * len(images)))] for images in shuffled])
+    is_val = np.isin(np.arange(len(members)), held)
+    train, val = (tuple(i for i, v in zip(split.train, is_val, strict=True) if v == want) for want in (False, True))
+    result = replace(split, train=train, val=val)
+    check_split(result, rows)
+    return result
 
 
 def check_split(split: Split, rows: Sequence[Row]) -> None:
