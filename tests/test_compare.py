@@ -1,0 +1,217 @@
+"""The comparison: what is planned, that it can be stopped and given again, and that a failure stops nothing else."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers_results import made_up_result
+
+from blastlens.drawn import drawn_dataset
+from train import compare
+from train.compare import Job
+from train.recipe import Recipe
+from train.results import Result, load_results
+
+TINY = {
+    "name": "tiny",
+    "title": "small and quick",
+    "dataset": "cnmc2019",
+    "backbone": "mobilenetv2_035",
+    "protocol": "image-80-10-10",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "optimizer": {"name": "adamw", "lr": 0.002},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    parent = tmp_path_factory.mktemp("data")
+    drawn_dataset(parent / "cnmc2019", ("ALL", "HEM"), per_group=5, groups_per_label=4, size=64, seed=3)
+    return parent
+
+
+def recipe_file(folder: Path, **changes) -> str:
+    recipe = TINY | changes
+    path = folder / f"{recipe['name']}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def arguments(data: Path, place: Path, *recipes: str, protocol: str = "image") -> list[str]:
+    options = ["--only", *recipes, "--data", str(data), "--weights", "scratch", "--protocol", protocol]
+    return [*options, "--runs", str(place / "runs"), "--results", str(place / "results"), "--cache", str(place)]
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A good recipe and one that cannot be built, compared once."""
+    place = tmp_path_factory.mktemp("compare")
+    words = arguments(data, place, recipe_file(place, name="broken", backbone="no_such_net"), recipe_file(place))
+    assert compare.main(words) == 1
+    return place, words
+
+
+def test_a_run_is_recorded_with_what_it_was(compared):
+    (result,) = load_results(compared[0] / "results")
+    assert (result.system, result.protocol, result.fold, result.folds) == ("tiny", "image-80-10-10", 0, 1)
+    assert result.initialisation == "scratch" and result.changes == {}
+    assert result.images["test"] == len(result.index) == len(result.label) and result.epochs == 2
+    assert result.recipe_digest == Recipe.from_dict(TINY).digest
+    assert result.parameters > 100_000 and result.multiply_adds > 100_000 and result.seconds > 0
+    assert str(compared[0]) not in json.dumps(result.versions | result.dataset)
+
+
+def test_a_run_that_fails_leaves_its_reason_and_stops_nothing(compared, capsys):
+    assert compare.main([*compared[1], "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "no_such_net" in listed and "1 failed" in listed and "1 done" in listed
+
+
+def test_what_is_done_is_not_done_again(compared, data):
+    place = compared[0]
+    path = next((place / "results").rglob("*.json"))
+    before = path.stat().st_mtime_ns
+    assert compare.main(arguments(data, place, recipe_file(place))) == 0
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_list_shows_every_published_system(data, capsys):
+    words = ["--list", "--data", str(data), "--weights", "scratch", "--runs", "none", "--results", "none"]
+    assert compare.main(words) == 0
+    listed, left_out = capsys.readouterr()
+    assert "aria2021" in left_out  # there is no such data set here, and that is said
+    for name in compare.systems():
+        if Recipe.load(name).dataset == "cnmc2019":
+            assert listed.count(f"\n{name} ") == 2, name
+
+
+def test_systems_are_the_published_ones_and_the_ablation():
+    assert len(compare.systems()) == 18 and "ours_cnmc2019" not in compare.systems()
+
+
+def test_first_weights_that_are_not_there_are_missing_and_not_tried(data, tmp_path, capsys):
+    (tmp_path / "weights").mkdir()
+    words = [
+        "--only",
+        "p2_resnet50",
+        "--data",
+        str(data),
+        "--weights",
+        str(tmp_path / "weights"),
+        "--protocol",
+        "group",
+    ]
+    words += ["--runs", str(tmp_path), "--results", str(tmp_path), "--cache", str(tmp_path)]
+    assert compare.main([*words, "--list"]) == 0
+    assert "no ImageNet weights of resnet50" in capsys.readouterr().out
+    assert compare.main(words) == 0
+    assert "0 of 0 runs" in capsys.readouterr().out
+
+
+def job(changes: dict | None = None) -> Job:
+    recipe = Recipe.from_dict(TINY)
+    changed = recipe.changed(changes or {})
+    return Job(changed, changes or {}, recipe.digest, "group-kfold:3", 1, 3, 0, "scratch")
+
+
+def test_a_shortened_job_is_done_by_the_run_as_published_but_not_the_other_way_round():
+    whole = made_up_result(recipe_digest=job().recipe.digest)
+    short = made_up_result(recipe_digest=job({"epochs": 1}).recipe.digest)
+    data = whole.dataset["hash"]
+    assert job({"epochs": 1}).done_by(whole, data) and job({"epochs": 1}).done_by(short, data)
+    assert job().done_by(whole, data) and not job().done_by(short, data)
+    assert not job().done_by(whole, "another data set")
+
+
+def test_other_settings_never_go_on_from_the_same_checkpoints():
+    assert job().run_name != job({"epochs": 1}).run_name
+    assert job().file == job({"epochs": 1}).file
+
+
+def test_every_shortening_is_a_valid_change_of_its_recipe():
+    table = compare.shortened()
+    for name in table:
+        for protocol in (Recipe.load(name).protocol, compare.HONEST):
+            changes = compare.changes_for(name, protocol, table)
+            assert "group" not in changes
+            changed = Recipe.load(name).changed(changes)
+            assert changed.digest != Recipe.load(name).digest
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(tmp_path):
+    place = compare.Workplace("", "scratch", tmp_path, tmp_path, tmp_path, "fp32", {"cnmc2019": "x"})
+    folder = tmp_path / job().run_name
+    folder.mkdir(parents=True)
+    with (folder / compare.LOCK).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert place.state(job()) == "running"
+        assert compare.run_job(job(), place, 1) == "running"
+    assert place.state(job()) == "to do"
+
+
+def test_the_reason_of_a_failure_is_the_last_thing_said_or_the_signal():
+    assert compare.reason_of(1, "Traceback\n\r 10%\r 20%\nValueError: no such thing\n\n") == "ValueError: no such thing"
+    assert compare.reason_of(-9, "") == "killed by signal 9 (out of memory?)"
+
+
+def test_an_estimate_needs_a_run_on_the_same_device():
+    results = [made_up_result(device="another", seconds=10.0)]
+    assert compare.speed_on("CPU", results) == {}
+    work = compare.work_of(48, 24, 2, 570_000_000)
+    speeds = compare.speed_on("CPU", [made_up_result(seconds=10.0)])
+    assert speeds["mobilenetv1_100"] == pytest.approx(work / 10)
+
+
+def test_durations_are_short_words():
+    assert [compare.duration(s) for s in (1, 90, 3599, 5400)] == ["1 min", "2 min", "60 min", "1.5 h"]
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_ends_the_same(compared, data, tmp_path):
+    recipe = recipe_file(tmp_path, epochs=6)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "train.compare", *arguments(data, tmp_path, recipe)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not list((tmp_path / "runs").rglob("checkpoint-*/complete")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "results").rglob("*")) if (tmp_path / "results").exists() else True
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    (cut,) = load_results(tmp_path / "results")
+    (tmp_path / "whole").mkdir()
+    assert compare.main(arguments(data, tmp_path / "whole", recipe)) == 0
+    (whole,) = load_results(tmp_path / "whole/results")
+    assert (cut.probabilities == whole.probabilities).all()
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_together(data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
+    command += ["-m", "train.compare", *arguments(data, tmp_path, recipe_file(tmp_path))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = load_results(tmp_path / "results")
+    assert isinstance(result, Result) and result.images["test"] > 0
+
+
+def test_without_a_gpu_runs_are_shortened_and_say_so_unless_told_otherwise(data, capsys, monkeypatch):
+    words = ["--list", "--data", str(data), "--weights", "scratch", "--only", "mobilenet_m", "--results", "none"]
+    listed = {}
+    for gpu, extra in ((False, []), (False, ["--as-published"]), (True, [])):
+        monkeypatch.setattr(compare, "has_gpu", lambda gpu=gpu: gpu)
+        assert compare.main(words + extra) == 0
+        listed[gpu, *extra] = capsys.readouterr().out
+    assert "changed: epochs 14" in listed[(False,)]
+    assert "changed" not in listed[False, "--as-published"] and "changed" not in listed[(True,)]

@@ -1,0 +1,84 @@
+"""The record of a run: what is written is what is read, and what is not one is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from helpers_results import made_up_result
+
+from blastlens.errors import BlastlensError
+from train.results import STEPS, Result, load_results, read_curves
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    result = made_up_result(n=37, sigmas=(0.0, 10.0))
+    path = result.write(tmp_path)
+    assert path.relative_to(tmp_path).as_posix() == "mobilenet_m/group-kfold-3/imagenet-seed0-fold1.json"
+    back = Result.read(path)
+    for field in dataclasses.fields(Result):
+        ours, theirs = getattr(result, field.name), getattr(back, field.name)
+        if field.name == "probabilities":
+            np.testing.assert_allclose(theirs, ours, atol=1 / STEPS)
+        else:
+            np.testing.assert_array_equal(theirs, ours)
+    assert [r.fold for r in load_results(tmp_path)] == [1]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_four_classes_come_back_as_probabilities(tmp_path):
+    labels = ("Benign", "Early", "Pre", "Pro")
+    back = Result.read(made_up_result(n=20, label_names=labels, system="p0_cnn").write(tmp_path))
+    np.testing.assert_allclose(back.probabilities.sum(2), 1)
+    assert back.probabilities.min() >= 0
+
+
+def test_a_record_stays_small(tmp_path):
+    result = made_up_result(n=2550, sigmas=(0, 2, 5, 6, 8, 10, 20, 30, 50, 75, 100))
+    assert result.write(tmp_path).stat().st_size < 100_000
+
+
+def test_scratch_and_transferred_runs_have_files_of_their_own(tmp_path):
+    result = made_up_result()
+    scratch = dataclasses.replace(result, initial_weights="random")
+    assert result.write(tmp_path) != scratch.write(tmp_path)
+    assert {r.initialisation for r in load_results(tmp_path)} == {"imagenet", "scratch"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 0}, "schema"),
+        ({"surprise": 1}, "surprise"),
+        ({"sigmas": [0, 1, 2, 3]}, "do not fit together"),
+        ({"label": {"shape": [5], "uint16": "x"}}, "is not a recorded run"),
+    ],
+)
+def test_a_file_that_is_no_record_is_refused(tmp_path, change, reason):
+    path = made_up_result().write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BlastlensError, match=reason):
+        Result.read(path)
+
+
+def test_a_cut_file_is_refused(tmp_path):
+    path = made_up_result().write(tmp_path)
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(BlastlensError, match="is not a recorded run"):
+        Result.read(path)
+
+
+def test_curves_have_one_row_per_epoch(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "epoch,step,loss,eval_loss,learning_rate\n"
+        "0.5,1,2.0,,0.1\n"
+        "1.0,2,1.0,,0.1\n"
+        "1.0,2,,0.9,\n"
+        "1.5,3,0.5,,0.01\n"
+        "2.0,4,,0.4,\n"
+    )
+    assert read_curves(path) == [
+        {"epoch": 1, "loss": 1.5, "learning_rate": 0.1, "eval_loss": 0.9},
+        {"epoch": 2, "loss": 0.5, "learning_rate": 0.01, "eval_loss": 0.4},
+    ]

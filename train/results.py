@@ -1,0 +1,204 @@
+"""One measured run as a small JSON file: what was trained, on what split, and the test part's probabilities.
+
+`results/runs/<system>/<protocol>/<initialisation>-seed<S>-fold<K>.json` is all that tables and figures are made from:
+no image and no weight is needed to render them again. Arrays are packed (16 bit, zlib, base64), so that a run of
+2,500 images at eleven noise levels stays under 100 KB and every score, interval and paired difference can be
+computed again, not only read.
+"""
+
+import base64
+import csv
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastlens import metrics
+from blastlens.errors import BlastlensError
+from train.recipe import Recipe
+
+SCHEMA = 1
+RUNS = Path(__file__).parents[1] / "results" / "runs"
+STEPS = 65535  # probabilities are stored in this many steps
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run. N test images, S noise levels, C classes."""
+
+    system: str  # the recipe's name
+    paper: str | None
+    recipe_digest: str  # of the recipe it ran with, see train.recipe
+    changes: dict[str, Any]  # how that recipe differs from the committed one, e.g. {"epochs": 14}
+    protocol: str
+    fold: int
+    folds: int  # how many the protocol has
+    seed: int
+    initial_weights: str  # "random", or the file or Hub name of the ImageNet weights
+    backbone: str
+    image_size: int
+    precision: str
+    device: str
+    dataset: dict[str, Any]  # name, hash, images
+    images: dict[str, int]  # train, val, test
+    groups: dict[str, int]  # train, val, test: how many
+    label_names: tuple[str, ...]
+    parameters: int
+    multiply_adds: int  # of one image
+    epochs: int  # trained
+    seconds: float
+    versions: dict[str, str]
+    curves: tuple[dict[str, float], ...]  # per epoch: epoch, loss, learning_rate and, with validation, eval_loss
+    sigmas: tuple[float, ...]
+    index: NDArray[np.int64]  # (N,) position in the data set's rows, which are sorted by file name
+    label: NDArray[np.int64]  # (N,)
+    group_names: tuple[str, ...]
+    group: NDArray[np.int64]  # (N,) into group_names
+    probabilities: NDArray[np.float64]  # (S, N, C), uncalibrated
+
+    @property
+    def level(self) -> str:
+        """ "image" or "group": whether the split may put one person's images on both sides."""
+        return level_of(self.protocol)
+
+    @property
+    def initialisation(self) -> str:
+        """ "scratch" or "imagenet"."""
+        return "scratch" if self.initial_weights == "random" else "imagenet"
+
+    @property
+    def groups_of_images(self) -> list[str]:
+        return [self.group_names[i] for i in self.group]
+
+    def write(self, folder: Path = RUNS) -> Path:
+        """Write the run's file under its name in `folder`; nobody ever sees half of it."""
+        path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
+        data = {"schema": SCHEMA} | self.__dict__
+        for name in ("index", "label", "group"):
+            data[name] = _pack(getattr(self, name))
+        data["probabilities"] = _pack(np.rint(self.probabilities[:, :, :-1] * STEPS))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(data, indent=1) + "\n")
+        part.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "Result":
+        """Read a run's file. Raises BlastlensError where it is not one."""
+        try:
+            data = json.loads(path.read_text())
+            if data.pop("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            for name in ("index", "label", "group"):
+                data[name] = _unpack(data[name]).astype(np.int64)
+            first = _unpack(data["probabilities"]) / STEPS
+            data["probabilities"] = np.concatenate([first, 1 - first.sum(2, keepdims=True)], 2).clip(0, 1)
+            for name in ("label_names", "curves", "sigmas", "group_names"):
+                data[name] = tuple(data[name])
+            result = cls(**data)
+        except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+            raise BlastlensError(f"{path} is not a recorded run: {error}.") from None
+        shape = (len(result.sigmas), len(result.index), len(result.label_names))
+        if result.probabilities.shape != shape or not len(result.label) == len(result.group) == len(result.index):
+            raise BlastlensError(f"{path} is not a recorded run: its arrays do not fit together.")
+        return result
+
+
+def level_of(protocol: str) -> str:
+    return "group" if protocol.startswith("group") else "image"
+
+
+def result_name(system: str, protocol: str, initialisation: str, seed: int, fold: int) -> str:
+    """Where in the results folder a run's file lies."""
+    return f"{system}/{protocol.replace(':', '-')}/{initialisation}-seed{seed}-fold{fold}.json"
+
+
+def load_results(folder: Path = RUNS) -> list[Result]:
+    """Every recorded run, sorted by name."""
+    return [Result.read(path) for path in sorted(folder.glob("*/*/*.json"))]
+
+
+def from_run_folder(
+    run: Path, folds: int, changes: dict[str, Any], groups: Sequence[str], complexity: tuple[int, int]
+) -> Result:
+    """The record of a finished run folder.
+
+    `groups` is the group of every row of the data set; `complexity` the network's parameters and multiply-adds.
+    """
+    record = json.loads((run / "run.json").read_text())
+    recipe = record["recipe"]
+    arrays = np.load(run / "predictions.npz")
+    index = arrays["test_index"]
+    names, group = np.unique([groups[i] for i in index], return_inverse=True)
+    curves = read_curves(run / "log.csv")
+    return Result(
+        system=recipe["name"],
+        paper=recipe["paper"],
+        recipe_digest=Recipe.from_dict(recipe).digest,
+        changes=changes,
+        protocol=record["protocol"],
+        fold=record["fold"],
+        folds=folds,
+        seed=record["seed"],
+        initial_weights=record["initial_weights"],
+        backbone=recipe["backbone"],
+        image_size=recipe["image_size"],
+        precision=record["precision"],
+        device=record["versions"]["device"],
+        dataset=record["dataset"],
+        images=record["images"],
+        groups={part: len(members) for part, members in record["groups"].items()},
+        label_names=tuple(record["label_names"]),
+        parameters=complexity[0],
+        multiply_adds=complexity[1],
+        epochs=max((int(row["epoch"]) for row in curves), default=0),
+        seconds=record["seconds"],
+        versions={k: v for k, v in record["versions"].items() if k != "device"},
+        curves=tuple(curves),
+        sigmas=tuple(float(s) for s in arrays["sigmas"]),
+        index=index,
+        label=arrays["test_label"],
+        group_names=tuple(str(name) for name in names),
+        group=group,
+        probabilities=np.stack([metrics.softmax(logits) for logits in arrays["test_logits"]]),
+    )
+
+
+def read_curves(path: Path) -> list[dict[str, float]]:
+    """log.csv, step by step, as one row per epoch: mean training loss, last learning rate, validation loss."""
+    epochs: dict[int, dict[str, list[float]]] = {}
+    with path.open(newline="") as handle:
+        for row in csv.DictReader(handle):
+            # The loss logged at the very end of an epoch stands at a whole number and belongs to that epoch.
+            epoch = max(1, int(np.ceil(float(row["epoch"]) - 1e-6)))
+            for name in ("loss", "eval_loss", "learning_rate"):
+                if row[name]:
+                    epochs.setdefault(epoch, {}).setdefault(name, []).append(float(row[name]))
+    curves = []
+    for epoch, values in sorted(epochs.items()):
+        curve: dict[str, float] = {"epoch": epoch}
+        if "loss" in values:
+            curve["loss"] = round(float(np.mean(values["loss"])), 5)
+        for name in ("learning_rate", "eval_loss"):
+            if name in values:
+                curve[name] = float(f"{values[name][-1]:.5g}")
+        curves.append(curve)
+    return curves
+
+
+def _pack(array: NDArray[Any]) -> dict[str, Any]:
+    flat = np.ascontiguousarray(array)
+    if flat.size and not (flat.min() >= 0 and flat.max() <= STEPS):
+        raise ValueError("only values from 0 to 65535 can be packed")
+    data = zlib.compress(flat.astype("<u2").tobytes(), 9)
+    return {"shape": list(flat.shape), "uint16": base64.b64encode(data).decode()}
+
+
+def _unpack(packed: dict[str, Any]) -> NDArray[np.uint16]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed["uint16"])), "<u2").reshape(packed["shape"])
