@@ -29,7 +29,7 @@ def pins(file):
 
 def imported(*places):
     """Top-level names imported from outside the standard library and this project."""
-    ours = {"blastlens", "train", "app", "hub_upload", *(f.stem for f in (ROOT / "tests").glob("*.py"))}
+    ours = {"blastlens", "train", "benchmarks", "app", "hub_upload", *(f.stem for f in (ROOT / "tests").glob("*.py"))}
     names = set()
     for place in places:
         path = ROOT / place

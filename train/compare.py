@@ -38,9 +38,8 @@ from train.datasets import Row, dataset_hash, load_rows
 from train.datasets.splits import make_splits, with_validation
 from train.finetune import best_precision, dataset_folder
 from train.recipe import RECIPES, Recipe
-from train.results import RUNS, Result, from_run_folder, level_of, load_results, result_name
+from train.results import HONEST, RUNS, Result, from_run_folder, level_of, load_results, result_name
 
-HONEST = "group-kfold:3"
 SHORTENED = Path(__file__).parent / "shortened.yaml"
 LOCK, FAILURE, OUTPUT = "lock", "failure.txt", "output.txt"
 # Of one image's forward pass: training costs about three, testing one at each noise level.

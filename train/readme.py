@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blastlens.errors import BlastlensError
 from train.card import interval
 
 ROOT = Path(__file__).parents[1]
-START = "<!-- results: rendered by `python -m train.readme`, checked by a test -->"
-END = "<!-- /results -->"
+# First and last line of what is rendered.
+RESULTS = ("<!-- results: rendered by `python -m train.readme`, checked by a test -->", "<!-- /results -->")
+COMPARISON = ("<!-- comparison: rendered by `python -m train.report`, checked by a test -->", "<!-- /comparison -->")
 SIGMAS = (0, 10, 20)
 
 
@@ -39,11 +41,14 @@ def results_table(records: Sequence[dict[str, Any]], baselines: dict[str, dict[s
     return "\n".join(lines)
 
 
-def render(readme: str, table: str) -> str:
-    """README's text with the table between its two marks replaced."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table}\n{END}{after}"
+def render(readme: str, content: str, marks: tuple[str, str] = RESULTS) -> str:
+    """README's text with what is between the two marks replaced. Raises BlastlensError where there are none."""
+    start, end = marks
+    before, found, rest = readme.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise BlastlensError(f"README.md has no lines {start} and {end} to write between.")
+    return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def bundled_records(root: Path = ROOT) -> list[dict[str, Any]]:

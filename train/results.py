@@ -23,6 +23,7 @@ from blastlens.errors import BlastlensError
 from train.recipe import Recipe
 
 SCHEMA = 1
+HONEST = "group-kfold:3"  # the protocol that every system is measured on beside its paper's own
 RUNS = Path(__file__).parents[1] / "results" / "runs"
 STEPS = 65535  # probabilities are stored in this many steps
 
