@@ -92,3 +92,26 @@ def test_desaturation_keeps_the_value_of_hsv(images):
     grey = desaturate(images)
     assert grey.shape == images.shape
     assert torch.equal(grey[:, 0], images.amax(1)) and torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_the_number_of_threads_changes_no_pixel(images):
+    everything = Augment(rotate=30, horizontal_flip=True, vertical_flip=True, scale=(0.9, 1.1), blur=1.0, noise_max=20)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = apply(everything, images, generator(3))
+        torch.set_num_threads(3)
+        three = apply(everything, images, generator(3))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(one, three, atol=1.001, rtol=0)  # a rounding tie of the noise may fall either way
+    assert (one != three).float().mean() < 1e-3
+
+
+def test_mirroring_is_the_same_inside_and_outside_the_resampling(images):
+    # A hair of rotation switches the resampling on, which then does the flips.
+    flips = Augment(horizontal_flip=True, vertical_flip=True)
+    resampled = Augment(horizontal_flip=True, vertical_flip=True, rotate=1e-6)
+    torch.testing.assert_close(
+        apply(resampled, images, generator(5)), apply(flips, images, generator(5)), atol=0.05, rtol=0
+    )

@@ -52,13 +52,17 @@ def apply(augment: Augment, images: Tensor, generator: torch.Generator) -> Tenso
     `images` is uint8 or float (N, 3, H, W) on the 0 to 255 scale; the result is float32 on the same scale,
     clipped to 0..255. `generator` lives on the CPU whatever the device, so that runs on any device draw alike.
     """
-    x = images.float()
-    x = _geometry(augment, x, generator)
-    x = _colour(augment, x, generator)
-    if augment.blur:
-        x = _blur(augment, x, generator)
-    x = _noise(augment, x, generator)
-    return x.clamp(0, 255)
+    draws = _draw(augment, len(images), generator)
+    # A GPU wants the whole batch. On a CPU a few images at a time stay in its cache: three times as fast.
+    step = torch.get_num_threads() if images.device.type == "cpu" else len(images)
+    out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    for start in range(0, len(images), max(1, step)):
+        few = slice(start, start + step)
+        mine = {name: values[few].to(images.device) for name, values in draws.items()}
+        x = _geometry(augment, images[few].float().contiguous(), mine)
+        x = _blur(augment, _colour(x, mine), mine)
+        out[few] = _noise(x, mine, generator).clamp(0, 255)
+    return out
 
 
 def desaturate(images: Tensor) -> Tensor:
@@ -66,77 +70,89 @@ def desaturate(images: Tensor) -> Tensor:
     return images.amax(dim=1, keepdim=True).expand_as(images)
 
 
-def _uniform(n: int, low: float, high: float, generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.empty(n).uniform_(low, high, generator=generator).to(like.device)
+def _draw(a: Augment, n: int, g: torch.Generator) -> dict[str, Tensor]:
+    """Everything random about `n` images but the noise field: tensors (n, ...) on the CPU, by name."""
 
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(n).uniform_(low, high, generator=g)
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=generator).to(like.device)
-
-
-def _geometry(a: Augment, x: Tensor, g: torch.Generator) -> Tensor:
-    n = len(x)
+    draws: dict[str, Tensor] = {}
     if a.horizontal_flip:
-        x = torch.where(_uniform(n, 0, 1, g, x).lt(0.5).view(n, 1, 1, 1), x.flip(3), x)
+        draws["flip"] = uniform(0, 1) < 0.5
     if a.vertical_flip:
-        x = torch.where(_uniform(n, 0, 1, g, x).lt(0.5).view(n, 1, 1, 1), x.flip(2), x)
-    if not (a.rotate or a.shift or a.shear or a.scale != (1.0, 1.0)):
-        return x
-    angle = _uniform(n, -a.rotate, a.rotate, g, x) * (math.pi / 180)
-    shear = torch.tan(_uniform(n, -a.shear, a.shear, g, x) * (math.pi / 180))
-    zoom = torch.exp(-_uniform(n, math.log(a.scale[0]), math.log(a.scale[1]), g, x))
-    dx = _uniform(n, -2 * a.shift, 2 * a.shift, g, x)
-    dy = _uniform(n, -2 * a.shift, 2 * a.shift, g, x)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    theta = torch.stack(
-        [
-            torch.stack([zoom * cos, zoom * (shear * cos - sin), dx], 1),
-            torch.stack([zoom * sin, zoom * (shear * sin + cos), dy], 1),
-        ],
-        1,
-    )
+        draws["upside_down"] = uniform(0, 1) < 0.5
+    if a.rotate or a.shift or a.shear or a.scale != (1.0, 1.0):
+        angle = uniform(-a.rotate, a.rotate) * (math.pi / 180)
+        shear = torch.tan(uniform(-a.shear, a.shear) * (math.pi / 180))
+        zoom = torch.exp(-uniform(math.log(a.scale[0]), math.log(a.scale[1])))
+        dx, dy = uniform(-2 * a.shift, 2 * a.shift), uniform(-2 * a.shift, 2 * a.shift)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        rows = (zoom * cos, zoom * (shear * cos - sin), dx), (zoom * sin, zoom * (shear * sin + cos), dy)
+        affine = torch.stack([torch.stack(row, 1) for row in rows], 1)
+        for row, name in enumerate(("flip", "upside_down")):  # mirrored while it is resampled anyway
+            if name in draws:
+                affine[:, row] *= torch.where(draws[name], -1.0, 1.0).view(n, 1)
+        draws["affine"] = affine
+        draws["sharp"] = uniform(0, 1) < a.sharp_share
+        draws["turns"] = torch.randint(0, 4, (n,), generator=g)
+    if a.gamma:
+        draws["gamma"] = torch.exp(a.gamma * torch.randn((n, 1, 1, 1), generator=g))
+    if a.saturation != (1.0, 1.0) or a.grey:
+        keep = uniform(*a.saturation)
+        draws["saturation"] = torch.where(uniform(0, 1) < a.grey, 0.0, keep).view(n, 1, 1, 1)
+    if a.brightness != (1.0, 1.0):
+        draws["gain"] = uniform(*a.brightness).view(n, 1, 1, 1)
+    if a.channel_gain:
+        tint = torch.exp(a.channel_gain * torch.randn((n, 3, 1, 1), generator=g))
+        draws["gain"] = tint * draws.get("gain", torch.ones(()))
+    if a.blur:
+        draws["blur"] = torch.where(uniform(0, 1) < 0.5, uniform(0.3, a.blur), 0.0)
+    if a.noise_levels:
+        draws["noise"] = torch.tensor(a.noise_levels)[torch.randint(len(a.noise_levels), (n,), generator=g)]
+    elif a.noise_max:
+        draws["noise"] = torch.where(uniform(0, 1) < a.noise_share, uniform(0, a.noise_max), 0.0)
+    return draws
+
+
+def _flipped(x: Tensor, d: dict[str, Tensor], chosen: Tensor | slice) -> Tensor:
+    for name, dim in (("flip", 3), ("upside_down", 2)):
+        if name in d and d[name][chosen].any():
+            x = torch.where(d[name][chosen].view(-1, 1, 1, 1), x.flip(dim), x)
+    return x
+
+
+def _geometry(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
+    if "affine" not in d:
+        return _flipped(x, d, slice(None))
     warped = torch.empty_like(x)
-    sharp = _uniform(n, 0, 1, g, x) < a.sharp_share
-    if a.sharp_share:
-        turns = torch.randint(0, 4, (n,), generator=g)
-        for k in range(4):
-            chosen = sharp & (turns == k).to(x.device)
-            if chosen.any():
-                warped[chosen] = torch.rot90(x[chosen], k, (2, 3))
-    if (~sharp).any():
+    sharp = d["sharp"]
+    for k in d["turns"][sharp].unique().tolist():
+        chosen = sharp & (d["turns"] == k)
+        warped[chosen] = torch.rot90(_flipped(x[chosen], d, chosen), k, (2, 3))
+    if not sharp.all():
         source = x[~sharp]
-        grid = F.affine_grid(theta[~sharp], list(source.shape), align_corners=False)
+        grid = F.affine_grid(d["affine"][~sharp], list(source.shape), align_corners=False)
         warped[~sharp] = F.grid_sample(source, grid, mode="bilinear", padding_mode=a.fill, align_corners=False)
     return warped
 
 
-def _colour(a: Augment, x: Tensor, g: torch.Generator) -> Tensor:
-    n = len(x)
-    if a.gamma:
-        exponent = torch.exp(a.gamma * _normal((n, 1, 1, 1), g, x))
-        x = 255 * (x / 255).clamp(min=0).pow(exponent)
-    if a.saturation != (1.0, 1.0) or a.grey:
-        luma = (x * torch.tensor(_LUMA, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        keep = _uniform(n, *a.saturation, g, x)
-        keep = torch.where(_uniform(n, 0, 1, g, x) < a.grey, torch.zeros_like(keep), keep)
-        x = torch.lerp(luma.expand_as(x), x, keep.view(n, 1, 1, 1))
-    gain = torch.ones(n, 1, 1, 1, device=x.device)
-    if a.brightness != (1.0, 1.0):
-        gain = gain * _uniform(n, *a.brightness, g, x).view(n, 1, 1, 1)
-    if a.channel_gain:
-        gain = gain * torch.exp(a.channel_gain * _normal((n, 3, 1, 1), g, x))
-    return x * gain
+def _colour(x: Tensor, d: dict[str, Tensor]) -> Tensor:
+    if "gamma" in d:
+        x = 255 * (x / 255).clamp(min=0).pow(d["gamma"])
+    if "saturation" in d:
+        luma = sum(weight * x[:, c : c + 1] for c, weight in enumerate(_LUMA))
+        x = torch.lerp(luma.expand_as(x), x, d["saturation"])
+    return x * d["gain"] if "gain" in d else x
 
 
-def _blur(a: Augment, x: Tensor, g: torch.Generator) -> Tensor:
-    n, c, h, w = x.shape
-    sigma = _uniform(n, 0.3, a.blur, g, x)
-    chosen = _uniform(n, 0, 1, g, x) < 0.5
+def _blur(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
+    chosen = d["blur"] > 0 if "blur" in d else torch.zeros(len(x), dtype=torch.bool)
     if not chosen.any():
         return x
+    c, h, w = x.shape[1:]
     radius = max(1, math.ceil(2.5 * a.blur))
     taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (taps / sigma[chosen].view(-1, 1)) ** 2)
+    kernel = torch.exp(-0.5 * (taps / d["blur"][chosen].view(-1, 1)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     kernel = kernel.repeat_interleave(c, 0)
     groups = len(kernel)
@@ -148,20 +164,12 @@ def _blur(a: Augment, x: Tensor, g: torch.Generator) -> Tensor:
     return x
 
 
-def _noise(a: Augment, x: Tensor, g: torch.Generator) -> Tensor:
-    n = len(x)
-    if a.noise_levels:
-        sigma = torch.tensor(a.noise_levels)[torch.randint(len(a.noise_levels), (n,), generator=g)].to(x.device)
-    elif a.noise_max:
-        sigma = _uniform(n, 0, a.noise_max, g, x)
-        sigma = torch.where(_uniform(n, 0, 1, g, x) < a.noise_share, sigma, torch.zeros_like(sigma))
-    else:
-        return x
-    noisy = sigma > 0
+def _noise(x: Tensor, d: dict[str, Tensor], g: torch.Generator) -> Tensor:
+    noisy = d["noise"] > 0 if "noise" in d else torch.zeros(len(x), dtype=torch.bool)
     if not noisy.any():
         return x
-    x = x.clone()
+    field = torch.randn((int(noisy.sum()), *x.shape[1:]), generator=g).to(x.device)
     # Rounded and clipped like an image file with that noise, which is what the model meets at test time.
-    field = _normal((int(noisy.sum()), *x.shape[1:]), g, x)
-    x[noisy] = (x[noisy] + sigma[noisy].view(-1, 1, 1, 1) * field).round().clamp(0, 255)
+    x = x.clone()
+    x[noisy] = (x[noisy] + d["noise"][noisy].view(-1, 1, 1, 1) * field).round_().clamp_(0, 255)
     return x
