@@ -280,6 +280,17 @@ def test_cell_area_counts_what_is_not_black():
     assert baselines.cell_area(pixels) == pytest.approx(np.log(9))
 
 
+def test_no_epoch_ends_with_a_batch_of_one_image():
+    # Batch norm cannot be trained on a single value per channel.
+    for weights in (None, np.full(9, 1 / 9)):
+        sampler = finetune.EpochSampler(9, 0, weights, batch_size=4)
+        first = list(sampler)
+        assert len(first) == len(sampler) == 8
+        sampler.set_epoch(1)
+        assert list(sampler) != first
+    assert len(list(finetune.EpochSampler(10, 0, None, batch_size=4))) == 10
+
+
 def test_group_weights_balance_classes_and_temper_large_groups():
     labels = np.array([0] * 90 + [0] * 10 + [1] * 20)
     groups = ["a"] * 90 + ["b"] * 10 + ["c"] * 20

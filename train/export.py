@@ -5,6 +5,10 @@
 The head's batch norm and the calibration (a temperature from the cross-validation's held-out images) are
 folded into the last linear layer; the ONNX files are written from that same network and checked against it before
 the folder gets its name.
+
+The folder is a plain timm model wherever timm can say what the recipe asks for. A network of ours, hidden layers in
+the head or image enhancement it cannot: then `train/modeling_blastlens.py` goes into the folder as transformers' custom
+code, named in config.json's `auto_map`, and its ONNX files do all of it without that code.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +39,14 @@ from torch import Tensor, nn
 from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.images import View
+from train import modeling_blastlens
 from train.backbones import classifier_name, create_network, fold_head
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import view_of
+from train.modeling_blastlens import OURS, BlastlensConfig, BlastlensForImageClassification
 from train.pixels import load_pixels
-from train.recipe import Recipe
+from train.recipe import Preprocess, Recipe
 
 CALIBRATION_IMAGES = 200  # training images that set the ranges of the int8 file
 PARITY = 1e-4  # largest difference in probability between the torch network and its fp32 ONNX file
@@ -52,18 +59,46 @@ class LogitsAndMap(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.linear = getattr(network, classifier_name(network))
+        self.linear = network.get_classifier()
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         features = self.network.forward_features(pixel_values)
         logits = self.network.forward_head(features)
-        # MobileNetV4 and others put a layer between pooling and classifier; a map is defined without it only.
-        weight = self.linear.weight[:, :, None, None]
-        return logits, nn.functional.conv2d(features, weight, self.linear.bias)
+        return logits, nn.functional.conv2d(features, self.linear.weight[:, :, None, None], self.linear.bias)
+
+
+class Logits(nn.Module):
+    """The exported graph of a network that ends otherwise: it has no map."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.network.forward_head(self.network.forward_features(pixel_values))
+
+
+@torch.inference_mode()
+def has_map(network: nn.Module, size: int) -> bool:
+    """Whether the map's mean is the logit. Asked of the network itself: timm's heads come in too many kinds to list."""
+    probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        logits, cam = LogitsAndMap(network).eval()(probe)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return cam.ndim == 4 and torch.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4)
+
+
+def needs_code(recipe: Recipe) -> bool:
+    """Whether the exported folder needs custom code: timm has no words for what the recipe asks for."""
+    return recipe.backbone in OURS or bool(recipe.head.hidden) or recipe.preprocess != Preprocess()
 
 
 def load_network(run: Path, temperature: float = 1.0) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained network of a finished run with its head folded, and the run's record."""
+    """The trained network of a finished run as it is served, normalised pixels to logits, and the run's record.
+
+    Its head is folded.
+    """
     record_path = run / "run.json"
     if not record_path.exists():
         raise BlastlensError(f"{run} is not a finished run: it has no run.json.")
@@ -73,33 +108,64 @@ def load_network(run: Path, temperature: float = 1.0) -> tuple[nn.Module, dict[s
     network = create_network(recipe, len(names), "scratch")
     network.load_state_dict(load_file(run / "model.safetensors"))
     fold_head(network, temperature)
-    return network.eval(), record
+    return as_served(network.eval(), recipe, names), record
+
+
+def as_served(network: nn.Module, recipe: Recipe, label_names: Sequence[str]) -> nn.Module:
+    """The network itself where a plain timm folder can hold it, else the transformers model around it."""
+    if not needs_code(recipe):
+        return network
+    config = BlastlensConfig(**config_json(network, recipe, label_names, view_of(recipe)))
+    served = BlastlensForImageClassification(config)
+    served.network.load_state_dict(network.state_dict())
+    return served.eval()
 
 
 def config_json(network: nn.Module, recipe: Recipe, label_names: Sequence[str], view: View) -> dict[str, Any]:
-    """timm's config.json, in the form that both timm and transformers' TimmWrapper accept."""
+    """timm's config.json, in the form that both timm and transformers' TimmWrapper accept; with what custom code
+    reads where the recipe needs it. `network` is the bare one, in evaluation mode."""
+    known = network.pretrained_cfg
+    with torch.inference_mode():
+        features = network.forward_features(torch.zeros(1, 3, view.size, view.size))
+    pool = getattr(network, "global_pool", None)  # a word in transformers, a module in convolutional networks
     config: dict[str, Any] = {
         "architecture": recipe.backbone,
         "num_classes": len(label_names),
         "num_features": network.num_features,
-        "global_pool": "avg",
+        "global_pool": pool if isinstance(pool, str) else "avg",
         "label_names": list(label_names),
         "pretrained_cfg": {
             "tag": recipe.name,
             "custom_load": False,
             "input_size": [3, view.size, view.size],
-            "fixed_input_size": False,
+            "fixed_input_size": bool(known.get("fixed_input_size")),
             "interpolation": view.interpolation,
             "crop_pct": 1.0,
             "crop_mode": "center",
             "mean": list(view.mean),
             "std": list(view.std),
             "num_classes": len(label_names),
-            "pool_size": [view.size // 32, view.size // 32],
-            "first_conv": network.pretrained_cfg["first_conv"],
+            "pool_size": list(features.shape[2:]) if features.ndim == 4 else None,
+            "first_conv": known["first_conv"],
             "classifier": classifier_name(network),
         },
     }
+    if needs_code(recipe):
+        code, model = modeling_blastlens.__name__.rpartition(".")[2], BlastlensForImageClassification.__name__
+        config |= {
+            "model_type": BlastlensConfig.model_type,
+            "architectures": [model],
+            "auto_map": {
+                "AutoConfig": f"{code}.{BlastlensConfig.__name__}",
+                "AutoModelForImageClassification": f"{code}.{model}",
+            },
+            "id2label": {str(i): name for i, name in enumerate(label_names)},
+            "label2id": {name: i for i, name in enumerate(label_names)},
+            "hidden": list(recipe.head.hidden),
+            "enhance": asdict(recipe.preprocess) if recipe.preprocess != Preprocess() else None,
+        }
+    elif config["pretrained_cfg"]["fixed_input_size"]:
+        config["model_args"] = {"img_size": view.size}
     if view.frame:
         # Read by AutoImageProcessor for local timm folders, which otherwise never look at preprocessor_config.json.
         config["image_processor_type"] = "DonutImageProcessor"
@@ -132,14 +198,16 @@ def preprocessor_json(view: View) -> dict[str, Any]:
 
 
 def write_onnx(network: nn.Module, path: Path, size: int) -> None:
-    """Export to ONNX with a free batch dimension, constants folded."""
+    """Export to ONNX with a free batch dimension, constants folded; with a map where the network has one."""
+    with_map = has_map(network, size)
+    outputs = ["logits", "cam"] if with_map else ["logits"]
     torch.onnx.export(
-        LogitsAndMap(network).eval(),
+        (LogitsAndMap if with_map else Logits)(network).eval(),
         (torch.zeros(2, 3, size, size),),
         str(path),
         input_names=["pixel_values"],
-        output_names=["logits", "cam"],
-        dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}, "cam": {0: "batch"}},
+        output_names=outputs,
+        dynamic_axes={name: {0: "batch"} for name in ("pixel_values", *outputs)},
         opset_version=18,
         dynamo=False,
     )
@@ -157,14 +225,18 @@ class _Images(CalibrationDataReader):
 def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> None:
     """Static quantisation calibrated on `images` (N, 3, H, W): weights int8 per channel, activations uint8.
 
-    The last linear layer and the map stay in fp32: they are a thousandth of the work and carry the calibration.
+    The last linear layer and the map stay in fp32: they are a thousandth of the work and carry the calibration. So
+    do image enhancement, whose values are pixels, batch norms that are not folded into a convolution, and padding,
+    whose value before max pooling may be minus infinity.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
-        quant_pre_process(str(fp32), str(ready))
+        # Symbolic shapes add nothing for networks of one input size, and fail on some (transformers, enhancement).
+        quant_pre_process(str(fp32), str(ready), skip_symbolic_shape=True)
         graph = onnx.load(str(ready)).graph
         last = {output.name for output in graph.output}
-        keep = [node.name for node in graph.node if set(node.output) & last]
+        keep = [n.name for n in graph.node if set(n.output) & last or n.op_type in ("BatchNormalization", "Pad")]
+        keep += _before_weights(graph)
         quantize_static(
             str(ready),
             str(int8),
@@ -178,6 +250,18 @@ def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> None:
         )
 
 
+def _before_weights(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes that no layer with weights feeds, in a graph that lists nodes in order."""
+    fed: set[str] = set()
+    names = []
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") or fed & set(node.input):
+            fed |= set(node.output)
+        else:
+            names.append(node.name)
+    return names
+
+
 def training_sample(train: Sequence[int]) -> np.ndarray:
     """Indices of a few training images, the same every time."""
     rng = np.random.default_rng(0)
@@ -189,6 +273,13 @@ def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [session.run(["logits"], {"pixel_values": images[i : i + 8]})[0] for i in range(0, len(images), 8)]
     )
+
+
+@torch.inference_mode()
+def torch_logits(network: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Logits (N, C) of normalised images (N, 3, H, W) from a timm model or a transformers one."""
+    outputs = [network(torch.from_numpy(images[i : i + 8])) for i in range(0, len(images), 8)]
+    return np.concatenate([(y if isinstance(y, Tensor) else y.logits).numpy() for y in outputs])
 
 
 def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | None) -> dict[str, float]:
@@ -205,14 +296,16 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         part = Path(folder) / out.name
         (part / "onnx").mkdir(parents=True)
-        _dump(part / "config.json", config_json(network, recipe, record["label_names"], view))
+        bare = network.network if needs_code(recipe) else network
+        _dump(part / "config.json", config_json(bare, recipe, record["label_names"], view))
+        if needs_code(recipe):
+            shutil.copy(modeling_blastlens.__file__, part)
         if view.frame:
             _dump(part / "preprocessor_config.json", preprocessor_json(view))
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, part / "model.safetensors")
         write_onnx(network, part / "onnx/model.onnx", view.size)
         write_int8(part / "onnx/model.onnx", part / "onnx/model_int8.onnx", batch)
-        with torch.inference_mode():
-            expected = metrics.softmax(network(torch.from_numpy(batch)).numpy())
+        expected = metrics.softmax(torch_logits(network, batch))
         parity = {
             name: float(np.abs(metrics.softmax(onnx_logits(part / "onnx" / file, batch)) - expected).max())
             for name, file in (("fp32", "model.onnx"), ("int8", "model_int8.onnx"))

@@ -101,14 +101,19 @@ class Collate:
 
 
 class EpochSampler(Sampler[int]):
-    """A new order every epoch from (seed, epoch): shuffled, or drawn with `weights`, so that runs resume exactly."""
+    """A new order every epoch from (seed, epoch): shuffled, or drawn with `weights`, so that runs resume exactly.
 
-    def __init__(self, length: int, seed: int, weights: np.ndarray | None = None):
+    Where a last batch of `batch_size` would hold a single image, each epoch leaves one out: a head's batch norm cannot
+    learn from one.
+    """
+
+    def __init__(self, length: int, seed: int, weights: np.ndarray | None = None, batch_size: int = 1):
         self.length, self.seed, self.epoch = length, seed, 0
         self.weights = None if weights is None else torch.from_numpy(weights)
+        self.shown = length - 1 if length > 1 and batch_size > 1 and length % batch_size == 1 else length
 
     def __len__(self) -> int:
-        return self.length
+        return self.shown
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -116,9 +121,9 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         if self.weights is None:
-            yield from torch.randperm(self.length, generator=generator).tolist()
+            yield from torch.randperm(self.length, generator=generator).tolist()[: self.shown]
         else:
-            yield from torch.multinomial(self.weights, self.length, replacement=True, generator=generator).tolist()
+            yield from torch.multinomial(self.weights, self.shown, replacement=True, generator=generator).tolist()
 
 
 def group_weights(labels: np.ndarray, groups: Sequence[str], power: float) -> np.ndarray:
@@ -361,7 +366,7 @@ def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, ou
     callbacks.append(MarkComplete())  # after every other callback that adds to a checkpoint
     trainer = NetworkTrainer(
         recipe=recipe,
-        sampler=EpochSampler(len(dataset), run.seed, sampling),
+        sampler=EpochSampler(len(dataset), run.seed, sampling, recipe.batch_size),
         class_weights=weights,
         model=network,
         args=arguments,

@@ -75,7 +75,7 @@ class ALNett(_Network):
     pooling followed by normalisation, and little computation. Sizes are not public. Chosen: two plain blocks that
     bring 224 px down to 28 before anything is dilated; three cluster layers, each with 3 x 3 depth-wise convolutions
     at dilation 1, 2 and 3 side by side, which a 1 x 1 convolution joins; ReLU and batch normalisation; global average
-    pooling in place of the last max pooling; dropout; one linear layer. 447,698 parameters and 0.10 billion
+    pooling in place of the last max pooling; dropout; one linear layer. 447,698 parameters and 0.11 billion
     multiply-adds for 2 classes at 224 px.
 
     (N, 3, S, S) -> (N, num_classes), S at least 32; any size fits one set of weights, and `image_size` is ignored.
@@ -192,8 +192,8 @@ def enhance(images: Tensor, *, denoise: int = 0, contrast: bool = False, brightn
 def _median(images: Tensor, side: int) -> Tensor:
     """Median over each `side` x `side` window by minima and maxima alone, which every runtime has and runs quickly.
 
-    "Forgetful selection": among half of the values and one more, neither the smallest nor the largest can be the
-    median of all; forget both, take in the next value, and go on until one is left.
+    "Forgetful selection": of n // 2 + 2 of the n values neither the smallest nor the largest can be the median of
+    all; forget both, take in the next value, and go on until one is left.
     """
     if side < 3 or side % 2 == 0:
         raise ValueError(f"A median filter's side is odd and at least 3, not {side}.")
