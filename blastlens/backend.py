@@ -116,6 +116,11 @@ class TorchBackend:
     """torch and timm, for folders that hold only safetensors."""
 
     def __init__(self, folder: ModelFolder) -> None:
+        if "auto_map" in folder.config:
+            raise BlastlensError(
+                f"Model {folder.model_id} has no ONNX file and needs code of its own, which is never run here; "
+                "export it to ONNX."
+            )
         try:
             import timm
             import torch

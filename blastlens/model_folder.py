@@ -1,6 +1,7 @@
 """What a served model is: a folder, read and validated, found among the bundled ones, on disk or on the Hub.
 
-Loading the network is `backend`'s work, predicting `classifier`'s.
+Loading the network is `backend`'s work, predicting `classifier`'s. Models that timm lacks carry Python code for
+transformers; it is neither read nor downloaded here, since their ONNX files do without it.
 """
 
 import json
@@ -64,7 +65,7 @@ class ModelFolder:
             if not any((path / file).is_file() for file in files):
                 raise BlastlensError(f"no weights are there; one of {', '.join(files)} is expected.")
             if not isinstance(config.get("architecture"), str):
-                raise BlastlensError("config.json has no architecture; the name of a timm architecture is expected.")
+                raise BlastlensError("config.json has no architecture; the network's name is expected.")
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
             metrics = _read_json(path / "metrics.json") or {}

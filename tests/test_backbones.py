@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from blastlens.errors import BlastlensError
-from train.backbones import create_network, fold_head, head_linear
+from train.backbones import classifier_name, create_network, fold_head, head_linear
 from train.recipe import Head, Recipe
 
 
@@ -91,4 +91,54 @@ def test_unknown_backbone_is_one_sentence():
 
 
 def test_head_defaults_add_nothing():
-    assert Head() == Head(dropout=0.0, batch_norm=False, l1=0.0)
+    assert Head() == Head(dropout=0.0, hidden=(), batch_norm=False, l1=0.0)
+
+
+@pytest.mark.parametrize("backbone", ["custom_cnn", "alnett"])
+@pytest.mark.parametrize("weights", ["hub", "scratch", "/no/such/folder"])
+def test_our_networks_start_at_random_whatever_weights_are_named(backbone, weights):
+    torch.manual_seed(0)
+    network = create_network(recipe(backbone=backbone, image_size=64), 2, weights).eval()
+    logits = network(torch.randn(8, 3, 64, 64))
+    loss = torch.nn.functional.cross_entropy(logits, torch.arange(8) % 2)
+    assert loss.item() == pytest.approx(math.log(2), abs=0.1)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "test_nfnet", "test_vit", "custom_cnn", "alnett"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_hidden_layers_precede_the_last_one_and_stay_when_the_head_is_folded(backbone, batch_norm):
+    torch.manual_seed(0)
+    head = {"hidden": [7, 5], "batch_norm": batch_norm, "dropout": 0.5}
+    network = create_network(recipe(backbone=backbone, image_size=64, head=head), 3, "scratch")
+    layers = list(network.get_submodule(classifier_name(network)))
+    kinds = ["Linear", "ReLU", "Linear", "ReLU", *["BatchNorm1d"] * batch_norm, "Linear"]
+    assert [type(layer).__name__ for layer in layers] == kinds
+    assert [layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)] == [7, 5, 3]
+    assert head_linear(network) is layers[-1] and layers[-1].weight.std() < 0.02
+    if batch_norm:
+        layers[-2].running_mean.normal_()
+        layers[-2].running_var.uniform_(0.5, 2)
+    x = torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network.eval()(x) / 1.7
+    fold_head(network, 1.7)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    kept = network.get_submodule(classifier_name(network))
+    assert [type(layer).__name__ for layer in kept] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_a_classifier_with_a_dotted_name_is_replaced():
+    network = create_network(recipe(backbone="test_nfnet", head={"batch_norm": True}), 2, "scratch")
+    assert classifier_name(network) == "head.fc" and head_linear(network) is network.head.fc[-1]
+    fold_head(network, 1.0)
+    assert isinstance(network.head.fc, torch.nn.Linear)
+
+
+def test_a_transformer_takes_the_recipes_image_size_and_weights_of_another(tmp_path):
+    source = create_network(recipe(backbone="test_vit", image_size=160), 2, "scratch")
+    save_file(source.state_dict(), tmp_path / "test_vit.in1k.safetensors")
+    network = create_network(recipe(backbone="test_vit", image_size=96), 2, str(tmp_path))
+    assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
+    assert torch.equal(network.norm.weight, source.norm.weight)
+    assert network.pos_embed.shape[1] == 1 + (96 // 16) ** 2

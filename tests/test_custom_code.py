@@ -1,0 +1,285 @@
+"""What stock timm and transformers lack: our networks, image enhancement, and folders that carry code for them."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers_models import ARCHITECTURE, blobs
+from PIL import Image
+from safetensors.torch import save_file
+from scipy import ndimage
+from torchvision.transforms.v2 import functional as tv
+
+from blastlens import Classifier
+from blastlens.errors import BlastlensError
+from train import export, modeling_blastlens
+from train.backbones import create_network, head_linear
+from train.complexity import count_parameters, multiply_adds
+from train.modeling_blastlens import ALNett, CustomCNN, enhance
+from train.recipe import Recipe
+
+LABELS = ["ALL", "HEM"]
+
+
+def recipe(**changes) -> Recipe:
+    base = {"name": "small", "title": "small", "dataset": "cnmc2019", "backbone": ARCHITECTURE, "protocol": "all"}
+    return Recipe.from_dict(base | {"image_size": 64} | changes)
+
+
+# Networks
+
+
+def test_the_custom_cnn_has_the_size_that_its_paper_prints():
+    network = CustomCNN(num_classes=4)
+    assert count_parameters(network) == 9_569_924  # "about 9.6 million"
+    assert network(torch.zeros(2, 3, 224, 224)).shape == (2, 4)
+
+
+def test_alnett_is_small_and_takes_less_work_than_mobilenet():
+    network = ALNett(num_classes=2)
+    assert count_parameters(network) == 447_698
+    assert multiply_adds(network, 224) == 106_838_016 < 568_740_352
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
+
+
+def test_every_cell_of_alnetts_last_map_sees_the_whole_image():
+    # That is what the growing dilation rates are for.
+    network = ALNett(num_classes=2).eval()
+    pixels = torch.randn(1, 3, 224, 224, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    network.forward_features(pixels)[0, :, 3, 3].sum().backward()
+    rows = pixels.grad[0].abs().sum((0, 2)) > 0
+    assert rows.sum() > 200
+
+
+@pytest.mark.parametrize("network", [CustomCNN(3, drop_rate=1.0, image_size=64), ALNett(3, drop_rate=1.0)])
+def test_dropout_comes_directly_before_the_classifier(network):
+    network.train()
+    logits = network(torch.randn(4, 3, 64, 64))
+    torch.testing.assert_close(logits, network.get_classifier().bias.expand(4, 3))
+
+
+def test_an_image_too_small_for_the_custom_cnn_is_refused():
+    assert CustomCNN(image_size=46)(torch.zeros(1, 3, 46, 46)).shape == (1, 4)
+    with pytest.raises(BlastlensError, match="at least 46"):
+        create_network(recipe(backbone="custom_cnn", image_size=45), 4, "scratch")
+
+
+# Enhancement
+
+
+def whole_numbers(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_denoising_is_a_median_filter_with_reflected_borders(side):
+    images = whole_numbers(2, 3, 11, 14)
+    expected = ndimage.median_filter(images.numpy(), size=(1, 1, side, side), mode="mirror")
+    np.testing.assert_array_equal(enhance(images, denoise=side).numpy(), expected)
+
+
+@pytest.mark.parametrize("side", [-3, 1, 4])
+def test_a_median_filter_of_another_side_is_refused(side):
+    with pytest.raises(ValueError, match="odd and at least 3"):
+        enhance(whole_numbers(1, 3, 8, 8), denoise=side)
+
+
+def test_contrast_is_torchvisions_autocontrast():
+    images = whole_numbers(3, 3, 9, 9) * 0.3 + 40
+    images[1, 2] = 71  # flat
+    enhanced = enhance(images, contrast=True)
+    torch.testing.assert_close(enhanced / 255, tv.autocontrast(images / 255))
+    assert (enhanced[1, 2] == 71).all()
+    assert (enhanced[0].amin((1, 2)) == 0).all() and (enhanced[0].amax((1, 2)) == 255).all()
+
+
+def test_brightness_brings_each_image_to_the_same_mean_and_clips():
+    images = torch.stack([whole_numbers(3, 9, 9) / 3, whole_numbers(3, 9, 9) / 2, torch.zeros(3, 9, 9)])
+    enhanced = enhance(images, brightness=50)
+    torch.testing.assert_close(enhanced.mean((1, 2, 3)), torch.tensor([50.0, 50, 0]))
+    assert enhance(images, brightness=200).max() == 255
+
+
+def test_enhancement_works_in_its_order_and_does_nothing_by_default():
+    images = whole_numbers(2, 3, 12, 12)
+    assert enhance(images) is images
+    expected = enhance(enhance(enhance(images, denoise=3), contrast=True), brightness=90)
+    assert torch.equal(enhance(images, denoise=3, contrast=True, brightness=90), expected)
+
+
+# Model folders
+
+
+def test_the_code_that_goes_into_folders_needs_no_file_of_ours():
+    tree = ast.parse(Path(modeling_blastlens.__file__).read_text())
+    imported = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names) == {
+        "torch",
+        "timm",
+        "transformers",
+    }
+
+
+def network_input(changed: Recipe, images: np.ndarray) -> torch.Tensor:
+    """What training shows the network of uint8 images (N, S, S, 3)."""
+    steps = changed.preprocess
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    pixels = enhance(pixels, denoise=steps.denoise, contrast=steps.contrast, brightness=steps.brightness)
+    return (pixels / 255 - changed.mean) / changed.std
+
+
+def exported(out: Path, changed: Recipe) -> Path:
+    """A model folder of an untrained network whose answers differ from image to image."""
+    run = out.with_name(f"{out.name}-run")
+    run.mkdir()
+    torch.manual_seed(0)
+    network = create_network(changed, 2, "scratch")
+    size = changed.image_size
+    images = np.stack([blobs(n, size, size) for n in range(8)])
+    pixels = network_input(changed, images)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None  # running statistics become those of the one batch that follows
+    head = head_linear(network)
+    with torch.no_grad():
+        network.train()(pixels)
+        logits = network.eval()(pixels)
+        head.weight /= logits.std(0)[:, None]
+        head.bias.copy_(-logits.mean(0) / logits.std(0))
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, run / "model.safetensors")
+    (run / "run.json").write_text(json.dumps({"recipe": changed.to_dict(), "label_names": LABELS}))
+    export.export(run, out, images, {"temperature": 2.0})
+    return out
+
+
+RECIPES = {
+    "custom_cnn": recipe(backbone="custom_cnn"),
+    "alnett": recipe(backbone="alnett", image_size=224, head={"dropout": 0.5}),  # with the framing of single cells
+    "enhanced": recipe(preprocess={"denoise": 3, "contrast": True, "brightness": 120}),
+    "hidden": recipe(
+        mean=0.0,
+        std=1.0,
+        head={"hidden": [16, 8], "batch_norm": True, "dropout": 0.2},
+        preprocess={"brightness": 200},
+        dataset="aria2021",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Iterator[dict[str, Path]]:
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        # Where transformers copies the code of folders to.
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(root / "modules"))
+        patch.setattr("sys.path", [*sys.path])
+        yield {name: exported(root / name, changed) for name, changed in RECIPES.items()}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_pipeline_that_trusts_the_code_gives_the_classifiers_answers(folders, name):
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(folders[name]), trust_remote_code=True)
+    assert type(classify.model).__module__.startswith("transformers_modules")
+    classifier = Classifier.from_pretrained(folders[name])
+    side = RECIPES[name].image_size + 60
+    scores = []
+    for seed in range(4):
+        image = Image.fromarray(blobs(seed, side, side))
+        theirs = {answer["label"]: answer["score"] for answer in classify(image)}
+        ours = classifier.predict(image).probabilities
+        assert list(ours) == LABELS and theirs == pytest.approx(ours, abs=1e-4)
+        scores.append(ours["ALL"])
+    assert np.ptp(scores) > 0.1
+
+
+@pytest.mark.slow
+def test_a_stranger_needs_nothing_but_the_folder(folders, tmp_path):
+    script = (
+        "import sys; from transformers import pipeline;"
+        "classify = pipeline('image-classification', model=sys.argv[1], trust_remote_code=True);"
+        "answers = classify(sys.argv[2]);"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('blastlens', 'train')];"
+        "print(*[a['score'] for a in sorted(answers, key=lambda a: a['label'])])"
+    )
+    Image.fromarray(blobs(0, 64, 64)).save(tmp_path / "field.png")
+    printed = subprocess.run(
+        [sys.executable, "-c", script, folders["hidden"], tmp_path / "field.png"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    ours = Classifier.from_pretrained(folders["hidden"]).predict(tmp_path / "field.png").probabilities
+    assert [float(score) for score in printed.split()] == pytest.approx(list(ours.values()), abs=1e-4)
+
+
+def test_transformers_loads_the_model_and_its_loss(folders):
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(folders["hidden"], trust_remote_code=True)
+    assert model.config.id2label == dict(enumerate(LABELS))
+    answer = model(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 1]))
+    expected = torch.nn.functional.cross_entropy(answer.logits, torch.tensor([0, 1]))
+    torch.testing.assert_close(answer.loss, expected)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_folder_answers_like_the_trained_network_with_its_temperature(folders, name):
+    changed, folder = RECIPES[name], folders[name]
+    run = folder.with_name(f"{name}-run")
+    network = create_network(changed, 2, "scratch").eval()
+    network.load_state_dict(export.load_file(run / "model.safetensors"))
+    images = np.stack([blobs(seed, changed.image_size, changed.image_size) for seed in range(3)])
+    with torch.inference_mode():
+        expected = network(network_input(changed, images)) / 2.0
+    answers = Classifier.from_pretrained(folder).predict(list(images))
+    np.testing.assert_allclose([answer.logits for answer in answers], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_serving_never_runs_the_code_of_a_folder(folders, name, tmp_path):
+    folder = shutil.copytree(folders[name], tmp_path / name)
+    (folder / "modeling_blastlens.py").write_text("raise SystemExit('run')\n")
+    assert Classifier.from_pretrained(folder).predict(blobs(0)).label in LABELS
+    assert Classifier.from_pretrained(folder, precision="int8").predict(blobs(0)).label in LABELS
+    shutil.rmtree(folder / "onnx")
+    with pytest.raises(BlastlensError, match="code of its own, which is never run here"):
+        Classifier.from_pretrained(folder)
+
+
+def test_a_map_exists_only_where_one_linear_layer_follows_average_pooling(folders):
+    for name in ("alnett", "enhanced"):
+        assert Classifier.from_pretrained(folders[name]).activation_map(blobs(0)).max() == 1
+    for name in ("custom_cnn", "hidden"):
+        with pytest.raises(BlastlensError, match="has no activation map"):
+            Classifier.from_pretrained(folders[name]).activation_map(blobs(0))
+
+
+def test_quantisation_leaves_enhancement_in_full_precision(folders):
+    # Ranges of pixels that are stretched image by image do not fit into one scale for all.
+    nodes = onnx.load(folders["enhanced"] / "onnx/model_int8.onnx").graph.node
+    kinds = [node.op_type for node in nodes]
+    assert {"Min", "Max", "ReduceMin", "ReduceMean"} <= set(kinds[: kinds.index("Conv")])
+    assert kinds[: kinds.index("Conv")].count("QuantizeLinear") == 1  # the convolution's own input
+
+
+def test_a_folder_says_whether_it_carries_code(folders, tmp_path):
+    for folder in folders.values():
+        assert (folder / "modeling_blastlens.py").read_bytes() == Path(modeling_blastlens.__file__).read_bytes()
+        assert "AutoModelForImageClassification" in json.loads((folder / "config.json").read_text())["auto_map"]
+    plain = exported(tmp_path / "plain", recipe())
+    assert sorted(p.name for p in plain.iterdir()) == ["config.json", "model.safetensors", "onnx"]
+    assert not {"auto_map", "model_type"} & set(json.loads((plain / "config.json").read_text()))
