@@ -115,3 +115,9 @@ def test_mirroring_is_the_same_inside_and_outside_the_resampling(images):
     torch.testing.assert_close(
         apply(resampled, images, generator(5)), apply(flips, images, generator(5)), atol=0.05, rtol=0
     )
+
+
+def test_the_images_given_are_left_as_they_are(images):
+    given = images.float()
+    apply(Augment(gamma=0.2, brightness=(0.5, 0.6), saturation=(0, 1), blur=1.0, noise_max=50), given, generator())
+    assert torch.equal(given, images.float())

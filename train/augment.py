@@ -59,9 +59,10 @@ def apply(augment: Augment, images: Tensor, generator: torch.Generator) -> Tenso
     for start in range(0, len(images), max(1, step)):
         few = slice(start, start + step)
         mine = {name: values[few].to(images.device) for name, values in draws.items()}
-        x = _geometry(augment, images[few].float().contiguous(), mine)
+        # A copy, so that every later step may work in place.
+        x = _geometry(augment, images[few].to(torch.float32, copy=True).contiguous(), mine)
         x = _blur(augment, _colour(x, mine), mine)
-        out[few] = _noise(x, mine, generator).clamp(0, 255)
+        out[few] = _noise(x, mine, generator).clamp_(0, 255)
     return out
 
 
@@ -138,11 +139,13 @@ def _geometry(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
 
 def _colour(x: Tensor, d: dict[str, Tensor]) -> Tensor:
     if "gamma" in d:
-        x = 255 * (x / 255).clamp(min=0).pow(d["gamma"])
+        x = x.div_(255).clamp_(min=0).pow_(d["gamma"]).mul_(255)
     if "saturation" in d:
-        luma = sum(weight * x[:, c : c + 1] for c, weight in enumerate(_LUMA))
-        x = torch.lerp(luma.expand_as(x), x, d["saturation"])
-    return x * d["gain"] if "gain" in d else x
+        luma = x[:, :1] * _LUMA[0]
+        for c in (1, 2):
+            luma.add_(x[:, c : c + 1], alpha=_LUMA[c])
+        x = x.mul_(d["saturation"]).add_(luma.mul_(1 - d["saturation"]))
+    return x.mul_(d["gain"]) if "gain" in d else x
 
 
 def _blur(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
@@ -159,7 +162,6 @@ def _blur(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
     y = x[chosen].reshape(1, groups, h, w)
     y = F.conv2d(y, kernel.view(groups, 1, 1, -1), padding=(0, radius), groups=groups)
     y = F.conv2d(y, kernel.view(groups, 1, -1, 1), padding=(radius, 0), groups=groups)
-    x = x.clone()
     x[chosen] = y.reshape(-1, c, h, w)
     return x
 
@@ -169,7 +171,9 @@ def _noise(x: Tensor, d: dict[str, Tensor], g: torch.Generator) -> Tensor:
     if not noisy.any():
         return x
     field = torch.randn((int(noisy.sum()), *x.shape[1:]), generator=g).to(x.device)
+    field.mul_(d["noise"][noisy].view(-1, 1, 1, 1))
     # Rounded and clipped like an image file with that noise, which is what the model meets at test time.
-    x = x.clone()
-    x[noisy] = (x[noisy] + d["noise"][noisy].view(-1, 1, 1, 1) * field).round_().clamp_(0, 255)
+    if noisy.all():
+        return x.add_(field).round_().clamp_(0, 255)
+    x[noisy] = field.add_(x[noisy]).round_().clamp_(0, 255)
     return x

@@ -11,6 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from train.export import needs_code
+from train.recipe import Recipe
+
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 
@@ -33,6 +36,7 @@ def render(metrics: dict[str, Any]) -> str:
         recipe=training["recipe"],
         training=training,
         protocol=protocol,
+        needs_code=needs_code(Recipe.from_dict(training["recipe"])),
         single_cells=training["recipe"]["dataset"] == "cnmc2019",
         worst_first=sorted(healthy, key=lambda g: g["accuracy"]),
         int8=metrics.get("int8"),

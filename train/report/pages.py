@@ -245,8 +245,36 @@ def ablation(evidence: Evidence) -> Page:
             lines += _ablation_lines("folds together, image-level", claim, folds, image)
         lines += _ablation_lines("group-disjoint", claim, [], group)
         settings = [(r.title, changes(evidence, r)) for r in (plain, row) if r.image or r.group]
-        tables.append((row.title, row.start, table(header, lines), settings))
+        noise = [_noise_without_and_with(*pair) for pair in (image, group) if all(pair)]
+        tables.append((row.title, row.start, table(header, lines), settings, noise, _cut_short(row, plain)))
     return {"tables": tables}, {}
+
+
+def _noise_without_and_with(plain: Measured, full: Measured) -> tuple[str, str]:
+    """The protocol's level in words, and accuracy by sigma as a table."""
+    lines = [
+        (f"{sigma:g}", *(show(scores(m, sigma)["accuracy"]) for m in (plain, full)))
+        for sigma in sorted(set(plain.sigmas) & set(full.sigmas))
+    ]
+    title = "image-level" if plain.level == "image" else "group-disjoint"
+    return title, table(("sigma", "accuracy without", "accuracy with"), lines)
+
+
+def _cut_short(row: Row, plain: Row) -> dict[str, str] | None:
+    """What the runs say about a system that was trained for fewer epochs than published; None where it was not."""
+    if not (row.image and plain.image and "epochs" in row.image.changes):
+        return None
+    last = [[curve["eval_loss"] for curve in run.curves if "eval_loss" in curve] for run in row.image.runs]
+    best = [1 + int(np.argmin(losses)) for losses in last if losses]
+    return {
+        "epochs": f"{row.image.changes['epochs']} of {row.recipe.epochs}",
+        "accuracy": show(scores(row.image)["accuracy"]),
+        "plain_epochs": str(max(run.epochs for run in plain.image.runs)),
+        "plain_accuracy": show(scores(plain.image)["accuracy"]),
+        "best": " and ".join(map(str, best)),
+        "loss": " and ".join(f"{run.curves[-1]['loss']:.2f}" for run in row.image.runs),
+        "loss_before": " and ".join(f"{run.curves[len(run.curves) // 2]['loss']:.2f}" for run in row.image.runs),
+    }
 
 
 def _ablation_lines(
