@@ -177,11 +177,11 @@ def is_locked(path: Path) -> bool:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int | None]:
     """Hold the lock file and yield its descriptor, or None where another process holds it. It is freed when the last
-    process that has it is gone, however it went."""
+    process that has it is gone, however it went. Processes that train together hold it together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if _launched() else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             yield None
         else:
@@ -195,8 +195,9 @@ def run_job(job: Job, place: Workplace, threads: int) -> str:
         if lock is None:
             return "running"
         (folder / FAILURE).unlink(missing_ok=True)
-        recipe = folder / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump(json.loads(json.dumps(job.recipe.to_dict())), sort_keys=False))
+        recipe, part = folder / "recipe.yaml", folder / f"recipe.{_rank()}.part"
+        part.write_text(yaml.safe_dump(json.loads(json.dumps(job.recipe.to_dict())), sort_keys=False))
+        part.replace(recipe)
         arguments = [str(recipe), "--data", place.data, "--weights", _weights(job, place), "--protocol", job.protocol]
         arguments += ["--fold", str(job.fold), "--seed", str(job.seed), "--precision", place.precision]
         arguments += ["--cache", str(place.cache), "--out", str(folder)]
@@ -335,7 +336,11 @@ def duration(seconds: float) -> str:
 
 def run_all(jobs: Sequence[Job], place: Workplace, rows: dict[str, list[Row]], at_once: int) -> int:
     """Run what is to be run, `at_once` runs side by side; returns how many failed."""
-    todo = [job for job in jobs if place.state(job).partition(":")[0] in ("to do", "failed")]
+    wanted = {"to do", "failed"}
+    if _launched():
+        # The others may have begun the first run already; all must go through the same list.
+        wanted.add("running")
+    todo = [job for job in jobs if place.state(job).partition(":")[0] in wanted]
     speeds = speed_on(_device(), load_results(place.results))
     threads = max(1, usable_cores() // at_once)
 
