@@ -313,7 +313,7 @@ def test_noise_at_sigma_6_and_8_is_compared_with_the_claim_for_8():
 def test_the_ablation_pairs_the_two_networks_fold_by_fold():
     protocol = "image-70-10-20-per-fold"
     runs = [run(protocol=protocol, fold=0), run(ABLATION, protocol, fold=0, wrong=12)]
-    ((_, _, table, settings),) = pages.ablation(evidence(*runs))[0]["tables"]
+    ((_, _, table, settings, noise, short),) = pages.ablation(evidence(*runs))[0]["tables"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     first = next(row for row in rows if row[0] == "fold 0, image-level")
     assert first[1:4] == ["accuracy", "0.570", "0.960"]
@@ -321,6 +321,9 @@ def test_the_ablation_pairs_the_two_networks_fold_by_fold():
     assert next(row for row in rows if row[0] == "fold 1, image-level")[4:] == ["-", "-", "-"]
     assert next(row for row in rows if row[0] == "group-disjoint")[2:4] == ["-", "-"]
     assert [changed for _, changed in settings] == ["nothing", "nothing"]
+    ((level, by_sigma),) = noise
+    assert level == "image-level" and by_sigma.splitlines()[2].startswith("| 0 | 0.500 (")
+    assert short is None  # it ran as published: there is nothing to explain
 
 
 def test_classes_show_the_confusion_of_each():
