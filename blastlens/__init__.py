@@ -8,7 +8,8 @@
 Research demonstration, not a medical device.
 """
 
-from .classifier import DISCLAIMER, Classifier, NoiseCurve, Prediction
+from .classifier import DISCLAIMER, Classifier, Curve, Prediction
+from .corruptions import Corruption
 from .errors import BlastlensError
 from .images import open_image
 from .model_folder import bundled_models
@@ -17,7 +18,8 @@ __all__ = [
     "DISCLAIMER",
     "BlastlensError",
     "Classifier",
-    "NoiseCurve",
+    "Corruption",
+    "Curve",
     "Prediction",
     "bundled_models",
     "open_image",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from .classifier import DISCLAIMER, Classifier, Prediction
+from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .images import ACCEPTED
 from .model_folder import PRECISIONS, bundled_models, fetch
@@ -50,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         help="bundled name, folder, or Hub owner/repo (default: the first bundled single-cell model)",
     )
     classify.add_argument("--sigma", type=float, default=0.0, help="add Gaussian noise, 0 to 100 on the 0 to 255 scale")
+    classify.add_argument(
+        "--corruption",
+        metavar="KIND:LEVEL",
+        help=f"make the image worse first, such as jpeg:40; kinds: {', '.join(KINDS)}",
+    )
     classify.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     classify.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
     classify.add_argument("--format", choices=_FORMATS, default="table", help="(default: table)")
@@ -57,10 +63,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _classify(arguments: argparse.Namespace) -> int:
+    corruption = None if arguments.corruption is None else Corruption.parse(arguments.corruption)
     classifier = Classifier.from_pretrained(arguments.model or _default_model(), precision=arguments.precision)
     answers = []
     failed = False
-    outcomes = classifier.predict_each(arguments.images, arguments.sigma, arguments.seed)
+    outcomes = classifier.predict_each(arguments.images, arguments.sigma, arguments.seed, corruption)
     for image, outcome in zip(arguments.images, outcomes, strict=True):
         if isinstance(outcome, BlastlensError):
             print(_one_line(str(outcome)), file=sys.stderr)
@@ -97,7 +104,8 @@ def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
         for warning in p.warnings:
             print(f"note: {_one_line(image)}: {warning}", file=out)
     revision = f" at {first.revision}" if first.revision else ""
-    print(f"Model {first.model_id}{revision}, noise sigma {first.sigma:g}. {first.disclaimer}", file=out)
+    corruption = f", corruption {_corruption(first)}" if first.corruption else ""
+    print(f"Model {first.model_id}{revision}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
 
 
 def _write_json(answers: Sequence[Answer], out: TextIO) -> None:
@@ -108,12 +116,18 @@ def _write_json(answers: Sequence[Answer], out: TextIO) -> None:
 def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     labels = list(answers[0][1].probabilities)
-    columns = ["image", "label", *labels, "sigma", "model_id", "revision", "warnings", "disclaimer"]
+    columns = ["image", "label", *labels, "sigma", "corruption", "model_id", "revision"]
+    columns += ["in_domain", "warnings", "disclaimer"]
     writer.writerow(_cell(column) for column in columns)
     for image, p in answers:
-        texts = [p.model_id, p.revision or "", "; ".join(p.warnings), p.disclaimer]
+        in_domain = {True: "yes", False: "no", None: ""}[p.in_domain]
+        texts = [_corruption(p), p.model_id, p.revision or "", in_domain, "; ".join(p.warnings), p.disclaimer]
         values: list[str | float] = [image, p.label, *p.probabilities.values(), p.sigma, *texts]
         writer.writerow(_cell(value) for value in values)
+
+
+def _corruption(prediction: Prediction) -> str:
+    return str(Corruption(**prediction.corruption)) if prediction.corruption else ""
 
 
 def _cell(value: str | float) -> str | float:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .backend import load_backend
+from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .images import ImageSource, name_of, read_image
 from .model_folder import ModelFolder, fetch
@@ -18,6 +19,8 @@ from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 DISCLAIMER = "Research demonstration, not a medical device."
 # Larger batches are no quicker on a CPU, whose cache their feature maps outgrow.
 BATCH = 8
+# Of an image unlike the model's, the gate may have a dozen things to say; the plainest are enough.
+MAX_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Prediction:
         logits: one per label, in the same order.
         warnings: what may make this prediction mean less than it seems to, one short remark each.
         model_id, revision: which model; revision is None unless it came from the Hub.
-        sigma: of the noise that was added, on the 0 to 255 scale.
+        sigma: of the Gaussian noise that was added, on the 0 to 255 scale.
+        corruption: what was done to the view beforehand, as {"kind", "level"}; None if nothing.
+        in_domain: whether this looks like the images the model was trained on; if not, warnings say why. None
+            where the model folder has no gate.json to tell by.
     """
 
     label: str
@@ -40,6 +46,8 @@ class Prediction:
     model_id: str
     revision: str | None
     sigma: float
+    corruption: dict[str, Any] | None = None
+    in_domain: bool | None = None
     disclaimer: str = DISCLAIMER
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,24 +56,41 @@ class Prediction:
             "probabilities": dict(self.probabilities),
             "logits": list(self.logits),
             "warnings": list(self.warnings),
+            "corruption": self.corruption and dict(self.corruption),
         }
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseCurve:
-    """How the probabilities of one image move as noise grows.
+class Curve:
+    """How the probabilities of one image move as it gets worse in one way.
 
     Attributes:
-        sigmas: S noise levels on the 0 to 255 scale, in the order asked for.
-        probabilities: float (S, C), one row per sigma.
+        kind: of corruption, a name in `corruptions.KINDS`.
+        levels: S levels of it, in the order asked for.
+        probabilities: float (S, C), one row per level: the mean over the seeds.
+        low, high: float (S, C), the smallest and the largest over the seeds; of one seed, the same again.
         label_names: of the C columns.
-        flip_sigma: the smallest of the sigmas at which the label is not the one of sigma 0, or None.
+        flip_level: the level nearest to neutral at which the label, the most probable one on average, is not
+            that of the untouched image; None where it holds throughout.
     """
 
-    sigmas: tuple[float, ...]
+    kind: str
+    levels: tuple[float, ...]
     probabilities: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     label_names: tuple[str, ...]
-    flip_sigma: float | None
+    flip_level: float | None
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The levels, which for Gaussian noise are its sigmas on the 0 to 255 scale."""
+        return self.levels
+
+    @property
+    def flip_sigma(self) -> float | None:
+        """The flip level, which for Gaussian noise is the smallest sigma that changes the label."""
+        return self.flip_level
 
 
 class Classifier:
@@ -100,15 +125,22 @@ class Classifier:
 
     @overload
     def predict(
-        self, images: list[ImageSource] | tuple[ImageSource, ...], sigma: float = 0.0, seed: int = 0
+        self,
+        images: list[ImageSource] | tuple[ImageSource, ...],
+        sigma: float = 0.0,
+        seed: int = 0,
+        corruption: Corruption | None = None,
     ) -> list[Prediction]: ...
     @overload
-    def predict(self, images: ImageSource, sigma: float = 0.0, seed: int = 0) -> Prediction: ...
+    def predict(
+        self, images: ImageSource, sigma: float = 0.0, seed: int = 0, corruption: Corruption | None = None
+    ) -> Prediction: ...
     def predict(
         self,
         images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
         sigma: float = 0.0,
         seed: int = 0,
+        corruption: Corruption | None = None,
     ) -> Prediction | list[Prediction]:
         """Classify one image, or each of a list or tuple of them.
 
@@ -116,6 +148,8 @@ class Classifier:
             images: anything `blastlens.images.open_image` reads, or a list or tuple of such.
             sigma: standard deviation of Gaussian noise added to the pixels the network sees, 0 to 100.
             seed: of the noise; every image gets the same field.
+            corruption: done to the pixels the network sees, before noise is added. Gaussian noise given here
+                is the same as given by its sigma, and is accepted once.
 
         Returns:
             A Prediction, or a list of them in the same order.
@@ -125,33 +159,77 @@ class Classifier:
                 or for a sigma or seed out of range.
         """
         if isinstance(images, list | tuple):
-            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed)]
-        sigma, look = checked_sigma(sigma), self._look(images)
-        logits = self._logits([add_gaussian_noise(look.pixels, sigma, seed)])
-        return self._prediction(logits[0], look, sigma)
+            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed, corruption)]
+        change, look = _Change.of(sigma, seed, corruption), self._look(images)
+        return self._prediction(self._logits([change.apply(look.pixels)])[0], look, change)
 
     def predict_each(
-        self, images: Iterable[ImageSource], sigma: float = 0.0, seed: int = 0
+        self,
+        images: Iterable[ImageSource],
+        sigma: float = 0.0,
+        seed: int = 0,
+        corruption: Corruption | None = None,
     ) -> Iterator[Prediction | BlastlensError]:
         """Classify a stream of images in batches; one that cannot be read yields its error and stops nothing.
 
         Only a batch of views is in memory at a time. Arguments are those of `predict`.
         """
-        return self._outcomes(images, checked_sigma(sigma), checked_seed(seed))
+        return self._outcomes(images, _Change.of(sigma, seed, corruption))
 
-    def _outcomes(
-        self, images: Iterable[ImageSource], sigma: float, seed: int
-    ) -> Iterator[Prediction | BlastlensError]:
+    def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
         numbered = enumerate(images, start=1)
         while chunk := list(islice(numbered, BATCH)):
             outcomes = [self._try_look(image, f"image {number}") for number, image in chunk]
             looks = [look for look in outcomes if isinstance(look, _Look)]
-            logits = iter(self._logits([add_gaussian_noise(look.pixels, sigma, seed) for look in looks]))
+            logits = iter(self._logits([change.apply(look.pixels) for look in looks]))
             for look in outcomes:
-                yield self._prediction(next(logits), look, sigma) if isinstance(look, _Look) else look
+                yield self._prediction(next(logits), look, change) if isinstance(look, _Look) else look
 
-    def noise_curve(self, image: ImageSource, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0) -> NoiseCurve:
-        """Classify one image at each noise level, with one noise field scaled by sigma.
+    def curve(
+        self,
+        image: ImageSource,
+        kind: str = "gaussian_noise",
+        levels: Sequence[float] | None = None,
+        seeds: Sequence[int] = (0,),
+    ) -> Curve:
+        """Classify one image at each level of one kind of corruption.
+
+        Args:
+            image: anything `blastlens.images.open_image` reads.
+            kind: a name in `corruptions.KINDS`.
+            levels: one or more, in any order; by default the kind's own.
+            seeds: one or more, each a draw of the noise; kinds that draw no random numbers do without.
+
+        Raises:
+            BlastlensError: an unreadable image, an unknown kind, no level or no seed, or one out of range.
+        """
+        if kind not in KINDS:
+            raise BlastlensError(f"There is no corruption {kind!r}; one of {', '.join(KINDS)} is accepted.")
+        chosen = KINDS[kind].levels if levels is None else levels
+        asked = tuple(Corruption(kind, level).level for level in chosen)
+        draws = [checked_seed(seed) for seed in seeds]
+        if not asked or not draws:
+            raise BlastlensError("A curve needs at least one level and at least one seed.")
+        clean = self._look(image).pixels
+        # Row 0 is the untouched image, whose label the others are held against.
+        rows = [corruption for level in dict.fromkeys(asked) if not (corruption := Corruption(kind, level)).is_neutral]
+        draws = draws if KINDS[kind].seeded else draws[:1]
+        stack = [clean, *(corruption.apply(clean, seed) for seed in draws for corruption in rows)]
+        untouched, *others = _softmax(self._logits(stack))
+        by_draw = np.reshape(others, (len(draws), len(rows), len(self.label_names)))
+        by_draw = np.concatenate([np.broadcast_to(untouched, (len(draws), 1, untouched.size)), by_draw], axis=1)
+        place = {corruption.level: row for row, corruption in enumerate(rows, start=1)}
+        by_draw = by_draw[:, [place.get(level, 0) for level in asked]]
+        mean = by_draw.mean(axis=0)
+        flipped = [
+            level for level, label in zip(asked, mean.argmax(axis=1), strict=True) if label != untouched.argmax()
+        ]
+        neutral = KINDS[kind].neutral
+        flip = min(flipped, key=lambda level: (abs(level - neutral), level), default=None)
+        return Curve(kind, asked, mean, by_draw.min(axis=0), by_draw.max(axis=0), self.label_names, flip)
+
+    def noise_curve(self, image: ImageSource, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0) -> Curve:
+        """Classify one image at each level of Gaussian noise, with one noise field scaled by sigma.
 
         Args:
             image: anything `blastlens.images.open_image` reads.
@@ -161,17 +239,7 @@ class Classifier:
         Raises:
             BlastlensError: an unreadable image, no sigma, or a sigma or seed out of range.
         """
-        levels = tuple(checked_sigma(sigma) for sigma in sigmas)
-        if not levels:
-            raise BlastlensError("A noise curve needs at least one sigma.")
-        clean = self._look(image).pixels
-        # Row 0 is the clean image, whose label the others are held against.
-        rows = np.unique([0.0, *levels])
-        probabilities = _softmax(self._logits([add_gaussian_noise(clean, sigma, seed) for sigma in rows]))
-        probabilities = probabilities[np.searchsorted(rows, (0.0, *levels))]
-        labels = probabilities.argmax(axis=1)
-        flipped = [sigma for sigma, label in zip(levels, labels[1:], strict=True) if label != labels[0]]
-        return NoiseCurve(levels, probabilities[1:], self.label_names, min(flipped, default=None))
+        return self.curve(image, "gaussian_noise", sigmas, (seed,))
 
     def activation_map(self, image: ImageSource, label: str | None = None) -> np.ndarray:
         """Where in its view the network found evidence for a label.
@@ -207,13 +275,16 @@ class Classifier:
         low, high = heat.min(), heat.max()
         return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
 
-    def pixels(self, image: ImageSource, sigma: float = 0.0, seed: int = 0) -> np.ndarray:
-        """The pixels the network sees, noise included, before normalisation: uint8 (S, S, 3).
+    def pixels(
+        self, image: ImageSource, sigma: float = 0.0, seed: int = 0, corruption: Corruption | None = None
+    ) -> np.ndarray:
+        """The pixels the network sees, corruption and noise included, before normalisation: uint8 (S, S, 3).
 
         Raises:
             BlastlensError: an unreadable image, or a sigma or seed out of range.
         """
-        return add_gaussian_noise(self._look(image).pixels, sigma, seed)
+        change = _Change.of(sigma, seed, corruption)
+        return change.apply(self._look(image).pixels)
 
     def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
         opened = read_image(image, name_of(image, unnamed))
@@ -236,16 +307,20 @@ class Classifier:
         logits = [self._backend.logits(self.folder.view.normalise(batch)) for batch in batches]
         return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *logits])
 
-    def _prediction(self, logits: np.ndarray, look: "_Look", sigma: float) -> Prediction:
+    def _prediction(self, logits: np.ndarray, look: "_Look", change: "_Change") -> Prediction:
         probabilities = _softmax(logits)
+        # The untouched view is judged: what a reader adds on purpose says nothing about the image.
+        verdict = self.folder.gate.judge(look.pixels) if self.folder.gate else None
         return Prediction(
             label=self.label_names[int(probabilities.argmax())],
             probabilities=dict(zip(self.label_names, probabilities.tolist(), strict=True)),
             logits=tuple(logits.tolist()),
-            warnings=look.warnings,
+            warnings=look.warnings + (verdict.reasons[:MAX_REASONS] if verdict else ()),
             model_id=self.folder.model_id,
             revision=self.folder.revision,
-            sigma=sigma,
+            sigma=change.sigma,
+            corruption=vars(change.corruption).copy() if change.corruption else None,
+            in_domain=verdict.fits if verdict else None,
         )
 
 
@@ -255,6 +330,32 @@ class _Look:
 
     pixels: np.ndarray
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What is done to every view of a call: a corruption, then Gaussian noise."""
+
+    sigma: float
+    seed: int
+    corruption: Corruption | None
+
+    @classmethod
+    def of(cls, sigma: float, seed: int, corruption: Corruption | None) -> "_Change":
+        sigma, seed = checked_sigma(sigma), checked_seed(seed)
+        if corruption is not None and corruption.kind == "gaussian_noise":
+            # With one seed both would be the same field, and add up to another sigma than either says.
+            if sigma:
+                raise BlastlensError(
+                    f"Gaussian noise is given twice, as sigma {sigma:g} and as {corruption}; give one."
+                )
+            sigma = corruption.level
+        return cls(sigma, seed, corruption)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        if self.corruption is not None and self.corruption.kind != "gaussian_noise":
+            pixels = self.corruption.apply(pixels)
+        return add_gaussian_noise(pixels, self.sigma, self.seed)
 
 
 def _or_raise(outcome: Prediction | BlastlensError) -> Prediction:

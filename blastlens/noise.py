@@ -15,6 +15,7 @@ from .errors import BlastlensError
 # and 10 (its text says 6 where its tables say 8, so both are measured); ImageNet-C's five severities reach
 # far beyond.
 TRAIN_SIGMAS = (3, 9)
+PAPER_SIGMAS = (2, 5, 6, 8, 10)
 NOISE_SIGMAS = (0, 2, 5, 6, 8, 10, 20, 30, 50, 75, 100)
 IMAGENET_C_SIGMAS = (20.4, 30.6, 45.9, 66.3, 96.9)
 MAX_SIGMA = max(NOISE_SIGMAS)
@@ -37,9 +38,7 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
     Raises:
         BlastlensError: pixels of another type or shape, or a sigma or seed out of range.
     """
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        seen = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise BlastlensError(f"Noise is added to uint8 pixels of shape (H, W, 3), not to {seen}.")
+    checked_pixels(pixels)
     sigma, seed = checked_sigma(sigma), checked_seed(seed)
     if sigma == 0:
         return pixels.copy()
@@ -48,6 +47,14 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
     np.rint(noisy, out=noisy)
     np.clip(noisy, 0, 255, out=noisy)
     return noisy.astype(np.uint8)
+
+
+def checked_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels, or raise BlastlensError unless they are uint8 (H, W, 3)."""
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        seen = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise BlastlensError(f"Noise and other corruptions need uint8 pixels of shape (H, W, 3), not {seen}.")
+    return pixels
 
 
 def checked_sigma(sigma: float) -> float:

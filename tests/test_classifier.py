@@ -12,15 +12,16 @@ from helpers_files import write_bad_files
 from helpers_models import SIZE, blobs, shared_model_folder
 from PIL import Image
 
-from blastlens import BlastlensError, Classifier
+from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.backend import usable_cores
+from blastlens.corruptions import CURVE_SIGMAS, KINDS
 from blastlens.images import open_image
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 
-KINDS = ["cell", "field"]
+MODELS = ["cell", "field"]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=MODELS)
 def classifier(request):
     return Classifier.from_pretrained(shared_model_folder(request.param))
 
@@ -43,7 +44,7 @@ def probabilities(prediction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_transformers_pipeline_gives_the_same_probabilities(kind):
     from transformers import pipeline
 
@@ -61,7 +62,7 @@ def test_transformers_pipeline_gives_the_same_probabilities(kind):
     assert max(difference(blobs(n, 450, 450)) for n in range(8)) < (0.02 if kind == "cell" else 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_folder_without_onnx_gives_the_same_answers_through_torch(kind, tmp_path):
     with_onnx = Classifier.from_pretrained(shared_model_folder(kind))
     bare = shutil.copytree(shared_model_folder(kind), tmp_path / "bare", ignore=shutil.ignore_patterns("onnx"))
@@ -146,6 +147,35 @@ def test_the_same_seed_repeats_an_answer_and_another_does_not(classifier):
     assert one == again != other
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "gaussian_noise"])
+def test_a_corruption_is_applied_to_the_view_and_noise_after_it(cell_classifier, name):
+    image, corruption = blobs(3, 450, 450), Corruption(name, KINDS[name].high)
+    corrupted = corruption.apply(cell_classifier.pixels(image))
+    expected = add_gaussian_noise(corrupted, 20, seed=4)
+    assert np.array_equal(cell_classifier.pixels(image, 20, 4, corruption), expected)
+    prediction = cell_classifier.predict(image, 20, 4, corruption)
+    assert prediction.logits == cell_classifier.predict(expected).logits
+    assert prediction.corruption == {"kind": name, "level": KINDS[name].high} and prediction.sigma == 20
+    (listed,) = cell_classifier.predict([image], 20, 4, corruption)
+    assert listed == prediction
+
+
+def test_gaussian_noise_as_a_corruption_is_the_same_as_by_its_sigma(cell_classifier):
+    by_sigma = cell_classifier.predict(blobs(1), 8, 3)
+    as_corruption = cell_classifier.predict(blobs(1), seed=3, corruption=Corruption("gaussian_noise", 8))
+    assert (as_corruption.logits, as_corruption.sigma) == (by_sigma.logits, 8)
+    assert (by_sigma.corruption, as_corruption.corruption) == (None, {"kind": "gaussian_noise", "level": 8})
+    with pytest.raises(BlastlensError, match="given twice, as sigma 5 and as gaussian_noise:8"):
+        cell_classifier.predict(blobs(1), 5, corruption=Corruption("gaussian_noise", 8))
+
+
+def test_a_corrupted_prediction_is_plain_json(cell_classifier):
+    prediction = cell_classifier.predict(blobs(1), corruption=Corruption("jpeg", 40))
+    answer = json.loads(json.dumps(prediction.to_dict()))
+    assert answer["corruption"] == {"kind": "jpeg", "level": 40.0}
+    assert answer["in_domain"] is None
+
+
 def test_int8_is_close_to_fp32():
     quick = Classifier.from_pretrained(shared_model_folder("cell"), precision="int8")
     exact = Classifier.from_pretrained(shared_model_folder("cell"))
@@ -177,6 +207,65 @@ def test_a_label_flips_at_the_smallest_sigma_whose_label_is_not_the_clean_one(cl
         assert curve.sigmas == sigmas
         flips += bool(flipped)
     assert flips, "no image of this test flips; choose others"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_curve_is_the_predictions_at_each_level_of_its_kind(cell_classifier, name):
+    curve = cell_classifier.curve(blobs(2), name)
+    assert (curve.kind, curve.levels) == (name, KINDS[name].levels)
+    expected = [
+        probabilities(cell_classifier.predict(blobs(2), corruption=Corruption(name, level))) for level in curve.levels
+    ]
+    np.testing.assert_allclose(curve.probabilities, expected, atol=1e-5)
+    assert np.array_equal(curve.low, curve.probabilities) and np.array_equal(curve.high, curve.probabilities)
+
+
+def test_a_curve_over_several_seeds_is_their_mean_smallest_and_largest(cell_classifier):
+    seeds = (3, 5, 8)
+    curve = cell_classifier.curve(blobs(2), seeds=seeds)
+    single = np.array([cell_classifier.noise_curve(blobs(2), CURVE_SIGMAS, seed).probabilities for seed in seeds])
+    for found, expected in (
+        (curve.probabilities, single.mean(0)),
+        (curve.low, single.min(0)),
+        (curve.high, single.max(0)),
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (curve.low[0] == curve.high[0]).all() and (curve.low[1:] < curve.high[1:]).any()
+
+
+def test_a_kind_without_noise_is_run_once_however_many_seeds(cell_classifier, monkeypatch):
+    images = []
+    logits = cell_classifier._backend.logits
+    monkeypatch.setattr(cell_classifier._backend, "logits", lambda batch: images.extend(batch) or logits(batch))
+    curve = cell_classifier.curve(blobs(2), "blur", (0, 1, 2), seeds=(0, 1, 2, 3))
+    assert len(images) == 3 and np.array_equal(curve.low, curve.high)
+    images.clear()
+    cell_classifier.curve(blobs(2), levels=(0, 10, 10, 0), seeds=(0, 1))
+    assert len(images) == 3, "the untouched image and one noisy one per seed"
+
+
+def test_a_curve_flips_at_the_level_nearest_to_neutral(cell_classifier):
+    flips = 0
+    for n in range(6):
+        for name in ("brightness", "hue"):
+            curve = cell_classifier.curve(blobs(n), name)
+            labels = curve.probabilities.argmax(axis=1)
+            clean = labels[curve.levels.index(0)]
+            flipped = [level for level, label in zip(curve.levels, labels, strict=True) if label != clean]
+            nearest = min(map(abs, flipped), default=None)
+            assert (curve.flip_level is None) == (nearest is None)
+            assert nearest is None or (abs(curve.flip_level) == nearest and curve.flip_level in flipped)
+            flips += bool(flipped)
+    assert flips, "no image of this test flips; choose others"
+
+
+def test_a_curve_without_the_neutral_level_still_flips_against_it(cell_classifier):
+    for n in range(12):
+        clean = cell_classifier.predict(blobs(n)).label
+        curve = cell_classifier.curve(blobs(n), "saturation", (-100,))
+        assert curve.probabilities.shape == (1, 2)
+        flipped = cell_classifier.label_names[curve.probabilities[0].argmax()] != clean
+        assert curve.flip_level == (-100 if flipped else None)
 
 
 def test_a_curve_of_more_levels_than_a_batch_and_with_repeats_is_complete(cell_classifier):
@@ -279,8 +368,16 @@ def test_a_sigma_out_of_range_is_refused(cell_classifier, sigma):
 
 
 def test_an_empty_curve_an_unknown_label_and_a_bad_seed_are_refused(cell_classifier):
-    with pytest.raises(BlastlensError, match="at least one sigma"):
+    with pytest.raises(BlastlensError, match="at least one level"):
         cell_classifier.noise_curve(blobs(1), [])
+    with pytest.raises(BlastlensError, match="at least one seed"):
+        cell_classifier.curve(blobs(1), seeds=())
+    with pytest.raises(BlastlensError, match="no corruption 'fog'"):
+        cell_classifier.curve(blobs(1), "fog")
+    with pytest.raises(BlastlensError, match="0 to 95"):
+        cell_classifier.curve(blobs(1), "jpeg", (0, 96))
+    with pytest.raises(BlastlensError, match="whole number"):
+        cell_classifier.curve(blobs(1), "jpeg", seeds=(0.5,))
     with pytest.raises(BlastlensError, match="one of ALL, HEM"):
         cell_classifier.activation_map(blobs(1), "Early")
     with pytest.raises(BlastlensError, match="whole number"):

@@ -12,8 +12,9 @@ from helpers_files import write_bad_files
 from helpers_models import blobs, shared_model_folder
 from PIL import Image
 
-from blastlens import Classifier
+from blastlens import Classifier, Corruption
 from blastlens.__main__ import main
+from blastlens.corruptions import KINDS
 
 CELL = str(shared_model_folder("cell"))
 
@@ -39,6 +40,32 @@ def test_json_is_the_answer_of_the_classifier(capsys, images):
     predictions = Classifier.from_pretrained(CELL).predict(images, sigma=5, seed=2)
     expected = [{"image": i} | p.to_dict() for i, p in zip(images, predictions, strict=True)]
     assert json.loads(out) == expected
+
+
+def test_a_corruption_reaches_every_format(capsys, images):
+    corrupted = Classifier.from_pretrained(CELL).predict(images[0], corruption=Corruption("jpeg", 40))
+    assert corrupted.logits != Classifier.from_pretrained(CELL).predict(images[0]).logits
+    outputs = {}
+    for form in ("table", "json", "csv"):
+        code, outputs[form], _ = run(capsys, images[0], "--model", CELL, "--corruption", "jpeg:40", "--format", form)
+        assert code == 0
+    assert json.loads(outputs["json"]) == [{"image": images[0]} | corrupted.to_dict()]
+    assert ", noise sigma 0, corruption jpeg:40. Research" in outputs["table"]
+    (row,) = csv.DictReader(io.StringIO(outputs["csv"]))
+    assert (row["corruption"], float(row["ALL"])) == ("jpeg:40", corrupted.probabilities["ALL"])
+
+
+def test_the_verdict_of_the_input_gate_reaches_every_format(capsys, images, tmp_path):
+    folder = shutil.copytree(CELL, tmp_path / "gated")
+    gate = {"schema": 1, "images": "cells", "statistics": {"black": {"low": 0.5, "high": 1}}}
+    (folder / "gate.json").write_text(json.dumps(gate))
+    reason = "far less black background than the cells the model knows"
+    assert f"note: {images[0]}: {reason}" in run(capsys, images[0], "--model", folder)[1]
+    (answer,) = json.loads(run(capsys, images[0], "--model", folder, "--format", "json")[1])
+    assert (answer["in_domain"], answer["warnings"]) == (False, [reason])
+    for model, verdict in ((folder, "no"), (CELL, "")):
+        (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", model, "--format", "csv")[1]))
+        assert row["in_domain"] == verdict
 
 
 def test_csv_has_one_row_per_image(capsys, images):
@@ -101,6 +128,10 @@ def test_bad_images_alone_print_no_answer(capsys, tmp_path):
         (["--model", CELL, "--sigma", "-1"], "a number from 0 to 100"),
         (["--model", CELL, "--sigma", "nan"], "a number from 0 to 100"),
         (["--model", CELL, "--seed", "-1"], "whole number"),
+        (["--model", CELL, "--corruption", "jpeg"], f"one of {', '.join(KINDS)}"),
+        (["--model", CELL, "--corruption", "fog:3"], f"one of {', '.join(KINDS)}"),
+        (["--model", CELL, "--corruption", "jpeg:96"], "a number from 0 to 95"),
+        (["--model", CELL, "--corruption", "gaussian_noise:3", "--sigma", "3"], "given twice"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_sentence(capsys, images, arguments, sentence):
