@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BlastlensError
+from .gate import Gate
 from .images import View
 
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
@@ -30,7 +31,8 @@ class ModelFolder:
         model_id: what predictions call the model: a bundled name, a Hub "owner/repo", or a local folder's
         name. revision: the Hub commit, or None for a folder that did not come from the Hub. config:
         config.json. label_names: one per class, in the order of the logits. view: how the model looks at an
-        image. metrics: metrics.json, empty where there is none.
+        image. metrics: metrics.json, empty where there is none. gate: tells the model's kind of image from
+        others, as gate.json says; None where there is none.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class ModelFolder:
     label_names: tuple[str, ...]
     view: View
     metrics: dict[str, Any]
+    gate: Gate | None = None
 
     @classmethod
     def load(
@@ -69,9 +72,11 @@ class ModelFolder:
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
             metrics = _read_json(path / "metrics.json") or {}
+            ranges = _read_json(path / "gate.json")
+            gate = None if ranges is None else Gate.from_json(ranges)
         except BlastlensError as error:
             raise BlastlensError(f"Model folder {model_id} cannot be used: {error}") from error
-        return cls(path, model_id, revision, config, labels, view, metrics)
+        return cls(path, model_id, revision, config, labels, view, metrics, gate)
 
     def onnx_file(self, precision: str) -> Path:
         """Where the ONNX file of a precision, "fp32" or "int8", lies if there is one."""

@@ -312,7 +312,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         }
         if parity["fp32"] > PARITY:
             raise BlastlensError(f"The ONNX file's probabilities differ by {parity['fp32']:.2g}, more than {PARITY}.")
-        for name in ("metrics.json", "README.md"):
+        for name in ("metrics.json", "gate.json", "README.md"):
             if (out / name).exists():
                 shutil.copy(out / name, part / name)
         if out.exists():
