@@ -27,6 +27,23 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in (low, high].
+
+    Attributes:
+        count: how many there are.
+        confidence: their mean confidence, 0 to 1.
+        accuracy: the share of them that was answered right, 0 to 1.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class _RankedPairs:
     """How often images of one class are ranked above others, by the groups of both; a tie counts 1/2."""
 
@@ -102,6 +119,31 @@ def ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
     The confidence is the probability of the predicted class (Guo et al. 2017, arXiv:1706.04599).
     """
     return _one("ece", labels, probabilities)
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> list[Bin]:
+    """How often answers of similar confidence were right, in equal-width bins (k/bins, (k+1)/bins] of the confidence.
+
+    Only bins that hold images are listed. With `bins=ECE_BINS`, |accuracy - confidence| averaged over images is `ece`.
+
+    Raises:
+        ValueError: as `summary`.
+    """
+    _pooled(labels, probabilities)  # which checks them
+    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == y
+    index = np.searchsorted(np.arange(1, bins) / bins, confidence)
+    held = [(k, index == k) for k in np.unique(index)]
+    return [
+        Bin(
+            low=float(k / bins),
+            high=float((k + 1) / bins),
+            count=int(of_bin.sum()),
+            confidence=float(confidence[of_bin].mean()),
+            accuracy=float(right[of_bin].mean()),
+        )
+        for k, of_bin in held
+    ]
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:

@@ -1,11 +1,16 @@
 """Parameters and multiply-adds: exact on networks small enough to count by hand, and timm's known ones."""
 
+import json
+import shutil
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from train import complexity
 from train.complexity import count_parameters, multiply_adds
+from train.recipe import RECIPES
 
 
 def test_a_tiny_network_is_counted_as_by_hand():
@@ -43,3 +48,14 @@ def test_counting_leaves_the_network_as_it_was():
 @pytest.mark.parametrize(("name", "billions"), [("mobilenetv1_100", 0.569), ("resnet50", 4.089)])
 def test_known_networks_have_their_known_size(name, billions):
     assert multiply_adds(timm.create_model(name), 224) / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+def test_the_recorded_sizes_are_those_of_every_recipes_network(tmp_path, monkeypatch):
+    recorded = json.loads((RECIPES.parents[1] / "results" / "networks.json").read_text())
+    assert set(recorded) == {path.stem for path in RECIPES.glob("*.yaml")}
+    monkeypatch.setattr(complexity, "RECIPES", tmp_path)
+    for name in ("alnett", "p0_mobilenetv2"):
+        shutil.copy(RECIPES / f"{name}.yaml", tmp_path)
+    assert complexity.main([str(tmp_path / "networks.json")]) == 0
+    again = json.loads((tmp_path / "networks.json").read_text())
+    assert again == {name: recorded[name] for name in ("alnett", "p0_mobilenetv2")}

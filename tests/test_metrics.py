@@ -263,3 +263,29 @@ def test_temperature_refuses_what_it_cannot_fit():
         metrics.fit_temperature([[np.inf, 0.0]], [0])
     with pytest.raises(ValueError, match="labels"):
         metrics.fit_temperature([[1.0, 0.0]], [2])
+
+
+def test_reliability_bins_count_confidence_and_hits():
+    confidence = np.array([0.55, 0.6, 0.61, 0.95, 1.0])
+    probabilities = np.column_stack([confidence, 1 - confidence])
+    got = metrics.reliability([0, 1, 0, 0, 1], probabilities, bins=10)
+    assert [(b.low, b.high, b.count, b.accuracy) for b in got] == [
+        (0.5, 0.6, 2, 0.5),  # an edge belongs to the lower bin
+        (0.6, 0.7, 1, 1.0),
+        (0.9, 1.0, 2, 0.5),
+    ]
+    assert [b.confidence for b in got] == pytest.approx([0.575, 0.61, 0.975])
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_reliability_adds_up_to_the_calibration_error(n_classes):
+    labels, probabilities, _ = predictions(400, n_classes)
+    bins = metrics.reliability(labels, probabilities, bins=metrics.ECE_BINS)
+    assert sum(b.count for b in bins) == 400
+    error = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / 400
+    assert error == pytest.approx(metrics.ece(labels, probabilities), abs=1e-12)
+
+
+def test_reliability_refuses_what_are_no_probabilities():
+    with pytest.raises(ValueError, match="sum to 1"):
+        metrics.reliability([0], [[0.5, 0.1]])

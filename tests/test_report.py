@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import yaml
 from helpers_results import made_up_result
 
 from blastlens import metrics
+from blastlens.comparison import Comparison
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
 from train import readme
 from train.recipe import Recipe
-from train.report import cells, figures, measured, pages
+from train.report import cells, figures, measured, pages, record
 from train.report.evidence import ABLATION, NETWORKS_OF_OURS, OWN, Evidence
 from train.report.published import Published
 from train.results import HONEST, Result
@@ -411,6 +413,36 @@ def test_pages_that_have_nothing_to_show_say_so():
         "figures/comparison.svg",
         "figures/noise_mobilenet_m.svg",
     ]
+
+
+def test_the_demos_record_says_what_the_tables_say():
+    image = [run(protocol="image-70-10-20-per-fold", fold=fold, wrong=6) for fold in range(2)]
+    latency = {"machine": "two cores", "systems": {"mobilenet_m": {"onnx_fp32_ms": 6.04, "times_mobilenetv1": 1.02}}}
+    data = evidence(*image, *honest(wrong=6), latency=latency, networks={"mobilenet_m": {"parameters": 3_211_074}})
+    written = json.loads(record.render(data))
+    assert {s["name"] for s in written["systems"]} == {*SYSTEMS, *OWN}
+    (shown,) = [s for s in written["systems"] if s["name"] == "mobilenet_m"]
+    row = data.row("mobilenet_m", "imagenet")
+    for level in ("image", "group"):
+        accuracy = measured.scores(row.at(level))["accuracy"]
+        assert shown[level]["accuracy"] == pytest.approx(vars(accuracy), abs=1e-5)
+    assert (shown["image"]["folds"], shown["image"]["of_folds"], shown["group"]["of_folds"]) == (2, 3, 3)
+    assert (shown["leak"], shown["changed"], shown["claimed"]["accuracy"]) == (
+        pytest.approx(vars(row.leak), abs=1e-5),
+        "nothing",
+        0.9533,
+    )
+    assert shown["noise"]["sigmas"] == [0, 2, 5, 6, 8, 10] and len(shown["noise"]["weighted_f1"]) == 6
+    assert (shown["milliseconds"], shown["times_mobilenetv1"], shown["parameters"]) == (6.04, 1.02, 3_211_074)
+    (vgg,) = [s for s in written["systems"] if s["name"] == "p2_vgg16"]
+    assert vgg["group"] == {"missing": cells.missing(data.row("p2_vgg16", "imagenet"), "group")}
+    assert (vgg["leak"], vgg["noise"], vgg["changed"]) == (None, None, "-")
+    assert Comparison.from_dict(written).machine == "two cores"
+
+
+def test_the_demo_can_read_a_record_of_nothing():
+    read = Comparison.from_dict(json.loads(record.render(evidence())))
+    assert not any(system.measured for system in read.systems) and len(read.systems) == len(SYSTEMS) + len(OWN)
 
 
 def test_a_readme_without_its_marks_is_refused():

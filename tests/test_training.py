@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from blastlens import Classifier
+from blastlens import Classifier, metrics
 from blastlens.drawn import drawn_dataset
 from blastlens.model_folder import ModelFolder
 from train import baselines, card, crossval, evaluate, export, finetune
@@ -206,6 +206,22 @@ def test_a_data_set_the_model_never_saw_becomes_a_protocol_of_its_own(model_fold
         protocols = json.loads((tmp_path / "model/metrics.json").read_text())["protocols"]
         assert [p["level"] for p in protocols] == ["group", "external"]
         assert (protocols[1]["name"], protocols[1]["n_images"]) == ("elsewhere", 8)
+
+
+def test_a_score_that_an_absent_class_leaves_undefined_is_null_and_not_nan():
+    undefined = crossval.plain(metrics.summary([0, 0], [[0.9, 0.1], [0.2, 0.8]], ["ALL", "HEM"], positive=0))
+    assert undefined["specificity"] is None and undefined["sensitivity"] == 0.5
+    nothing = {"value": None, "low": None, "high": None}
+    assert card.interval(nothing) == crossval._described(nothing) == "undefined"
+    json.dumps(undefined, allow_nan=False)
+
+
+def test_reliability_comes_from_the_held_out_images(model_folder):
+    protocol = json.loads((model_folder / "metrics.json").read_text())["protocols"][0]
+    bins = protocol["reliability"]
+    assert sum(b["count"] for b in bins) == protocol["n_images"] * len(protocol["seeds"])
+    right = sum(b["count"] * b["accuracy"] for b in bins) / sum(b["count"] for b in bins)
+    assert right == pytest.approx(protocol["by_sigma"][0]["accuracy"]["value"], abs=1e-4)
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):

@@ -17,8 +17,10 @@ from train.recipe import Recipe
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 
-def interval(value: dict[str, float]) -> str:
-    """`0.873 (0.812 to 0.921)`."""
+def interval(value: dict[str, float | None]) -> str:
+    """`0.873 (0.812 to 0.921)`, or that an absent class leaves the score undefined."""
+    if None in value.values():
+        return "undefined"
     return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 

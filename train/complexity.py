@@ -1,9 +1,24 @@
-"""How large a network is and how much work one image takes: parameters and multiply-adds."""
+"""How large a network is and how much work one image takes: parameters and multiply-adds.
+
+    python -m train.complexity results/networks.json
+
+writes both of every published system's and our own recipes' networks, whether or not they were ever trained.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from train.backbones import create_network
+from train.recipe import RECIPES, Recipe
+
+CLASSES = {"cnmc2019": 2, "aria2021": 4}
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -25,3 +40,21 @@ def multiply_adds(network: nn.Module, size: int) -> int:
         network(pixels)
     network.train(training)
     return counter.get_total_flops() // 2  # torch counts the multiplication and the addition as two
+
+
+def of_recipe(recipe: Recipe) -> dict[str, int]:
+    """`parameters` and `multiply_adds` of a recipe's network, at the recipe's own image size."""
+    network = create_network(recipe, CLASSES[recipe.dataset], "scratch")
+    return {"parameters": count_parameters(network), "multiply_adds": multiply_adds(network, recipe.image_size)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    (out,) = sys.argv[1:] if argv is None else argv
+    recipes = [Recipe.load(path.stem) for path in sorted(RECIPES.glob("*.yaml"))]
+    record = {recipe.name: of_recipe(recipe) for recipe in recipes}
+    Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

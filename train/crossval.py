@@ -70,7 +70,7 @@ def calibrated(held_out: HeldOut, temperatures: dict[int, float]) -> np.ndarray:
 
 
 def plain(value: Any) -> Any:
-    """Intervals as {"value", "low", "high"}, arrays as lists, floats to five digits: ready for JSON."""
+    """Intervals as {"value", "low", "high"}, arrays as lists, floats to five digits, NaN as None: ready for JSON."""
     if isinstance(value, metrics.Interval):
         return {k: plain(v) for k, v in asdict(value).items()}
     if isinstance(value, dict):
@@ -78,7 +78,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | np.ndarray):
         return [plain(v) for v in value]
     if isinstance(value, float | np.floating):
-        return round(float(value), 5)
+        return None if np.isnan(value) else round(float(value), 5)
     return int(value) if isinstance(value, np.integer) else value
 
 
@@ -206,11 +206,18 @@ def describe(protocol: dict[str, Any]) -> str:
     ]
     lines.append("sigma  " + "  ".join(f"{k:>22s}" for k in keys))
     for row in protocol["by_sigma"]:
-        cells = (f"{row[k]['value']:.4f} [{row[k]['low']:.3f}, {row[k]['high']:.3f}]" for k in keys)
+        cells = (_described(row[k]) for k in keys)
         lines.append(f"{row['sigma']:5.0f}  " + "  ".join(f"{c:>22s}" for c in cells))
     for g in sorted(protocol["per_group"], key=lambda g: (g["label"], g["accuracy"])):
         lines.append(f"  {g['label']:6s} {g['group']:14s} {g['n']:5d} images, {g['accuracy']:.3f} right")
     return "\n".join(lines)
+
+
+def _described(value: dict[str, float | None]) -> str:
+    """`0.8731 [0.812, 0.921]`, or that an absent class leaves the score undefined."""
+    if None in value.values():
+        return "undefined"
+    return f"{value['value']:.4f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _without(argv: list[str], options: set[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Evidence:
     shipped: dict[str, dict[str, Any]]  # metrics.json of the bundled models, by recipe
     baselines: dict[str, dict[str, Any]]  # scores by what is measured, by data set
     latency: dict[str, Any]  # "machine" and "systems", or nothing
+    networks: dict[str, dict[str, int]] = field(default_factory=dict)  # "parameters", "multiply_adds", by recipe
 
     @classmethod
     def read(cls, results: Path, models: Path) -> "Evidence":
@@ -83,7 +84,7 @@ class Evidence:
         names = (*published.claims, ABLATION, *OWN)
         metrics_files = [json.loads(path.read_text()) for path in sorted(models.glob("*/metrics.json"))]
         baselines = sorted(results.glob("baselines_*.json"))
-        latency = results / "latency.json"
+        latency, networks = results / "latency.json", results / "networks.json"
         return cls(
             published=published,
             results=tuple(load_results(results / "runs")),
@@ -93,6 +94,7 @@ class Evidence:
                 path.stem.removeprefix("baselines_"): json.loads(path.read_text())["scores"] for path in baselines
             },
             latency=json.loads(latency.read_text()) if latency.exists() else {},
+            networks=json.loads(networks.read_text()) if networks.exists() else {},
         )
 
     @functools.cached_property

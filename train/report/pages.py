@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from blastlens.metrics import Interval
-from train.report import figures, measured
+from train.report import figures, measured, record
 from train.report.cells import (
     HOW,
     LEVEL_NAMES,
@@ -46,12 +46,13 @@ Page = tuple[dict[str, Any], dict[str, Figure]]  # what its template needs, and 
 
 
 def render(evidence: Evidence) -> dict[str, str]:
-    """Every page and figure, by its path below `results/`."""
+    """Every page and figure, and the demo's record of them, by its path below `results/`."""
     files = {}
     for name, page in PAGES.items():
         context, drawings = page(evidence)
         files[f"{name}.md"] = _fill(name, evidence, context)
         files |= {f"figures/{drawing}.svg": figures.svg(figure) for drawing, figure in drawings.items()}
+    files["comparison.json"] = record.render(evidence)
     return files
 
 
