@@ -3,7 +3,12 @@
 It listens on 127.0.0.1:7860 unless GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say otherwise.
 """
 
-from blastlens.ui import LAUNCH, build
+from blastlens import scratch
+
+# Before Gradio is imported, which asks only once where uploads go.
+scratch.claim()
+
+from blastlens.ui import LAUNCH, build  # noqa: E402
 
 demo = build()
 
