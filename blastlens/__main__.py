@@ -15,6 +15,7 @@ from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .images import ACCEPTED
 from .model_folder import PRECISIONS, bundled_models, fetch
+from .spreadsheet import cell
 
 Answer = tuple[str, Prediction]  # an image's path as it was typed, and what the model says about it
 
@@ -118,21 +119,15 @@ def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
     labels = list(answers[0][1].probabilities)
     columns = ["image", "label", *labels, "sigma", "corruption", "model_id", "revision"]
     columns += ["in_domain", "warnings", "disclaimer"]
-    writer.writerow(_cell(column) for column in columns)
+    writer.writerow(cell(column) for column in columns)
     for image, p in answers:
-        in_domain = {True: "yes", False: "no", None: ""}[p.in_domain]
-        texts = [_corruption(p), p.model_id, p.revision or "", in_domain, "; ".join(p.warnings), p.disclaimer]
-        values: list[str | float] = [image, p.label, *p.probabilities.values(), p.sigma, *texts]
-        writer.writerow(_cell(value) for value in values)
+        texts = [_corruption(p), p.model_id, p.revision, p.in_domain, "; ".join(p.warnings), p.disclaimer]
+        values = [image, p.label, *p.probabilities.values(), p.sigma, *texts]
+        writer.writerow(cell(value) for value in values)
 
 
 def _corruption(prediction: Prediction) -> str:
     return str(Corruption(**prediction.corruption)) if prediction.corruption else ""
-
-
-def _cell(value: str | float) -> str | float:
-    """A text that a spreadsheet would run as a formula gets a leading quote, which it shows as plain text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,120 @@
+"""What the images of one patient say together. Pure: no files, no models."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .metrics import Interval
+from .sources import natural
+
+# By the labels of a model: which of them are leukemia.
+LEUKEMIC = {("ALL", "HEM"): ("ALL",), ("Benign", "Early", "Pre", "Pro"): ("Early", "Pre", "Pro")}
+# The normal distribution's 97.5 % quantile.
+_Z = 1.959963984540054
+
+CAVEAT = (
+    "The intervals treat the images of a patient as independent. They are not, since they share a slide and a "
+    "stain, so the true uncertainty is larger. None of this is a diagnosis."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What counts of one answered image.
+
+    Attributes:
+        subject: the patient, None where nobody said.
+        leukemic: whether the label is one of leukemia.
+        probability: of leukemia: that of all such labels together, 0 to 1.
+    """
+
+    subject: str | None
+    leukemic: bool
+    probability: float
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The images of one patient together.
+
+    Attributes:
+        subject: None for the images that nobody said a patient of.
+        images, leukemic: how many there are, and how many of them were called leukemic.
+        share: leukemic / images, with its 95 % Wilson interval.
+        mean: mean probability of leukemia, with a 95 % interval by Student's t over the images, cut off at 0 and 1;
+            of a single image, which has no spread, both ends are NaN.
+        lowest, highest: probability of leukemia.
+    """
+
+    subject: str | None
+    images: int
+    leukemic: int
+    share: Interval
+    mean: Interval
+    lowest: float
+    highest: float
+
+
+def leukemic_labels(label_names: Sequence[str]) -> tuple[str, ...]:
+    """Which labels of a model are leukemia; () for a model of other labels, of which nothing is known."""
+    return LEUKEMIC.get(tuple(label_names), ())
+
+
+def by_patient(answers: Iterable[Answer]) -> list[Patient]:
+    """One Patient for each subject, in natural order; the images without a subject come last, as one."""
+    groups: dict[str | None, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.subject, []).append(answer)
+    named = sorted((subject for subject in groups if subject is not None), key=natural)
+    subjects = [*named, *([None] if None in groups else [])]
+    return [_patient(subject, groups[subject]) for subject in subjects]
+
+
+def _patient(subject: str | None, answers: Sequence[Answer]) -> Patient:
+    probabilities = [answer.probability for answer in answers]
+    leukemic = sum(answer.leukemic for answer in answers)
+    return Patient(
+        subject=subject,
+        images=len(answers),
+        leukemic=leukemic,
+        share=wilson(leukemic, len(answers)),
+        mean=mean_interval(probabilities),
+        lowest=min(probabilities),
+        highest=max(probabilities),
+    )
+
+
+def wilson(count: int, of: int) -> Interval:
+    """A share with its 95 % score interval (Wilson 1927), which stays within 0 to 1 for small counts."""
+    share, z2 = count / of, _Z**2
+    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
+    half = _Z / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
+    # At the ends the formula is exact, but rounding is not.
+    low = 0.0 if count == 0 else middle - half
+    high = 1.0 if count == of else middle + half
+    return Interval(share, low, high)
+
+
+def mean_interval(probabilities: Sequence[float]) -> Interval:
+    """A mean with its 95 % interval by Student's t, cut off at 0 and 1; NaN ends for a single value."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, to five digits.
+
+    With t = sqrt(n) tan(a) the density becomes cos(a)^(n-1), which is summed up to 95 % of its total.
+    """
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(math.sqrt(freedom) * np.tan(np.interp(0.95 * below[-1], below, angle)))

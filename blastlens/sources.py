@@ -1,0 +1,407 @@
+"""Find the images in files, folders and zips that people give, and whose they are.
+
+Nothing is unpacked to disk, and nothing is believed that a zip says of itself. No image is decoded here.
+"""
+
+import csv
+import io
+import os
+import re
+import stat
+import weakref
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from .errors import BlastlensError
+from .images import ACCEPTED
+
+MAX_IMAGES = 5_000
+# Files of any kind in one folder or zip; a Mac adds a second one to each image.
+MAX_ENTRIES = 4 * MAX_IMAGES
+# The 50 megapixels that are accepted of an image, uncompressed, with room for its header.
+MAX_BYTES = 160_000_000
+MAX_TOTAL_BYTES = 4_000_000_000
+# Deflate reaches 1:1000 on blank images; a small one is none the worse for it.
+MAX_RATIO, RATIO_APPLIES_FROM = 200, 10_000_000
+MAX_TABLE_BYTES = 5_000_000
+# A zip's table of contents is read in one piece; this is room for 4 * 5,000 long names.
+_MAX_ONE_READ = 8 * 1024 * 1024
+_CHUNK = 1024 * 1024
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
+_JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
+# C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
+_UID = re.compile(r"UID_(?P<subject>H?\d+)_", re.IGNORECASE)
+_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS = ("file_name", "file"), ("subject", "patient"), ("label",)
+_NOT_AN_IMAGE = f"is not an image; {ACCEPTED} files are accepted, alone or in a zip."
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image that can be read when its turn comes; `Classifier` takes it as it is, as a binary file.
+
+    Attributes:
+        name: what people know it by, "/" between folders; no two of one listing are the same.
+        read: returns its bytes; raises BlastlensError.
+        subject: the patient or donor, None where nothing says so.
+        label: as a table gave it, in its own spelling; None without one.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    subject: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found: images in natural order, files that cannot be one, and remarks on the whole.
+
+    Attributes:
+        sources: `image 2.png` before `image 10.png`.
+        refused: name and one sentence each.
+        notes: one sentence each.
+    """
+
+    sources: tuple[Source, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def list_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:
+    """List the images in files, folders and zips.
+
+    Names are relative to the folder or zip; where several are given, each one's name comes first. A CSV table
+    (commas or semicolons, UTF-8) among the files with the columns `file_name` or `file`, and `subject` or
+    `patient` or `label`, says whose an image is; otherwise a name such as UID_H3_1_2_hem.bmp does. Files that
+    systems add by themselves (.DS_Store, __MACOSX, Thumbs.db) are passed over.
+
+    Raises:
+        BlastlensError: over 5,000 images.
+    """
+    found = _Found()
+    given = [Path(path) for path in paths]
+    several = sum(_is_container(path) for path in given) > 1
+    for path in given:
+        try:
+            found.add_path(path, f"{path.stem if path.suffix.lower() == '.zip' else path.name}/" if several else "")
+        except BlastlensError as error:
+            found.refused.append((path.name, str(error)))
+    if len(found.sources) > MAX_IMAGES:
+        raise BlastlensError(
+            f"There are {len(found.sources):,} images; at most {MAX_IMAGES:,} are accepted at a time, so give them "
+            "in parts."
+        )
+    found.sources.sort(key=lambda source: natural(source.name))
+    sources, notes = _with_subjects(_with_own_names(found.sources), found.tables)
+    return Sources(tuple(sources), tuple(sorted(found.refused, key=lambda one: natural(one[0]))), tuple(notes))
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key in which numbers count as numbers: `image 2` comes before `image 10`."""
+    parts = [part for part in re.split(r"(\d+)", name.casefold()) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+
+
+@dataclass
+class _Found:
+    """What has come together so far."""
+
+    sources: list[Source] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    tables: list["_Table"] = field(default_factory=list)
+    budget: "_Budget" = field(default_factory=lambda: _Budget())
+
+    def add_path(self, path: Path, prefix: str) -> None:
+        if path.is_dir():
+            for file in _files_under(path):
+                self.add(prefix + file.relative_to(path).as_posix(), _reader(file), file.is_symlink())
+        elif path.suffix.lower() == ".zip":
+            self._add_zip(path, prefix)
+        else:
+            # Whatever was picked by hand is tried, so that the image reader says what is wrong with it.
+            self.add(path.name, _reader(path), any_suffix=True)
+
+    def add(self, name: str, read: Callable[[], bytes], is_link: bool = False, any_suffix: bool = False) -> None:
+        """Sort one file into images, tables and the rest; `name` is shown, so it must be printable."""
+        name = _printable(name)
+        pure = PurePosixPath(name)
+        suffix = pure.suffix.lower()
+        if any((part.startswith(".") and part != "..") or part.casefold() in _JUNK for part in pure.parts):
+            return
+        if is_link:
+            self.refused.append((name, f"{name} is a link to another file; give the file itself."))
+        elif suffix == ".csv":
+            self._add_table(name, read)
+        elif suffix == ".zip":
+            self.refused.append((name, f"{name} is a zip inside another one; unpack it, or give it by itself."))
+        elif suffix in IMAGE_SUFFIXES or any_suffix:
+            self.sources.append(Source(name, read))
+        else:
+            self.refused.append((name, f"{name} {_NOT_AN_IMAGE}"))
+
+    def _add_table(self, name: str, read: Callable[[], bytes]) -> None:
+        try:
+            self.tables.append(_Table.parse(name, read()))
+        except BlastlensError as error:
+            self.refused.append((name, str(error)))
+
+    def _add_zip(self, path: Path, prefix: str) -> None:
+        archive = _open_zip(path)
+        seen = set()
+        for info in archive.infolist():
+            name = _name_in_zip(info)
+            shown = _printable(prefix + name)
+            if info.is_dir() or name.endswith("/"):
+                continue
+            if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
+                self.refused.append((shown, f"{shown} has a name that leads out of {path.name}; zip the folder anew."))
+            elif name in seen:
+                self.refused.append((shown, f"{shown} is in {path.name} more than once; the first one is used."))
+            else:
+                seen.add(name)
+                self.add(prefix + name, _entry_reader(archive, info, shown, self.budget))
+
+
+def _is_container(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def _printable(name: str) -> str:
+    """Without characters that hide what a name is, such as line breaks and marks that turn the text around."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    count = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            count += 1
+            if count > MAX_ENTRIES:
+                raise BlastlensError(f"{folder.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
+            yield Path(parent, name)
+
+
+def _reader(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a pipe or a device could keep us waiting for ever
+                raise BlastlensError(f"{path.name} is not a regular file; give a {ACCEPTED} file.")
+            if about.st_size > MAX_BYTES:
+                raise _too_large(path.name)
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BlastlensError(f"{path.name} cannot be read ({reason}).") from error
+
+    return read
+
+
+def _too_large(name: str) -> BlastlensError:
+    return BlastlensError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB; give a smaller image.")
+
+
+# Zips ---------------------------------------------------------------------------------------------------------
+
+
+class _Budget:
+    """How many bytes may come out of all zips together. Reading one entry again counts once."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[int, int], int] = {}
+        self._total = 0
+
+    def take(self, entry: tuple[int, int], size: int, name: str) -> None:
+        """Note that `size` bytes of an entry have been read so far."""
+        before = self._taken.get(entry, 0)
+        if size > before:
+            self._total += size - before
+            self._taken[entry] = size
+        if self._total > MAX_TOTAL_BYTES:
+            raise BlastlensError(
+                f"{name} was left out, since all images together are over {MAX_TOTAL_BYTES // 10**9} GB when "
+                "unpacked; give them in parts."
+            )
+
+
+class _Wary(io.FileIO):
+    """A file that refuses to be read in one large piece, as zipfile reads a table of contents of any size."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = _MAX_ONE_READ + 1 if size is None or size < 0 else size
+        data = super().read(min(wanted, _MAX_ONE_READ + 1))
+        if len(data) > _MAX_ONE_READ:
+            raise BlastlensError(f"{Path(str(self.name)).name} holds too many files; give it in parts.")
+        return data
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise BlastlensError(f"{path.name} does not exist or is not a regular file; give a zip.")
+    file = _Wary(path, "rb")
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # zipfile fails on hostile bytes in every way there is
+        file.close()
+        if isinstance(error, BlastlensError):
+            raise
+        raise BlastlensError(
+            f"{path.name} is not a zip that can be read; it may be damaged or not fully uploaded."
+        ) from error
+    # The sources that read from it are all that knows it, so it is closed when they are gone.
+    weakref.finalize(archive, file.close)
+    if len(archive.infolist()) > MAX_ENTRIES:
+        raise BlastlensError(f"{path.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
+    return archive
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """The name with "/" between folders; zips made on a Mac hold UTF-8 without saying so."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def _entry_reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, budget: _Budget) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if info.flag_bits & 0x1:
+            raise BlastlensError(f"{name} is encrypted; make a zip without a password.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # zipfile unpacks the other kinds without a limit on what comes out.
+            raise BlastlensError(f"{name} is packed in an unusual way; make an ordinary zip (Deflate).")
+        data = bytearray()
+        try:
+            with archive.open(info) as entry:
+                while chunk := entry.read(_CHUNK):
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        raise _too_large(name)
+                    if len(data) > RATIO_APPLIES_FROM and len(data) > MAX_RATIO * info.compress_size:
+                        raise BlastlensError(f"{name} unpacks to over {MAX_RATIO} times its size; give it unpacked.")
+                    budget.take((id(archive), info.header_offset), len(data), name)
+        except BlastlensError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+            raise BlastlensError(f"{name} is damaged inside its zip; make the zip anew.") from None
+        return bytes(data)
+
+    return read
+
+
+# Whose an image is -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of subjects: rows of file name (as written), subject and label ("" where empty)."""
+
+    name: str
+    rows: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def parse(cls, name: str, data: bytes) -> "_Table":
+        if len(data) > MAX_TABLE_BYTES:
+            raise BlastlensError(f"{name} is larger than {MAX_TABLE_BYTES // 1_000_000} MB; give a shorter table.")
+        try:
+            text = data.decode("utf-8-sig")
+            first_line = text.partition("\n")[0]
+            delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+            header, *records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        except (UnicodeDecodeError, csv.Error):
+            raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
+        except ValueError:  # nothing to take a header from
+            raise BlastlensError(f"{name} is an empty table.") from None
+        columns = [title.strip().casefold() for title in header]
+        file, subject, label = (
+            next((columns.index(title) for title in titles if title in columns), None)
+            for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
+        )
+        if file is None or (subject is None and label is None):
+            raise BlastlensError(
+                f"{name} was not used: a table of subjects has the columns file_name, subject and, if you like, label."
+            )
+
+        def cell(record: Sequence[str], column: int | None) -> str:
+            return record[column].strip() if column is not None and column < len(record) else ""
+
+        rows = ((cell(record, file), cell(record, subject), cell(record, label)) for record in records)
+        return cls(name, tuple(row for row in rows if row[0]))
+
+
+def _with_own_names(sources: Iterable[Source]) -> list[Source]:
+    """Give every source a name of its own: two uploads called cell.png become `cell.png` and `cell (2).png`."""
+    taken: set[str] = set()
+    named = []
+    for source in sources:
+        name, number, pure = source.name, 1, PurePosixPath(source.name)
+        while name in taken:
+            number += 1
+            name = str(pure.with_name(f"{pure.stem} ({number}){pure.suffix}"))
+        taken.add(name)
+        named.append(replace(source, name=name))
+    return named
+
+
+def _with_subjects(sources: Sequence[Source], tables: Iterable[_Table]) -> tuple[list[Source], list[str]]:
+    told: dict[str, set[tuple[str, str]]] = {}
+    notes = []
+    by_base: dict[str, list[str]] = {}
+    for source in sources:
+        by_base.setdefault(_parts(source.name)[-1], []).append(source.name)
+    for table in tables:
+        folder = _parts(table.name)[:-1]
+        missing = ambiguous = 0
+        for file, subject, label in table.rows:
+            names = _named_by(_parts(file), folder, by_base)
+            missing += not names
+            ambiguous += len(names) > 1
+            if len(names) == 1:
+                told.setdefault(names[0], set()).add((subject, label))
+        if missing:
+            notes.append(f"{table.name} names {_files(missing)} that {'is' if missing == 1 else 'are'} not here.")
+        if ambiguous:
+            notes.append(
+                f"{table.name} names {_files(ambiguous)} of which there are several; write the folder before the name."
+            )
+    contradictory = [name for name, rows in told.items() if len(rows) > 1]
+    if contradictory:
+        notes.append(
+            f"Tables say different things about {_files(len(contradictory))}, such as {contradictory[0]}; for "
+            "these they were not used."
+        )
+    rows = {name: next(iter(rows)) for name, rows in told.items() if len(rows) == 1}
+    out = []
+    for source in sources:
+        subject, label = rows.get(source.name, ("", ""))
+        if not subject and source.name not in contradictory:
+            uid = _UID.match(PurePosixPath(source.name).name)
+            subject = uid["subject"].upper() if uid else ""
+        out.append(replace(source, subject=_printable(subject) or None, label=_printable(label) or None))
+    return out, notes
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/").casefold()).parts or ("",)
+
+
+def _named_by(row: tuple[str, ...], folder: tuple[str, ...], by_base: dict[str, list[str]]) -> list[str]:
+    """The sources a table's row can mean: the one beside the table, or else those whose folders do not contradict."""
+    candidates = by_base.get(row[-1], [])
+    beside = [name for name in candidates if _parts(name) == folder + row]
+    return beside or [name for name in candidates if _agree(_parts(name), row)]
+
+
+def _agree(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    shorter = min(len(one), len(other))
+    return one[-shorter:] == other[-shorter:]
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file" + ("" if count == 1 else "s")
