@@ -1,0 +1,220 @@
+"""The tab that says what the models are for, what they cannot know, and whose data and ideas they rest on."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..classifier import DISCLAIMER
+from ..comparison import Comparison
+from ..model_folder import ModelFolder
+from .compared import recipe_of
+from .shelf import Shelf
+from .words import TASKS, task_of
+
+# What the page's words mean; other tabs explain them on hover, this is where they can be read in one go.
+GLOSSARY = (
+    ("ALL", "Acute lymphoblastic leukemia; as a label of a cell, a leukemic blast."),
+    ("HEM", "The data set's name for a healthy precursor of the same cell line."),
+    ("Benign, Early, Pre, Pro", "The labels of the smear fields: no leukemia, and three stages of B-cell leukemia."),
+    (
+        "Probability",
+        "Calibrated: of answers given at 90 %, about nine in ten were right on held-out images like the "
+        "training images. On other stains, microscopes or kinds of image that promise does not hold.",
+    ),
+    (
+        "Weighted F1",
+        "One number from 0 to 1 for how often a model finds each kind of cell without raising false "
+        "alarms, averaged over the kinds. 1 is perfect.",
+    ),
+    (
+        "Sensitivity, specificity",
+        "Of the leukemic cells, the share that is called leukemic; of the healthy ones, the "
+        "share that is called healthy.",
+    ),
+    ("Calibration error", "How far, on average, the stated probability is from how often it was right."),
+    (
+        "95 % interval",
+        "Where a figure would likely fall for other people from the same source. The fewer people were "
+        "measured, the wider it is.",
+    ),
+    (
+        "Image-level",
+        "Measured after dividing images at random, so that the same people are on both sides. It flatters "
+        "every model and says nothing about new people.",
+    ),
+    (
+        "Group-disjoint, group 3-fold",
+        "Measured three times, each time on a third of the people, none of whom was among "
+        "those the model learned from. For smear fields, groups of slides that look alike stand in for people.",
+    ),
+    ("Leak", "Image-level minus group-disjoint accuracy: what a split by image promises too much."),
+    (
+        "Noise, sigma",
+        "Random grain as from a dim camera: how far a pixel's brightness typically strays, on its scale "
+        "from 0 to 255. Around 10 it is barely visible; at 100 little of the cell is left.",
+    ),
+    (
+        "Activation map",
+        "Where in the image the network found support for its answer. It shows what moved the model, "
+        "not disease, and is no evidence.",
+    ),
+    (
+        "fp32, int8",
+        "The same network with 32 or with 8 bits per number; the second is smaller, quicker and less exact.",
+    ),
+)
+
+
+def build(shelf: Shelf, model: gr.Radio) -> None:
+    """Lay the tab out and follow the model picker."""
+    record = Comparison.load()
+    folders = [classifier.folder for classifier in shelf.classifiers.values()]
+    with gr.Group():
+        shown = gr.HTML(about_html(shelf.first.folder, folders, record), padding=True)
+    model.change(
+        lambda chosen: about_html(shelf.classifier(chosen).folder, folders, record),
+        model,
+        shown,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def about_html(chosen: ModelFolder, folders: Sequence[ModelFolder], record: Comparison | None) -> str:
+    """The whole tab; limits are those of the chosen model, in its own figures."""
+    parts = [
+        _section("What it is for", _USE),
+        _section("What it is not for", f"<p><strong>{escape(DISCLAIMER)}</strong></p>{_NOT_FOR}"),
+        _section(f"What {chosen.model_id} cannot know", _limits(chosen, record)),
+        _section("What happens to your images", _IMAGES),
+        _section("Data", _data(folders)),
+        _section("The papers", _papers(record)),
+        _section("Licence", _LICENCE),
+        _section("What the words mean", _glossary()),
+    ]
+    return f'<div class="about">{"".join(parts)}</div>'
+
+
+_USE = """<ul>
+<li>Learning: see what a screening model answers, what it looks at, and how noise and other flaws of an image
+undo it.</li>
+<li>Checking: find out whether a model holds on your own labelled slides and scanner, before anybody believes it.</li>
+<li>Building: the same models from code, with the same answers, as a starting point for research.</li>
+</ul>"""
+
+_NOT_FOR = """<ul>
+<li>Finding out whether anybody is ill or well, ruling disease out, choosing or changing a treatment.</li>
+<li>Sorting patients or slides, alone or as a second reader.</li>
+<li>Other diseases, other kinds of cell, bone marrow, or whole slides; other stains and microscopes until somebody has
+measured them there.</li>
+<li>Images that may not leave your hospital, unless this page runs inside it.</li>
+</ul>"""
+
+_IMAGES = """<p>An image you give goes to the computer that runs this page and to nobody else: no other service is
+asked, and nothing learns from it. It is deleted within the hour. The page loads nothing from elsewhere: no fonts, no
+analytics, no scripts of third parties. Run it on your own computer, and your images never leave it.</p>"""
+
+_LICENCE = """<p>Code: Apache-2.0. The networks start from ImageNet weights (Apache-2.0) and are trained on the data
+above, whose terms are their authors'; ask them before any use beyond research. No image of either data set is part of
+this project: the examples that come with it are drawn. How to cite it stands in its file
+<code>CITATION.cff</code>.</p>"""
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _limits(folder: ModelFolder, record: Comparison | None) -> str:
+    protocol = next((p for p in folder.metrics.get("protocols") or [] if p.get("level") == "group"), None)
+    if protocol is None:
+        return "<p>Nothing was measured on people it never saw. Until somebody does, its answers mean nothing.</p>"
+    items = [_how_good(folder, protocol), _worst(protocol)]
+    if folder.label_names == ("ALL", "HEM"):
+        donors = sum(group["label"] == "HEM" for group in protocol["per_group"])
+        items += [
+            f"Healthy donors are few: its figures rest on {donors} groups of them, all from one laboratory, with one "
+            "way of staining and cells cut out beforehand. What differs from person to person (size, tint, brightness) "
+            "and what differs between healthy and leukemic cells is hard to tell apart with so few.",
+            "In this data set the same people appear under several names, as identical files or as the same cells "
+            "photographed again. We linked those we found and kept them on one side; there may be more.",
+        ]
+    if recipe_of(folder) == "ours_cnmc2019":
+        items.append(
+            "Its recipe was chosen by short runs on these same people, so the figure for a new hospital may be lower."
+        )
+    if "Benign" in folder.label_names:
+        items.append(
+            "This data set cannot show that a model knows leukemia. It has no patient ids, and each of its classes was "
+            f"photographed under its own conditions, so that colour gives them away{_colour_alone(folder, record)}."
+        )
+    items.append(
+        "Its probabilities are calibrated on images like its training images. Elsewhere they can be sure and wrong."
+    )
+    items.append("Flaws are simulated on the pixels that the network sees; real scanners differ in other ways too.")
+    return f"<ul>{''.join(f'<li>{text}</li>' for text in items)}</ul>"
+
+
+def _how_good(folder: ModelFolder, protocol: dict[str, Any]) -> str:
+    score = protocol["by_sigma"][0]["weighted_f1"]
+    return (
+        f"On {escape(task_of(folder).unseen)} it reaches a weighted F1 of {score['value']:.2f} (95 % interval "
+        f"{score['low']:.2f} to {score['high']:.2f}; {escape(protocol['name'])}, {protocol['n_images']:,} images in "
+        f"{protocol['n_groups']} groups)."
+    )
+
+
+def _worst(protocol: dict[str, Any]) -> str:
+    """The group with the lowest accuracy; for cells, the healthy donor with the most false alarms."""
+    healthy = [group for group in protocol["per_group"] if group["label"] == "HEM"]
+    worst = min(healthy or protocol["per_group"], key=lambda group: group["accuracy"])
+    if healthy:
+        return (
+            f"It is not equally good on everybody. Of the cells of the healthy donors {escape(worst['group'])} it "
+            f"called only {worst['accuracy']:.0%} healthy; the next person can be like them."
+        )
+    return (
+        f"It is not equally good everywhere: of the images of the worst group, {escape(worst['group'])}, "
+        f"{worst['accuracy']:.0%} were right."
+    )
+
+
+def _colour_alone(folder: ModelFolder, record: Comparison | None) -> str:
+    name = record.dataset_of(folder.label_names) if record else None
+    scores = record.datasets[name].without_network if record and name else {}
+    told = (
+        f"; {escape(what)} alone, without any network, reaches {score.value:.2f} (95 % interval {score.low:.2f} to "
+        f"{score.high:.2f})"
+        for what, score in scores.items()
+    )
+    return "".join(told)
+
+
+def _data(folders: Sequence[ModelFolder]) -> str:
+    tasks = {folder.label_names: TASKS[folder.label_names] for folder in folders if folder.label_names in TASKS}
+    items = "".join(
+        f"<li><strong>{escape(', '.join(labels))}</strong>: {escape(task.credit)}. "
+        f"{escape(task.looks_at[:1].upper() + task.looks_at[1:])}.</li>"
+        for labels, task in tasks.items()
+    )
+    return f"<ul>{items}</ul>" if items else "<p>Which data these models learned from stands in their cards.</p>"
+
+
+def _papers(record: Comparison | None) -> str:
+    if record is None:
+        return (
+            "<p>The project reproduces published systems and compares them. This page came without that record (the "
+            "project's <code>results</code> folder).</p>"
+        )
+    items = "".join(
+        f"<li><strong>{escape(name)}</strong>: {escape(paper.citation)}</li>" for name, paper in record.papers.items()
+    )
+    return (
+        f"<p>{record.n_published} systems of these papers are reproduced as recipes; what became of their figures "
+        f"stands under <em>Models compared</em>.</p><ul>{items}</ul>"
+    )
+
+
+def _glossary() -> str:
+    return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in GLOSSARY) + "</dl>"

@@ -1,0 +1,461 @@
+"""The tab that puts every published system beside ours. No number is written here: all come from two records.
+
+`results/comparison.json` has the systems, a model's metrics.json the model; where either lacks something, the page
+says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..comparison import Comparison, Dataset, Level, System
+from ..metrics import Bin, Interval
+from ..model_folder import ModelFolder
+from .charts import Series, confusion_table, line_chart, reliability_diagram
+from .shelf import Shelf
+from .words import task_of, term
+
+MOST_LINES = 6  # beside the model's own and the constant answer's; more than eight would look alike
+
+IMAGE_LEVEL = term(
+    "image-level",
+    "The images were divided at random, so images of the same people are on both sides. It flatters every system: "
+    "it says nothing about new people.",
+)
+GROUP_DISJOINT = term(
+    "group-disjoint",
+    "Nobody's images are on both sides: the system is tested on people (for smear fields: on groups of similar "
+    "slides) that it never saw. This is the figure that means something.",
+)
+LEAK = term("leak", "How much of the image-level accuracy is gone once the people are new ones.")
+WEIGHTED_F1 = term(
+    "weighted F1",
+    "From 0 to 1: how often a system finds each kind of cell without raising false alarms, averaged over the kinds "
+    "by their numbers of images.",
+)
+INTERVAL = term("95 % interval", "Where the figure would likely fall with other people from the same source.")
+ECE = term("calibration error", "How far, on average, the stated probability is from how often it was right.")
+FP32 = term("fp32", "The usual precision: 32 bits per number.")
+INT8 = term("int8", "A smaller and quicker file of the same network: 8 bits per number.")
+
+
+def build(shelf: Shelf, model: gr.Radio) -> None:
+    """Lay the tab out and follow the model picker."""
+    record = Comparison.load()
+    folders = [classifier.folder for classifier in shelf.classifiers.values()]
+
+    def follow(chosen: str) -> tuple[Any, ...]:
+        folder = shelf.classifier(chosen).folder
+        others = _others(record, folder)
+        picked = others[:MOST_LINES]
+        return (
+            systems_html(record, folders, folder),
+            gr.CheckboxGroup(choices=_choices(others), value=[s.name for s in picked], visible=bool(others)),
+            noise_html(record, folder, [s.name for s in picked]),
+            model_html(folder),
+            speed_html(record, folders, folder),
+        )
+
+    def draw(chosen: str, names: list[str]) -> str:
+        return noise_html(record, shelf.classifier(chosen).folder, names)
+
+    first = shelf.first.folder
+    others = _others(record, first)
+    picked = [system.name for system in others[:MOST_LINES]]
+    with gr.Group():
+        systems = gr.HTML(systems_html(record, folders, first), padding=True)
+    with gr.Group():
+        gr.HTML(_noise_opening(), padding=True)
+        wanted = gr.CheckboxGroup(
+            _choices(others), value=picked, label="Compare with", visible=bool(others), elem_classes="compare-with"
+        )
+        noise = gr.HTML(noise_html(record, first, picked), padding=True)
+    with gr.Group():
+        own = gr.HTML(model_html(first), padding=True)
+    with gr.Group():
+        speed = gr.HTML(speed_html(record, folders, first), padding=True)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    model.change(follow, model, [systems, wanted, noise, own, speed], **quiet)
+    wanted.input(draw, [model, wanted], noise, **quiet)
+
+
+# The systems
+
+
+def systems_html(record: Comparison | None, folders: Sequence[ModelFolder], chosen: ModelFolder) -> str:
+    """The honest table, the chosen model's data set first.
+
+    Args:
+        record: None where the page has no results.
+        folders: the models on this page; the rows of their recipes are marked.
+        chosen: one of them.
+    """
+    heading = "<h2>What the papers say, and what holds on people nobody trained on</h2>"
+    if record is None:
+        return (
+            f'<section class="compared">{heading}<p>This page came without the comparison of published systems (the '
+            "project's <code>results</code> folder). What is known of the model itself stands below.</p></section>"
+        )
+    measured = sum(system.measured for system in record.systems if system.paper)
+    opening = (
+        f"<p>{record.n_published} systems from {len(record.papers)} papers. Each was built again from its paper; "
+        f"{measured} could be trained so far, the others say why not. "
+        f"<em>Claimed</em> is what the paper prints; "
+        f"{IMAGE_LEVEL} is our measurement on the paper's own kind of split, {GROUP_DISJOINT} the same system on "
+        f"people it never saw. All figures are accuracies from 0 to 1 with their {INTERVAL}; below them stands "
+        f"{WEIGHTED_F1}.</p>"
+        '<ul class="strip-legend">'
+        f"<li>{_key('claimed')}claimed</li><li>{_key('image')}image-level</li><li>{_key('group')}group-disjoint</li>"
+        "</ul>"
+    )
+    own = record.dataset_of(chosen.label_names)
+    names = sorted(record.datasets, key=lambda name: name != own)
+    recipes = {recipe_of(folder): folder.model_id for folder in folders}
+    tables = "".join(_systems_table(record, name, recipes, recipe_of(chosen)) for name in names)
+    return f'<section class="compared">{heading}{opening}{tables}{_papers(record)}</section>'
+
+
+def recipe_of(folder: ModelFolder) -> str | None:
+    """The recipe a model was trained with, by which the comparison knows it."""
+    return ((folder.metrics.get("training") or {}).get("recipe") or {}).get("name")
+
+
+def _systems_table(record: Comparison, name: str, recipes: Mapping[str | None, str], chosen: str | None) -> str:
+    dataset = record.datasets[name]
+    systems = sorted(record.of(name), key=lambda system: not system.measured)
+    ends = [end for system in systems for end in _ends(system)]
+    low = min([0.9, *(int(10 * end) / 10 for end in ends)])
+    rows = "".join(_system_row(system, low, recipes.get(system.name), system.name == chosen) for system in systems)
+    title = escape(dataset.title)
+    return (
+        f"<h3>{title}</h3>"
+        f'<div class="compared-scroll" tabindex="0" role="region" aria-label="Systems compared: {title}">'
+        '<table class="systems"><thead><tr><th scope="col">System</th><th scope="col">Claimed</th>'
+        '<th scope="col">Image-level</th><th scope="col">Group-disjoint</th><th scope="col">Leak</th>'
+        f'<th scope="col">Side by side, {low:g} to 1</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{_dataset_notes(dataset)}"
+    )
+
+
+def _ends(system: System) -> list[float]:
+    levels = [level for level in (system.image, system.group) if isinstance(level, Level)]
+    return [level.accuracy.low for level in levels] + ([] if system.claimed is None else [system.claimed])
+
+
+def _system_row(system: System, low: float, model_id: str | None, chosen: bool) -> str:
+    badge = f' <span class="badge">on this page: {escape(model_id)}</span>' if model_id else ""
+    starts = f"starts from {'ImageNet' if system.first_weights == 'ImageNet' else 'random'} weights"
+    changed = {"nothing": "trained as described", "-": ""}.get(system.changed, f"changed: {_settings(system.changed)}")
+    details = "; ".join(text for text in (starts, changed) if text)
+    head = f'<th scope="row">{escape(system.title)}{badge}<span class="details">{escape(details)}</span></th>'
+    claimed = _cell("Claimed", escape("none" if system.paper is None else system.claimed_in_words))
+    drawn = _strip(system, low)
+    strip = f'<td class="strip">{drawn}</td>' if drawn else "<td></td>"
+    if isinstance(system.image, str) and system.image == system.group:
+        cells = f'<td class="missing" colspan="3">{escape(system.image)}</td>'
+    else:
+        leak = "" if system.leak is None else _signed(system.leak)
+        cells = _level_cell("Image-level", system.image) + _level_cell("Group-disjoint", system.group)
+        cells += _cell("Leak", leak or '<span class="quiet">not known</span>')
+    kind = " ".join(["ours"] * (system.paper is None) + ["chosen"] * chosen)
+    return f'<tr class="{kind}">{head}{claimed}{cells}{strip}</tr>'
+
+
+def _settings(changed: str) -> str:
+    """Names of settings as a person would say them."""
+    return changed.replace("schedule.patience", "patience").replace("image_size", "image size")
+
+
+def _level_cell(title: str, level: Level | str) -> str:
+    if isinstance(level, str):
+        return f'<td class="missing" data-label="{title}">{escape(level)}</td>'
+    folds = f" {title.lower()}, {level.folds}" if level.folds else f" {title.lower()}"
+    return _cell(
+        title,
+        f"<b>{level.accuracy.value:.3f}</b> <span>({level.accuracy.low:.3f} to {level.accuracy.high:.3f})</span>"
+        f'<span class="details">{escape(folds.strip())}; F1 {level.weighted_f1.value:.3f}</span>',
+    )
+
+
+def _cell(title: str, content: str) -> str:
+    return f'<td data-label="{title}"><div>{content}</div></td>'
+
+
+def _strip(system: System, low: float) -> str:
+    """Claim, image-level and group-disjoint accuracy as marks on one line each; empty where there is nothing."""
+    if system.claimed is None and not system.measured:
+        return ""
+
+    def across(value: float) -> str:
+        return f"{4 + 92 * (max(value, low) - low) / (1 - low):.2f}%"
+
+    parts = [
+        f'<line class="grid" x1="{across(k / 10)}" x2="{across(k / 10)}" y1="0" y2="44"/>'
+        for k in range(round(10 * low), 11)
+    ]
+    for level, kind, y in ((system.image, "image", 22), (system.group, "group", 36)):
+        if isinstance(level, Level):
+            ends = f'x1="{across(level.accuracy.low)}" x2="{across(level.accuracy.high)}"'
+            parts.append(f'<line class="{kind}" {ends} y1="{y}" y2="{y}"/>')
+            parts.append(f'<circle class="{kind}" cx="{across(level.accuracy.value)}" cy="{y}" r="4"/>')
+    if system.claimed is not None:
+        parts.append(f'<svg class="claimed" x="{across(system.claimed)}" y="8" overflow="visible">{_DIAMOND}</svg>')
+    return f'<svg width="100%" height="44" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+_DIAMOND = '<path d="M0 -5 L5 0 L0 5 L-5 0 Z"/>'
+
+
+def _key(kind: str) -> str:
+    mark = f'<svg x="15" y="7" overflow="visible">{_DIAMOND}</svg>'
+    if kind != "claimed":
+        mark = f'<line class="{kind}" x1="1" x2="29" y1="7" y2="7"/><circle class="{kind}" cx="15" cy="7" r="4"/>'
+    return f'<svg class="key {kind}" width="30" height="14" aria-hidden="true">{mark}</svg>'
+
+
+def _dataset_notes(dataset: Dataset) -> str:
+    notes = []
+    if dataset.images_measured:
+        notes.append(f"Measured on {dataset.images_measured:,} of the {dataset.images_published:,} published images.")
+    for what, score in dataset.without_network.items():
+        notes.append(f"Without any network, {escape(what)} alone reaches weighted F1 {_shown(score)}, group-disjoint.")
+    if dataset.without_network:
+        notes.append("A network means something on unseen people once it beats that.")
+    if "Benign" in dataset.labels:
+        notes.append(
+            "This data set has no patient ids: its groups are clusters of slides that look alike, a stand-in, so one "
+            "patient may still be on both sides."
+        )
+    return f'<p class="quiet">{" ".join(notes)}</p>'
+
+
+def _papers(record: Comparison) -> str:
+    items = "".join(
+        f"<dt>{escape(name)}: {escape(paper.citation)}</dt><dd>How it divides its images: {escape(paper.protocol)}.<ul>"
+        + "".join(f"<li>{escape(text)}</li>" for text in paper.contradictions)
+        + "</ul></dd>"
+        for name, paper in record.papers.items()
+    )
+    return f'<details class="papers"><summary>What each paper\'s own text allows</summary><dl>{items}</dl></details>'
+
+
+# Noise
+
+
+def _noise_opening() -> str:
+    return (
+        '<section class="compared"><h2>How they hold as noise grows</h2><p>Noise is added to images of people the '
+        f"systems never saw ({GROUP_DISJOINT}). The shaded band is the {INTERVAL} of the model picked above.</p>"
+        "</section>"
+    )
+
+
+def noise_html(record: Comparison | None, folder: ModelFolder, names: Sequence[str]) -> str:
+    """Weighted F1 against sigma: the model with its band, the systems of `names`, and the constant answer."""
+    series = [_own_curve(folder)] if _protocol(folder) else []
+    for system in _others(record, folder):
+        if system.noise and system.name in names:
+            values = [score.value for score in system.noise.weighted_f1]
+            series.append(Series(system.title, system.noise.sigmas, values))
+    if not series:
+        return f'<p class="compared">How {escape(folder.model_id)} holds against noise was not measured.</p>'
+    dataset = _dataset_of(record, folder)
+    if dataset and dataset.most_frequent_share:
+        share = dataset.most_frequent_share
+        # Precision is the share and recall 1 for that label; every other label's F1 is 0.
+        constant = share * 2 * share / (1 + share)
+        series.append(Series("always the most frequent answer", (0, 100), (constant, constant)))
+    highest = max(x for one in series for x in one.xs)
+    chart = line_chart(
+        series,
+        x_label="noise (sigma)",
+        y_label="weighted F1, group-disjoint",
+        x_range=(0, highest),
+        y_range=(0, 1),
+        percent=False,
+        description=_noise_words(series),
+    )
+    return f'<div class="compared">{chart}{_noise_table(series)}</div>'
+
+
+def _own_curve(folder: ModelFolder) -> Series:
+    rows = _protocol(folder)["by_sigma"]
+    scores = [row["weighted_f1"] for row in rows]
+    return Series(
+        f"{folder.model_id} (this model)",
+        [row["sigma"] for row in rows],
+        *([score[end] for score in scores] for end in ("value", "low", "high")),
+    )
+
+
+def _noise_words(series: Sequence[Series]) -> str:
+    one = series[0]
+    last = next((i for i, y in enumerate(one.ys) if y < 0.9 * one.ys[0]), None)
+    start = f"{one.name}: weighted F1 {one.ys[0]:.2f} without noise"
+    if last is None:
+        return f"{start}, {one.ys[-1]:.2f} at sigma {one.xs[-1]:g}."
+    return f"{start}; a tenth of it is lost by sigma {one.xs[last]:g} ({one.ys[last]:.2f})."
+
+
+def _noise_table(series: Sequence[Series]) -> str:
+    sigmas = sorted({x for one in series for x in one.xs})
+    head = "".join(f'<th scope="col">{sigma:g}</th>' for sigma in sigmas)
+    rows = []
+    for one in series:
+        at = dict(zip(one.xs, one.ys, strict=True))
+        constant = len(set(one.ys)) == 1
+        cells = (f"{one.ys[0]:.2f}" if constant else f"{at[s]:.2f}" if s in at else "" for s in sigmas)
+        cells_html = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{escape(one.name)}</th>{cells_html}</tr>')
+    return (
+        '<details><summary>The curves in numbers</summary><div class="compared-scroll" tabindex="0" role="region" '
+        'aria-label="Weighted F1 at each noise level"><table class="numbers"><caption>Weighted F1, group-disjoint, by '
+        f'noise (sigma)</caption><thead><tr><th scope="col">system</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+def _others(record: Comparison | None, folder: ModelFolder) -> list[System]:
+    """The systems with a noise curve on the model's kind of image, best first, without the model itself."""
+    name = record.dataset_of(folder.label_names) if record else None
+    if record is None or name is None:
+        return []
+    known = [s for s in record.of(name) if s.noise and s.name != recipe_of(folder)]
+    return sorted(known, key=lambda s: -s.noise.weighted_f1[0].value if s.noise else 0)
+
+
+def _choices(systems: Sequence[System]) -> list[tuple[str, str]]:
+    return [(system.title, system.name) for system in systems]
+
+
+def _dataset_of(record: Comparison | None, folder: ModelFolder) -> Dataset | None:
+    name = record.dataset_of(folder.label_names) if record else None
+    return record.datasets[name] if record and name else None
+
+
+# The model itself
+
+
+def _protocol(folder: ModelFolder) -> dict[str, Any]:
+    """The honest protocol's entry of metrics.json; empty where there is none."""
+    protocols = folder.metrics.get("protocols") or []
+    return next((protocol for protocol in protocols if protocol.get("level") == "group"), {})
+
+
+def model_html(folder: ModelFolder) -> str:
+    """Whether the model's probabilities mean what they say, and what it takes for what."""
+    heading = f"<h2>{escape(folder.model_id)}: can its probabilities be believed, and what does it mix up?</h2>"
+    protocol = _protocol(folder)
+    if not protocol:
+        text = "Nothing was measured on people it never saw, so its answers mean nothing yet."
+        return f'<section class="compared">{heading}<p>{text}</p></section>'
+    clean, unseen = protocol["by_sigma"][0], task_of(folder).unseen
+    opening = (
+        f"<p>Measured on {protocol['n_images']:,} images in {protocol['n_groups']} groups, {escape(unseen)} "
+        f'<span class="quiet">[{escape(protocol["name"])}, group-disjoint]</span>. Its probabilities are '
+        f"{term('calibrated', str(protocol['calibration']))} on images of others than those judged here.</p>"
+    )
+    bins = [Bin(**one) for one in protocol.get("reliability", ())]
+    diagram = (
+        reliability_diagram(bins, description=_reliability_words(bins))
+        if bins
+        else "<p>How often its answers of each probability were right was not recorded.</p>"
+    )
+    error = f"<p>{ECE}: {_shown_dict(clean['ece'])}.</p>"
+    return (
+        f'<section class="compared">{heading}{opening}<div class="compared-pair">'
+        f"<div><h3>When it says 90 %, is it right nine times in ten?</h3>{diagram}{error}</div>"
+        f"<div><h3>What it takes for what</h3>{confusion_table(clean['confusion_matrix'], folder.label_names)}"
+        f"{_worst_group(protocol)}</div></div></section>"
+    )
+
+
+def _reliability_words(bins: Sequence[Bin]) -> str:
+    fullest = max(bins, key=lambda one: one.count)
+    return (
+        f"Bars on the dashed line would be perfect. Most answers, {fullest.count:,} of "
+        f"{sum(one.count for one in bins):,}, were given with {fullest.low:.0%} to {fullest.high:.0%}: on average "
+        f"{fullest.confidence:.1%} sure, and {fullest.accuracy:.1%} of them right."
+    )
+
+
+def _worst_group(protocol: Mapping[str, Any]) -> str:
+    groups = protocol.get("per_group") or []
+    if not groups:
+        return ""
+    worst = min(groups, key=lambda group: group["accuracy"])
+    return (
+        f"<p>It is not equally good on everybody: in the worst group, {escape(worst['group'])} "
+        f"({escape(worst['label'])}, {worst['n']:,} images), {worst['accuracy']:.1%} were right.</p>"
+    )
+
+
+# Speed and size
+
+
+def speed_html(record: Comparison | None, folders: Sequence[ModelFolder], chosen: ModelFolder) -> str:
+    """Time and size of the models on this page, then of every published network."""
+    heading = "<h2>How quick, how large</h2>"
+    own = "".join(_model_line(folder, folder is chosen or folder.model_id == chosen.model_id) for folder in folders)
+    table = "" if record is None else _speed_table(record)
+    return f'<section class="compared">{heading}<ul class="own-speed">{own}</ul>{table}</section>'
+
+
+def _model_line(folder: ModelFolder, chosen: bool) -> str:
+    size, time = folder.metrics.get("size_bytes") or {}, folder.metrics.get("latency_ms") or {}
+    parts = []
+    for name, word in (("fp32", FP32), ("int8", INT8)):
+        if name in size and name in time:
+            parts.append(f"{word} {size[name] / 1e6:.1f} MB, {time[name]:.1f} ms")
+    if not parts:
+        parts = ["size and time were not recorded"]
+    elif "what" in time:
+        parts[-1] += f' <span class="quiet">({escape(time["what"])}, {time.get("threads", "?")} cores)</span>'
+    cost = (folder.metrics.get("int8") or {}).get("difference")
+    if cost:
+        parts.append(f"int8 changes weighted F1 by {_signed(Interval(**cost))}")
+    kind = ' class="chosen"' if chosen else ""
+    return f"<li{kind}><b>{escape(folder.model_id)}</b>: {'; '.join(parts)}</li>"
+
+
+def _speed_table(record: Comparison) -> str:
+    timed = [s for s in record.systems if s.times_mobilenetv1 is not None]
+    if not timed:
+        return ""
+    timed.sort(key=lambda s: s.times_mobilenetv1 or 0)
+    longest = max(s.times_mobilenetv1 or 0 for s in timed)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(s.title)}</th>'
+        f'<td class="bar-cell" style="--share:{100 * (s.times_mobilenetv1 or 0) / longest:.1f}%"><b>'
+        f"{s.times_mobilenetv1:.2f}</b></td><td>{s.milliseconds:.1f}</td>{_size_cells(s.parameters)}</tr>"
+        for s in timed
+    )
+    return (
+        '<div class="compared-scroll" tabindex="0" role="region" aria-label="Time and size of each network">'
+        '<table class="numbers speed"><caption>One image through each published network, fp32. Milliseconds: '
+        f"{escape(record.machine)}. They differ from machine to machine; the multiples of MobileNetV1 at 224 px, timed "
+        "beside each network, differ less.</caption>"
+        '<thead><tr><th scope="col">system</th><th scope="col">times MobileNetV1</th>'
+        '<th scope="col">ms</th><th scope="col">parameters</th><th scope="col">MB, fp32</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _size_cells(parameters: int | None) -> str:
+    if parameters is None:
+        return "<td></td><td></td>"
+    return f"<td>{parameters / 1e6:.2f} M</td><td>{4 * parameters / 1e6:.1f}</td>"
+
+
+def _shown(value: Interval) -> str:
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _shown_dict(value: Mapping[str, float]) -> str:
+    return _shown(Interval(value["value"], value["low"], value["high"]))
+
+
+def _signed(value: Interval) -> str:
+    return f"<b>{value.value:+z.3f}</b> ({value.low:+z.3f} to {value.high:+z.3f})"

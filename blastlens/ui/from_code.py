@@ -1,0 +1,149 @@
+"""The tab with the exact lines for one's own code, and the endpoint that tells programs which models there are."""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_space
+
+from ..classifier import DISCLAIMER, Classifier
+from ..model_folder import PRECISIONS
+from .endpoints import endpoint
+from .shelf import Shelf, provenance
+from .snippets import Snippet, Source, in_python, over_the_network
+from .words import task_of, term
+
+IMAGE = "cell.png"
+LOCAL = "http://127.0.0.1:7860"
+
+# Gradio's own code box is an editor; these lines are to be read and copied.
+COPY = """element.addEventListener("click", event => {
+  const button = event.target.closest("button.copy");
+  if (!button) return;
+  const figure = button.closest("figure");
+  const code = figure.querySelector("code"), said = figure.querySelector("[role=status]");
+  const select = () => {
+    getSelection().selectAllChildren(code);
+    said.textContent = "Selected: press Ctrl+C";
+  };
+  const copied = () => { said.textContent = "Copied"; setTimeout(() => said.textContent = "", 2000); };
+  navigator.clipboard ? navigator.clipboard.writeText(code.textContent).then(copied, select) : select();
+})"""
+
+
+def build(shelf: Shelf, model: gr.Radio) -> None:
+    """Lay the tab out, follow the model picker, and offer `list_models`."""
+
+    def shown(chosen: str, request: gr.Request) -> tuple[str, str]:
+        return _own(shelf.classifier(chosen)), _asked(chosen, address_of(request.headers, request.request.scope))
+
+    def list_models() -> dict[str, Any]:
+        """Which models there are, and how good each is on unseen people. Research demonstration, not a medical device.
+
+        Returns:
+            models (a list: model_id, revision, labels, task, looks_at, headline: the honest score with its 95 %
+            interval and protocol, or null where nothing was measured; size_bytes by precision; sigma, warnings and
+            disclaimer as in every answer) and disclaimer.
+        """
+        return {"models": [described(c) for c in shelf.classifiers.values()], "disclaimer": DISCLAIMER}
+
+    first = shelf.first
+    gr.HTML(_opening(), padding=True)
+    own = gr.HTML(_own(first), padding=True, js_on_load=COPY)
+    asked = gr.HTML(_asked(first.folder.model_id, LOCAL), padding=True, js_on_load=COPY)
+    # Without triggers it runs when the page opens, too: only then is the page's address known.
+    gr.on(None, shown, model, [own, asked], show_progress="hidden", api_visibility="private")
+    endpoint(list_models)
+
+
+def described(classifier: Classifier) -> dict[str, Any]:
+    """What a program may want to know of a model before it asks."""
+    folder, task = classifier.folder, task_of(classifier.folder)
+    files = {name: folder.path / file for name, file in PRECISIONS.items()}
+    return {
+        **provenance(classifier),
+        "labels": {label: task.meanings.get(label, "") for label in folder.label_names},
+        "task": task.question,
+        "looks_at": task.looks_at,
+        "headline": _headline(folder.metrics, task.unseen),
+        "size_bytes": {name: file.stat().st_size for name, file in files.items() if file.is_file()},
+    }
+
+
+def address_of(headers: Mapping[str, str], scope: Mapping[str, Any]) -> str:
+    """The page's address as the visitor's browser has it, behind a proxy too; without a slash at its end."""
+    host = headers.get("x-forwarded-host") or headers.get("host") or ""
+    scheme = headers.get("x-forwarded-proto") or scope.get("scheme") or "http"
+    host, scheme = (text.split(",")[0].strip() for text in (host, scheme))
+    # The lines are pasted into shells, so nothing but a host gets into them.
+    if not re.fullmatch(r"[\w.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host) or scheme not in ("http", "https"):
+        return LOCAL
+    return f"{scheme}://{host}"
+
+
+def tool_name() -> str:
+    """What this page's MCP server calls its classify endpoint: on a Space, Gradio puts the Space's name before it."""
+    space = get_space()
+    return re.sub(r"[^a-zA-Z0-9]", "_", f"{space.split('/')[-1]}_classify") if space else "classify"
+
+
+def _headline(metrics: Mapping[str, Any], unseen: str) -> dict[str, Any] | None:
+    headline = metrics.get("headline") or {}
+    score = headline.get("weighted_f1")
+    if not score:
+        return None
+    protocol = str(headline.get("protocol", "unnamed"))
+    group = protocol.startswith("group")
+    return {
+        "score": "weighted F1",
+        **{end: score.get(end) for end in ("value", "low", "high")},
+        "protocol": protocol,
+        "measured_on": unseen if group else "image-level: images of the same people as in training",
+    }
+
+
+def _opening() -> str:
+    address = term("MCP", "Model Context Protocol: how AI assistants call programs. This page is such a program.")
+    return (
+        '<div class="snippets-opening"><p>Copy, replace the image by your own, run. The lines follow the model picked '
+        f"above, and every one of them is run by this project's tests. Assistants can ask as well, through {address}."
+        "</p><p>Whatever the way, the answer is the same, and so is what it is worth: "
+        f"<strong>{escape(DISCLAIMER)}</strong></p></div>"
+    )
+
+
+def _own(classifier: Classifier) -> str:
+    source = Source.of(classifier.folder)
+    where = (
+        "Run these lines in a copy of this project (<code>git clone</code>, then install its requirements)."
+        if source.name.startswith("models/")
+        else "The model is fetched from the Hugging Face Hub the first time."
+        if source.revision
+        else "The model is read from its folder."
+    )
+    heading = f"<h2>On your own computer</h2><p>Your images stay with you. {where}</p>"
+    return _boxes(heading, in_python(source, IMAGE))
+
+
+def _asked(model: str, address: str) -> str:
+    heading = (
+        "<h2>Over the network</h2><p>This page does the work, so your images travel to it: send none that may not "
+        "leave your hospital. They are deleted within the hour.</p>"
+    )
+    return _boxes(heading, over_the_network(address, model, IMAGE, tool_name()))
+
+
+def _boxes(heading: str, snippets: Sequence[Snippet]) -> str:
+    return f'<section class="snippets">{heading}<div>{"".join(map(_box, snippets))}</div></section>'
+
+
+def _box(snippet: Snippet) -> str:
+    title = escape(snippet.title)
+    return (
+        f"<figure><figcaption><div><h3>{title}</h3><p>{escape(snippet.sentence)}</p></div>"
+        f'<span role="status"></span><button type="button" class="copy" aria-label="Copy the lines for {title}">Copy'
+        f'</button></figcaption><pre tabindex="0" aria-label="{title}, {snippet.language}"><code>'
+        f"{escape(snippet.code)}</code></pre></figure>"
+    )

@@ -1,0 +1,234 @@
+"""The "Use it from code" tab: each of its snippets is run as it is shown, and answers what Classifier answers."""
+
+import ast
+import asyncio
+import dataclasses
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from helpers_models import make_model_folder, shared_model_folder, write_json
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+from blastlens import Classifier
+from blastlens.classifier import DISCLAIMER
+from blastlens.drawn import draw_cell, draw_field
+from blastlens.model_folder import ModelFolder
+from blastlens.ui import from_code
+from blastlens.ui.from_code import LOCAL, address_of, described
+from blastlens.ui.snippets import Snippet, Source, in_python, over_the_network
+
+ROOT = Path(__file__).parents[1]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Runs snippets one after the other in an interpreter of their own, and hands back what each printed.
+RUNNER = """
+import contextlib, io, json, sys
+printed = []
+for code in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "snippet", "exec"), {"__name__": "__main__"})
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """An image for each kind of model, under a name that a shell has to take care of.
+
+    The cell is a prepared one, 224 px: to shrink a frame of 450 px, transformers rounds other numbers than Pillow.
+    """
+    folder = tmp_path_factory.mktemp("it's $HOME")
+    draw_cell("ALL", 0).crop((113, 113, 337, 337)).save(folder / "cell 1.png")
+    draw_field("Early", 0).save(folder / "field 1.png")
+    return {"cell": folder / "cell 1.png", "field": folder / "field 1.png"}
+
+
+def run_python(snippets: list[Snippet], **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([snippet.code for snippet in snippets]),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def probabilities_in(printed: str) -> dict[str, float]:
+    """Probabilities by label, from whatever form a snippet's last line has."""
+    answer = ast.literal_eval(printed.strip().splitlines()[-1])
+    if isinstance(answer, list):
+        return {one["label"]: one["score"] for one in answer}
+    return answer.get("probabilities", answer)
+
+
+def by_title(snippets, *titles):
+    found = {snippet.title: snippet for snippet in snippets}
+    return [found[title] for title in titles]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cell", "field"])
+def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind, images):
+    classifier = Classifier.from_pretrained(shared_model_folder(kind))
+    snippets = in_python(Source.of(classifier.folder), str(images[kind]))
+    assert [snippet.title for snippet in snippets] == ["transformers", "timm", "blastlens"]
+    expected = classifier.predict(images[kind]).probabilities
+    for snippet, printed in zip(snippets, run_python(list(snippets)), strict=True):
+        assert probabilities_in(printed) == pytest.approx(expected, abs=1e-4), snippet.title
+
+
+@pytest.mark.slow
+def test_the_lines_for_bundled_models_run_in_a_copy_of_the_project(images):
+    for name, kind in (("mobilenet_m-cnmc2019", "cell"), ("mobilenetv2-aria2021", "field")):
+        classifier = Classifier.from_pretrained(name)
+        source = Source.of(classifier.folder)
+        assert source.name == f"models/{name}"
+        snippets = in_python(source, str(images[kind]))
+        expected = classifier.predict(images[kind]).probabilities
+        for snippet, printed in zip(snippets, run_python(list(snippets)), strict=True):
+            assert probabilities_in(printed) == pytest.approx(expected, abs=1e-4), (name, snippet.title)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cell", "field"])
+def test_the_lines_for_hub_models_find_the_pinned_revision(kind, images, tmp_path):
+    # A cache as the Hub's client leaves it, whose main branch has moved on to another network.
+    repository = tmp_path / "hub" / "models--somebody--model"
+    make_model_folder(repository / "snapshots" / COMMIT, kind, seed=3)
+    make_model_folder(repository / "snapshots" / COMMIT[::-1], kind, seed=4)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT[::-1])
+    loaded = ModelFolder.load(repository / "snapshots" / COMMIT, "somebody/model", COMMIT)
+    snippets = in_python(Source.of(loaded), str(images[kind]))
+    assert all(COMMIT in snippet.code for snippet in snippets)
+    expected = Classifier.from_pretrained(loaded.path).predict(images[kind]).probabilities
+    for snippet, printed in zip(snippets, run_python(list(snippets), HF_HOME=str(tmp_path)), strict=True):
+        assert probabilities_in(printed) == pytest.approx(expected, abs=1e-4), snippet.title
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cell", "field"])
+def test_asking_the_page_from_python_answers_what_the_classifier_answers(kind, images, demo_address):
+    classifier = Classifier.from_pretrained(shared_model_folder(kind))
+    snippets = over_the_network(demo_address, classifier.folder.model_id, str(images[kind]))
+    asked = by_title(snippets, "gradio_client", "MCP: from Python")
+    expected = classifier.predict(images[kind]).to_dict()
+    for snippet, printed in zip(asked, run_python(asked), strict=True):
+        assert ast.literal_eval(printed) == expected, snippet.title
+
+
+@pytest.mark.parametrize("kind", ["cell", "field"])
+def test_asking_the_page_with_curl_answers_what_the_classifier_answers(kind, images, demo_address):
+    if not shutil.which("curl"):
+        reason = "there is no curl: the lines for the shell cannot run"
+        required = {"BLASTLENS_REQUIRE_DATA", "BLASTLENS_REQUIRE_BROWSER"} & set(os.environ)
+        pytest.fail(reason) if required else pytest.skip(reason)
+    classifier = Classifier.from_pretrained(shared_model_folder(kind))
+    (curl,) = by_title(over_the_network(demo_address, classifier.folder.model_id, str(images[kind])), "curl")
+    done = subprocess.run(["sh", "-c", curl.code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == "event: complete", done.stdout + done.stderr
+    (answer,) = json.loads(done.stdout.split("data: ", 1)[1])
+    assert answer == classifier.predict(images[kind]).to_dict()
+
+
+def test_an_assistant_with_the_shown_settings_finds_the_tools(demo_address):
+    (shown,) = by_title(over_the_network(demo_address, "tiny-cell", "cell.png"), "MCP: settings of an assistant")
+    settings = json.loads(shown.code)["mcpServers"]["blastlens"]
+    assert settings["type"] == "streamable-http"
+
+    async def tools() -> dict[str, str]:
+        async with streamable_http_client(settings["url"]) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            return {tool.name: tool.description for tool in (await session.list_tools()).tools}
+
+    found = asyncio.run(tools())
+    assert {"classify", "list_models"} <= set(found)
+    assert "medical device" in found["list_models"]
+
+
+def test_a_network_with_code_of_its_own_is_not_offered_to_timm():
+    snippets = in_python(Source("models/alnett", custom_code=True), "cell.png")
+    assert [snippet.title for snippet in snippets] == ["transformers", "blastlens"]
+    assert "trust_remote_code=True" in snippets[0].code and "you allow to run" in snippets[0].sentence
+
+
+def test_a_folder_says_whether_it_carries_code_and_frames_its_cells(tmp_path):
+    folder = make_model_folder(tmp_path / "model", "cell")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"auto_map": {"AutoConfig": "x.Y"}})
+    assert Source.of(ModelFolder.load(folder)) == Source(str(folder), None, custom_code=True, framed=True)
+    field = ModelFolder.load(shared_model_folder("field"))
+    assert Source.of(field) == Source(str(field.path), None, custom_code=False, framed=False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme", "expected"),
+    [
+        ({"host": "127.0.0.1:7861"}, "http", "http://127.0.0.1:7861"),
+        ({"host": "[::1]:7860"}, "http", "http://[::1]:7860"),
+        (
+            {"host": "10.0.0.1", "x-forwarded-host": "who-blastlens.hf.space", "x-forwarded-proto": "https,http"},
+            "http",
+            "https://who-blastlens.hf.space",
+        ),
+        ({"host": "good.example; rm -rf /"}, "http", LOCAL),
+        ({"host": "$(reboot)"}, "http", LOCAL),
+        ({}, "http", LOCAL),
+    ],
+)
+def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers, scheme, expected):
+    assert address_of(headers, {"scheme": scheme}) == expected
+
+
+def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
+    assert from_code.tool_name() == "classify"
+    monkeypatch.setattr(from_code, "get_space", lambda: "who/blast-lens")
+    assert from_code.tool_name() == "blast_lens_classify"
+    (shown,) = by_title(over_the_network("https://x", "m", "i", from_code.tool_name()), "MCP: from Python")
+    assert 'call_tool("blast_lens_classify"' in shown.code
+
+
+def test_the_page_shows_the_snippets_letter_by_letter():
+    classifier = Classifier.from_pretrained(shared_model_folder("cell"))
+    page = from_code._own(classifier) + from_code._asked("tiny-cell", "http://here:1")
+    shown = [html.unescape(text) for text in re.findall(r"<code>(.*?)</code></pre>", page, re.DOTALL)]
+    snippets = in_python(Source.of(classifier.folder), from_code.IMAGE)
+    snippets += over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
+    assert shown == [snippet.code for snippet in snippets]
+    assert page.count('class="copy"') == len(snippets)
+    assert all(snippet.sentence.endswith(".") for snippet in snippets)
+
+
+def test_list_models_tells_what_each_model_is_worth(demo_address):
+    answer = Client(demo_address, verbose=False).predict(api_name="/list_models")
+    assert answer["disclaimer"] == DISCLAIMER
+    assert [one["model_id"] for one in answer["models"]] == ["tiny-cell", "tiny-field"]
+    for one in answer["models"]:
+        assert one["headline"] is None  # throw-away models were never measured
+        assert {"revision", "sigma", "warnings", "disclaimer"} <= set(one)
+        assert one["size_bytes"]["fp32"] > one["size_bytes"]["int8"] > 0
+    assert answer["models"][0]["labels"] == {"ALL": "leukemic blast", "HEM": "healthy precursor cell"}
+
+
+def test_the_headline_of_a_bundled_model_is_its_group_disjoint_figure():
+    classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
+    record = classifier.folder.metrics
+    headline = described(classifier)["headline"]
+    assert headline["score"] == "weighted F1" and headline["protocol"] == "group-kfold:3"
+    assert {end: headline[end] for end in ("value", "low", "high")} == record["headline"]["weighted_f1"]
+    assert headline["measured_on"] == "cells of people it had never seen"
+    flattered = record | {"headline": record["headline"] | {"protocol": "image-80-10-10"}}
+    other = dataclasses.replace(classifier.folder, metrics=flattered)
+    assert from_code._headline(other.metrics, "people")["measured_on"].startswith("image-level")
