@@ -1,0 +1,175 @@
+"""One pass of a model over many images, and what came of it as plain rows. No layout, no Gradio components."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ..classifier import DISCLAIMER, Classifier, Prediction
+from ..errors import BlastlensError
+from ..images import ImageSource
+from ..noise import checked_seed, checked_sigma
+from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
+from ..sources import Sources, list_sources
+from .shelf import provenance
+
+NOT_NAMED = "not named"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the model said about one image of the run."""
+
+    name: str
+    subject: str | None
+    prediction: Prediction
+    leukemia: float
+
+
+@dataclass
+class Run:
+    """One pass of a model over images; it fills up while `steps` goes on, and keeps what was done if it is stopped.
+
+    Attributes:
+        answered, failures: so far; failures are name and reason, beginning with what cannot be an image.
+        done: how many of the images have been tried.
+        seconds: that took.
+        stopped: set from outside, ends the steps.
+    """
+
+    classifier: Classifier
+    sigma: float
+    seed: int
+    listing: Sources
+    answered: list[Answered] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    done: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+    @classmethod
+    def of(cls, classifier: Classifier, paths: Sequence[str], sigma: float, seed: int = 0) -> "Run":
+        """List what is to be done; raises BlastlensError where that is nothing, or too much."""
+        sigma, seed = checked_sigma(sigma), checked_seed(seed)
+        listing = list_sources(paths)
+        run = cls(classifier, sigma, seed, listing, failures=list(listing.refused))
+        if not listing.sources:
+            reason = f" {listing.refused[0][1]}" if listing.refused else ""
+            raise BlastlensError(f"There is no image among the files given.{reason}")
+        return run
+
+    @property
+    def total(self) -> int:
+        """How many images there are to try."""
+        return len(self.listing.sources)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every image has been tried."""
+        return self.done == self.total
+
+    def steps(self) -> Iterator[None]:
+        """Do the work, an image at a time."""
+        start = time.perf_counter()
+        leukemic = leukemic_labels(self.classifier.label_names)
+        images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
+        outcomes = self.classifier.predict_each(images, self.sigma, self.seed)
+        for source in self.listing.sources:
+            if self.stopped:
+                return
+            outcome = next(outcomes)
+            if isinstance(outcome, Prediction):
+                probability = math.fsum(outcome.probabilities[label] for label in leukemic)
+                self.answered.append(Answered(source.name, source.subject, outcome, probability))
+            else:
+                self.failures.append((source.name, str(outcome)))
+            self.done += 1
+            self.seconds = time.perf_counter() - start
+            yield
+
+    def patients(self) -> list[Patient]:
+        """What was answered so far by patient; none where the model's labels do not say what is leukemia."""
+        leukemic = leukemic_labels(self.classifier.label_names)
+        if not leukemic:
+            return []
+        return by_patient(Answer(one.subject, one.prediction.label in leukemic, one.leukemia) for one in self.answered)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {
+            "images": [_image_dict(one) for one in self.answered],
+            "patients": [_patient_dict(patient) for patient in self.patients()],
+            "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
+            "seed": self.seed,
+            **provenance(self.classifier, self.sigma, [*self.listing.notes, CAVEAT]),
+        }
+
+
+def _image_dict(one: Answered) -> dict[str, Any]:
+    p = one.prediction
+    return {
+        "file": one.name,
+        "patient": one.subject,
+        "label": p.label,
+        "probabilities": dict(p.probabilities),
+        "in_domain": p.in_domain,
+        "warnings": list(p.warnings),
+    }
+
+
+def _patient_dict(patient: Patient) -> dict[str, Any]:
+    return {
+        "patient": patient.subject,
+        "images": patient.images,
+        "leukemic_images": patient.leukemic,
+        "leukemic_share": patient.share.value,
+        "leukemic_share_low": patient.share.low,
+        "leukemic_share_high": patient.share.high,
+        "mean_probability": patient.mean.value,
+        "mean_probability_low": _or_none(patient.mean.low),
+        "mean_probability_high": _or_none(patient.mean.high),
+        "lowest_probability": patient.lowest,
+        "highest_probability": patient.highest,
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def image_rows(run: Run) -> Iterator[dict[str, object]]:
+    """The table of images for download; what failed is part of it, with the reason."""
+    names, nothing = run.classifier.label_names, Prediction("", {}, (), (), "", None, 0.0)
+    tried = [(one.name, one.subject, one.prediction, "") for one in run.answered]
+    failed = [(name, None, nothing, reason) for name, reason in run.failures]
+    for name, subject, p, problem in [*tried, *failed]:
+        yield {
+            "file": name,
+            "patient": subject,
+            "answer": p.label,
+            **{f"probability_{label}": p.probabilities.get(label) for label in names},
+            "like_training_images": p.in_domain,
+            "warnings": "; ".join(p.warnings),
+            "problem": problem,
+            **_origin(run),
+        }
+
+
+def patient_rows(run: Run) -> Iterator[dict[str, object]]:
+    """The table of patients for download."""
+    for patient in run.patients():
+        yield {**_patient_dict(patient), "patient": patient.subject or NOT_NAMED, **_origin(run), "note": CAVEAT}
+
+
+def _origin(run: Run) -> dict[str, object]:
+    folder = run.classifier.folder
+    return {
+        "model_id": folder.model_id,
+        "revision": folder.revision,
+        "sigma": run.sigma,
+        "seed": run.seed,
+        "images_given": run.total,
+        "images_tried": run.done,
+        "disclaimer": DISCLAIMER,
+    }

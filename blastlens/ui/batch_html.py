@@ -1,0 +1,182 @@
+"""What the page shows of a run over many images. Pure functions, no Gradio."""
+
+import math
+from html import escape
+from pathlib import PurePosixPath
+
+from ..classifier import DISCLAIMER
+from ..metrics import Interval
+from ..patients import CAVEAT, Patient, leukemic_labels
+from .batch import NOT_NAMED, Answered, Run
+from .tables import Column, View, table
+from .words import task_of, term
+
+# As many failures as fit on a page; the table for download has them all.
+FAILURES_SHOWN = 100
+
+
+def progress(run: Run) -> str:
+    """HTML: how far a run is, how quick, and for how long still."""
+    rate = run.done / run.seconds if run.seconds else 0
+    left = f"{rate:.0f} images a second, about {_duration((run.total - run.done) / rate)} left" if rate else ""
+    told = f"{run.done:,} of {run.total:,} images"
+    return (
+        f'<div class="run"><progress max="{run.total}" value="{run.done}" aria-label="Images done"></progress>'
+        f'<p role="status" aria-live="polite"><strong>{told}</strong> {left}</p></div>'
+    )
+
+
+def summary(run: Run) -> str:
+    """HTML: what came of a run."""
+    rate = f" ({run.done / run.seconds:.0f} a second)" if run.seconds else ""
+    time_taken = f"in {_duration(run.seconds)}{rate}"
+    if run.finished:
+        headline = f"Done: {_count(run.done, 'image')} {time_taken}."
+    else:
+        headline = f"Stopped after {run.done:,} of {run.total:,} images, {time_taken}. What was done is kept below."
+    named = {one.subject for one in run.answered if one.subject is not None}
+    whose = f"{_count(len(named), 'patient')} named. " if named else "No patient is named. "
+    noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
+    unlike = sum(one.prediction.in_domain is False for one in run.answered)
+    notes = "".join(f'<p class="warning">{escape(note)}</p>' for note in run.listing.notes)
+    if unlike:
+        notes += (
+            f'<p class="warning">{_count(unlike, "image")} of {len(run.answered):,} look unlike those this model '
+            "knows; the answers to these mean little.</p>"
+        )
+    return (
+        f'<div class="run notes"><p role="status" class="headline"><strong>{headline}</strong></p>'
+        f"<p>{whose}Answered by {escape(run.classifier.folder.model_id)}.{noise} {DISCLAIMER}</p>{notes}"
+        f"{_failures(run)}</div>"
+    )
+
+
+def _failures(run: Run) -> str:
+    if not run.failures:
+        return ""
+    shown = run.failures[:FAILURES_SHOWN]
+    items = "".join(f"<li>{_failure(name, reason)}</li>" for name, reason in shown)
+    more = len(run.failures) - len(shown)
+    rest = f"<li>and {more:,} more, all in the table for download</li>" if more else ""
+    return (
+        f'<details class="failures" open><summary>{_count(len(run.failures), "file")} could not be used; the others '
+        f"were</summary><ul>{items}{rest}</ul></details>"
+    )
+
+
+def _failure(name: str, reason: str) -> str:
+    # A reason begins with the file's name, with its folders or without; once is enough.
+    for told in (name, PurePosixPath(name).name):
+        if reason.startswith(f"{told} "):
+            return f"<b>{escape(name)}</b>{escape(reason[len(told) :])}"
+    return f"<b>{escape(name)}</b>: {escape(reason)}"
+
+
+def images_html(run: Run, view: View) -> str:
+    """HTML: one line for each image answered."""
+    if not run.answered:
+        return ""
+    columns: list[Column[Answered]] = [
+        Column("file", "File", lambda one: one.name, lambda one: f'<span class="name file">{escape(one.name)}</span>'),
+        Column("patient", "Patient", lambda one: one.subject, lambda one: _subject(one.subject)),
+        Column("answer", "Answer", lambda one: one.prediction.label, _answer),
+        *(_probability_column(place, label) for place, label in enumerate(run.classifier.label_names)),
+        Column("check", "Input check", lambda one: _check(one)[0], lambda one: _check(one)[1]),
+    ]
+    meanings = task_of(run.classifier.folder).meanings
+    meant = "; ".join(f"{label}: {meaning}" for label, meaning in meanings.items())
+    return (
+        f'<h3 class="heading">Each image</h3>{table(run.answered, columns, view, "Answers by image")}'
+        f'<p class="quiet legend">{escape(meant)}. Click a header to sort.</p>'
+    )
+
+
+def patients_html(run: Run, view: View) -> str:
+    """HTML: one line for each patient."""
+    if not run.answered:
+        return ""
+    patients = run.patients()
+    if not patients:
+        return '<p class="quiet">This model\'s labels do not say what is leukemia, so nothing is summed up.</p>'
+    columns: list[Column[Patient]] = [
+        Column("patient", "Patient", lambda one: one.subject, lambda one: _subject(one.subject)),
+        Column("images", "Images", lambda one: one.images, lambda one: f"{one.images:,}", number=True),
+        Column("leukemic", "Called leukemic", lambda one: one.leukemic, lambda one: f"{one.leukemic:,}", number=True),
+        Column("share", "Share", lambda one: one.share.value, lambda one: _interval(one.share), number=True),
+        Column(
+            "mean",
+            "Mean probability of leukemia",
+            lambda one: one.mean.value,
+            lambda one: _interval(one.mean),
+            number=True,
+        ),
+        Column("lowest", "Lowest", lambda one: one.lowest, lambda one: _percent(one.lowest), number=True),
+        Column("highest", "Highest", lambda one: one.highest, lambda one: _percent(one.highest), number=True),
+    ]
+    wilson = term("Share", "Called leukemic, of all images of the patient; with Wilson's 95 % interval.")
+    mean = term(
+        "mean probability",
+        "The probability of leukemia, averaged over the images, with a 95 % interval by Student's t. A single image "
+        "has no interval.",
+    )
+    return (
+        f'<h3 class="heading">Each patient</h3>{table(patients, columns, view, "Answers by patient")}'
+        f'<p class="quiet legend">{wilson} and {mean} come with 95 % intervals (the small numbers). {CAVEAT}</p>'
+    )
+
+
+def _probability_column(place: int, label: str) -> Column[Answered]:
+    return Column(
+        f"p{place}",
+        f"Probability {label}",
+        lambda one: one.prediction.probabilities[label],
+        lambda one: _percent(one.prediction.probabilities[label]),
+        number=True,
+    )
+
+
+def _subject(subject: str | None) -> str:
+    return (
+        f'<span class="quiet">{NOT_NAMED}</span>' if subject is None else f'<span class="name">{escape(subject)}</span>'
+    )
+
+
+def _answer(one: Answered) -> str:
+    label = escape(one.prediction.label)
+    marked = one.prediction.label in leukemic_labels(tuple(one.prediction.probabilities))
+    return f'<span class="answer{" leukemic" if marked else ""}">{label}</span>'
+
+
+def _check(one: Answered) -> tuple[str, str]:
+    p = one.prediction
+    word = {True: "fits", False: "unlike", None: "-"}[p.in_domain]
+    if not p.warnings:
+        return word, word
+    remarks = "".join(f"<li>{escape(text)}</li>" for text in p.warnings)
+    told = f"{_count(len(p.warnings), 'remark')}"
+    kind = ' class="unlike"' if p.in_domain is False else ""
+    return word, f"<details{kind}><summary>{word}, {told}</summary><ul>{remarks}</ul></details>"
+
+
+def _interval(value: Interval) -> str:
+    if math.isnan(value.low):
+        return f"{_percent(value.value)} <small>-</small>"
+    whisker = f"--low:{value.low:.4f};--high:{value.high:.4f};--at:{value.value:.4f}"
+    return (
+        f"{_percent(value.value)} <small>{100 * value.low:.0f} to {100 * value.high:.0f} %</small>"
+        f'<span class="whisker" style="{whisker}" aria-hidden="true"></span>'
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
