@@ -1,9 +1,15 @@
 """Fixtures every test may use. Tests on real images need BLASTLENS_DATA; where it is required, none may skip."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from helpers_browser import Visit
+    from playwright.sync_api import Browser
 
 # One thread per library: the suite's many small networks run faster so, and timings repeat.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,3 +37,39 @@ def data_dir() -> Path:
 def weights_dir() -> Path:
     """Folder with the ImageNet weights."""
     return _folder("BLASTLENS_WEIGHTS")
+
+
+@pytest.fixture(scope="session")
+def demo_address() -> Iterator[str]:
+    """Address of the demo with throw-away models, launched as app.py does."""
+    from helpers_models import shared_model_folder
+
+    from blastlens.ui import LAUNCH, build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BLASTLENS_DATA", raising=False)
+        demo = build([shared_model_folder("cell"), shared_model_folder("field")])
+    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    yield address.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Chromium. One per module: while Playwright runs, no other event loop can in the same thread."""
+    from helpers_browser import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: "Browser", demo_address: str) -> "Iterator[Callable[..., Visit]]":
+    """A function that opens the demo: `visit("/?tab=about", width=390, dark=True).page`.
+
+    When the test is over, any console error or request that left the machine fails it.
+    """
+    from helpers_browser import visiting
+
+    with visiting(browser, demo_address) as opener:
+        yield opener

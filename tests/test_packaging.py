@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # Where a distribution is imported under another name.
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 # Pinned though no file of ours imports them, and for whom.
-NEEDED_BY_OTHERS = {"accelerate": "transformers.Trainer", "torchvision": "timm and transformers"}
+NEEDED_BY_OTHERS = {
+    "accelerate": "transformers.Trainer",
+    "mcp": "gradio's mcp_server",
+    "torchvision": "timm and transformers",
+}
 TOOLS = {"ruff", "mypy"}
 
 

@@ -11,10 +11,12 @@ import gradio as gr
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
 from ..model_folder import bundled_models, bundled_root
+from . import about, compared, folder, from_code, try_a_cell, your_slides
 from .examples import examples_for
+from .links import tab_of
+from .shelf import Shelf
 from .theme import THEME
-from .try_a_cell import TryACell
-from .words import GLOSSARY, TASKS
+from .words import TASKS, facts, model_choice
 
 HERE = Path(__file__).parent
 LOGO = HERE / "logo.svg"
@@ -23,12 +25,22 @@ MAX_FILE_SIZE = "100mb"
 # How `launch` must be called for the page to look as it should and to keep to itself.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
-    "css_paths": HERE / "page.css",
+    "css_paths": sorted(HERE.glob("*.css")),
     "favicon_path": str(LOGO),
     "footer_links": ["api", "settings"],
     "max_file_size": MAX_FILE_SIZE,
     "ssr_mode": False,
+    "mcp_server": True,
 }
+
+# The open tab is part of the address, like everything else on the page that a link can restore. Gradio also tells of
+# the tab that it opens first, which would overwrite what a link asks for; clicks are people's own.
+REMEMBER_TAB = """() => document.addEventListener("click", event => {
+  const tab = event.target.closest("[role=tab][data-tab-id]"), here = new URL(location);
+  if (!tab) return;
+  here.searchParams.set("tab", tab.dataset.tabId);
+  history.replaceState(history.state, "", here);
+})"""
 
 
 def build(models: Sequence[str | os.PathLike[str]] | None = None, data: Path | None = None) -> gr.Blocks:
@@ -41,6 +53,39 @@ def build(models: Sequence[str | os.PathLike[str]] | None = None, data: Path | N
     Raises:
         BlastlensError: no model to offer, or one that cannot be served.
     """
+    shelf = _shelf(models, data)
+    # Looked after every ten minutes, so that no upload outlives the hour.
+    with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=(600, 3000)) as demo:
+        gr.HTML(_masthead())
+        with gr.Group():
+            model = gr.Radio(
+                [(model_choice(c.folder), name) for name, c in shelf.classifiers.items()],
+                value=shelf.first.folder.model_id,
+                label="What do you want to ask?",
+                elem_classes="models",
+            )
+            told = gr.HTML(facts(shelf.first.folder), padding=True)
+        with gr.Tabs(elem_classes="tabs") as tabs:
+            with gr.Tab("Try a cell", id="try"):
+                try_a_cell.build(shelf, demo, model, told)
+            with gr.Tab("A patient or a folder", id="folder"):
+                folder.build(shelf, model)
+            with gr.Tab("Test it on your slides", id="slides"):
+                your_slides.build(shelf, model)
+            with gr.Tab("Models compared", id="compared"):
+                compared.build(shelf, model)
+            with gr.Tab("Use it from code", id="code"):
+                from_code.build(shelf, model)
+            with gr.Tab("About", id="about"):
+                about.build(shelf, model)
+        gr.HTML(_fineprint())
+        demo.load(None, js=REMEMBER_TAB)
+        demo.load(_open_tab, None, tabs, show_progress="hidden", api_visibility="private")
+    # Two answers at a time suit two cores; past 64 waiting visitors a plain "try later" is kinder.
+    return demo.queue(max_size=64, default_concurrency_limit=2)
+
+
+def _shelf(models: Sequence[str | os.PathLike[str]] | None, data: Path | None) -> Shelf:
     names = bundled_models() if models is None else models
     if not names:
         raise BlastlensError(f"There is no model folder in {bundled_root()}; the demo needs at least one.")
@@ -48,24 +93,22 @@ def build(models: Sequence[str | os.PathLike[str]] | None = None, data: Path | N
         data = Path(os.environ["BLASTLENS_DATA"])
     classifiers = [Classifier.from_pretrained(name) for name in names]
     by_labels = {labels: examples_for(labels, data) for labels in {c.label_names for c in classifiers}}
-    tab = TryACell(
+    return Shelf(
         classifiers={c.folder.model_id: c for c in classifiers},
         examples={c.folder.model_id: by_labels[c.label_names] for c in classifiers},
     )
-    # Looked after every ten minutes, so that no upload outlives the hour.
-    with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=(600, 3000)) as demo:
-        gr.HTML(_masthead())
-        tab.build(demo)
-        gr.HTML(GLOSSARY + _fineprint())
-    # Two answers at a time suit two cores; past 64 waiting visitors a plain "try later" is kinder.
-    return demo.queue(max_size=64, default_concurrency_limit=2)
+
+
+def _open_tab(request: gr.Request) -> gr.Tabs:
+    return gr.Tabs(selected=tab_of(dict(request.query_params)))
 
 
 def _masthead() -> str:
     return f"""
 <header class="masthead">{LOGO.read_text(encoding="utf-8")}<div>
 <h1>blastlens</h1>
-<p>Ask a leukemia screening model about a blood cell, then add noise and watch how long its answer holds.</p>
+<p>Ask a leukemia screening model about a blood cell, then make the image worse and watch how long its answer
+holds.</p>
 </div></header>
 <p class="disclaimer"><strong>{escape(DISCLAIMER)}</strong> It cannot tell whether anybody is ill;
 please make no decision about health with it.</p>"""

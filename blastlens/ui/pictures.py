@@ -1,4 +1,4 @@
-"""Pixels and curves as HTML and SVG that need nothing from the network. Pure functions, no Gradio."""
+"""Pixels, and the curve of one image, as HTML and SVG that need nothing from the network. Pure functions, no Gradio."""
 
 import base64
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..classifier import NoiseCurve
-from ..noise import MAX_SIGMA
+from ..classifier import Curve
+from ..corruptions import KINDS, Corruption
+from .charts import Series, line_chart
+from .words import amount
 
 
 def data_uri(pixels: np.ndarray) -> str:
@@ -51,72 +53,61 @@ def heat_overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.rint(grey * (1 - opacity) + colour * opacity).clip(0, 255).astype(np.uint8)
 
 
-# The plot area inside the SVG. Across in per cent: the curve fits any width, its letters keep their size.
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 11.0, 97.0, 26, 206, 246
+def comparison(clean: np.ndarray, changed: np.ndarray, caption: str) -> str:
+    """The same picture before and after, (H, W, 3) each, one over the other, with a handle to slide between them.
+
+    The handle is a range input; the page sets the CSS variable `--cut` from it, where the one gives way.
+    """
+    return (
+        f'<figure class="picture comparison"><div class="pair"><img src="{data_uri(changed)}" alt="{escape(caption)}">'
+        f'<img class="clean" src="{data_uri(clean)}" alt="The same picture, unchanged">'
+        '<input type="range" min="0" max="100" value="50" aria-label="How much of the unchanged picture to show">'
+        '<span class="side" aria-hidden="true">before</span><span class="side" aria-hidden="true">after</span></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
-def noise_curve_svg(curve: NoiseCurve, names: Sequence[str], sigma: float) -> str:
-    """Draw a noise curve: one line per label, the current sigma, and where the answer flips.
+def curve_figure(curve: Curve, names: Sequence[str], level: float) -> str:
+    """Draw the curve of one image: a line for each label with its band over noise patterns, now, and the flip.
 
     Args:
-        curve: with ascending sigmas.
+        curve: with ascending levels.
         names: what to call its labels, in their order.
-        sigma: the current noise level, 0 to 100.
+        level: the current level of the curve's kind.
     """
-    lines, legend = [], []
-    for index, name in enumerate(names):
-        points = " ".join(
-            f"{s:g},{100 * (1 - p):.2f}" for s, p in zip(curve.sigmas, curve.probabilities[:, index], strict=True)
-        )
-        lines.append(f'<polyline class="line-{index % 4}" points="{points}"/>')
-        legend.append(f'<li><i class="swatch-{index % 4}"></i>{escape(name)}</li>')
-    return (
-        '<h2 class="heading">How the answer holds as noise grows</h2><figure class="curve">'
-        f'<ul class="legend">{"".join(legend)}</ul>'
-        f'<svg width="100%" height="{_HEIGHT}" role="img" aria-label="{escape(describe(curve, names))}">'
-        f"{_grid()}"
-        f'<svg x="{_LEFT}%" y="{_TOP}" width="{_RIGHT - _LEFT}%" height="{_BOTTOM - _TOP}" '
-        f'viewBox="0 0 {MAX_SIGMA} 100" preserveAspectRatio="none">{"".join(lines)}</svg>'
-        f"{_mark(curve.flip_sigma, 'flip', 'flips')}{_mark(sigma, 'now', 'now')}</svg>"
-        f"<figcaption>{escape(describe(curve, names))}</figcaption></figure>"
+    kind = KINDS[curve.kind]
+    rows = [curve.probabilities, curve.low, curve.high] if _has_band(curve) else [curve.probabilities]
+    series = [Series(name, curve.levels, *(row[:, index].tolist() for row in rows)) for index, name in enumerate(names)]
+    flips = [] if curve.flip_level is None else [(curve.flip_level, "flip", "flips")]
+    unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.seeded else ""
+    chart = line_chart(
+        series,
+        x_label=f"{kind.title.lower() if kind.title != 'JPEG compression' else kind.title}{unit}",
+        y_label="probability",
+        x_range=(kind.low, kind.high),
+        y_range=(0, 1),
+        description=describe(curve, names),
+        marks=[*flips, (level, "now", "now")],
     )
+    return f'<h2 class="heading">How the answer holds as the image gets worse</h2>{chart}'
 
 
-def describe(curve: NoiseCurve, names: Sequence[str]) -> str:
-    """One sentence for what the curve shows, for those who cannot see it and as its caption."""
-    first, last = curve.probabilities[0].argmax(), curve.probabilities[-1].argmax()
-    start = f"Without noise the answer is {names[first]} ({curve.probabilities[0, first]:.0%})"
-    if curve.flip_sigma is None:
-        end = f"noise {curve.sigmas[-1]:g} ({curve.probabilities[-1, last]:.0%})"
-        return f"{start}, and it stays so up to {end}."
-    flipped = curve.sigmas.index(curve.flip_sigma)
-    other = names[curve.probabilities[flipped].argmax()]
-    return f"{start}; by noise {curve.flip_sigma:g} it has flipped to {other}."
+def describe(curve: Curve, names: Sequence[str]) -> str:
+    """A sentence or two for what the curve shows, for those who cannot see it and as its caption."""
+    kind = KINDS[curve.kind]
+    untouched = curve.probabilities[curve.levels.index(kind.neutral)]
+    first = int(untouched.argmax())
+    start = f"Unchanged, the answer is {names[first]} ({untouched[first]:.0%})"
+    if curve.flip_level is None:
+        ends = [level for level in (kind.low, kind.high) if level != kind.neutral]
+        reach = " and ".join(amount(Corruption(curve.kind, level)) for level in ends)
+        text = f"{start}, and it stays so up to {reach}."
+    else:
+        other = names[int(curve.probabilities[curve.levels.index(curve.flip_level)].argmax())]
+        text = f"{start}; at {amount(Corruption(curve.kind, curve.flip_level))} it has flipped to {other}."
+    patterns = "The band shows how far it moves from one noise pattern to the next."
+    return f"{text} {patterns}" if _has_band(curve) else text
 
 
-def _across(sigma: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * sigma / MAX_SIGMA
-
-
-def _grid() -> str:
-    parts = []
-    for share in (0, 50, 100):
-        y = _BOTTOM - (_BOTTOM - _TOP) * share / 100
-        parts.append(f'<line class="grid" x1="{_LEFT}%" x2="{_RIGHT}%" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{_LEFT - 1.5}%" y="{y + 4}" text-anchor="end">{share} %</text>')
-    for sigma in range(0, MAX_SIGMA + 1, 20):
-        parts.append(f'<text x="{_across(sigma):.2f}%" y="{_BOTTOM + 17}" text-anchor="middle">{sigma}</text>')
-    parts.append(f'<text x="{_across(50):.2f}%" y="{_BOTTOM + 35}" text-anchor="middle">noise (sigma)</text>')
-    return "".join(parts)
-
-
-def _mark(sigma: float | None, kind: str, word: str) -> str:
-    if sigma is None:
-        return ""
-    x = f"{_across(sigma):.2f}%"
-    anchor = "start" if sigma < 5 else "end" if sigma > 95 else "middle"
-    y = _TOP - 14 if kind == "flip" else _TOP - 3
-    return (
-        f'<g class="{kind}"><line x1="{x}" x2="{x}" y1="{_TOP}" y2="{_BOTTOM}"/>'
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{word}</text></g>'
-    )
+def _has_band(curve: Curve) -> bool:
+    return bool((curve.low != curve.high).any())

@@ -1,29 +1,36 @@
-"""The tab where one image meets one model: give an image, add noise, watch the answer."""
+"""The tab where one image meets one model: give an image, make it worse, watch the answer."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 import numpy as np
 
-from ..classifier import Classifier, NoiseCurve, Prediction
+from ..classifier import Classifier, Curve, Prediction
+from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
-from ..noise import MAX_SIGMA, add_gaussian_noise
+from .endpoints import endpoint, example_file
 from .examples import Example
-from .pictures import figure, heat_overlay, noise_curve_svg, thumbnail_uri
-from .words import facts, label_text, model_choice, task_of
+from .links import Scene, name_of, read_scene
+from .pictures import comparison, curve_figure, figure, heat_overlay, thumbnail_uri
+from .shelf import Shelf, path_of, provenance, refusals
+from .words import amount, facts, label_text, task_of, term
 
 # An uploaded file as Gradio hands it over with `preprocess=False`. Left to itself, gr.Image would open the
 # file before this module does: it re-encodes some, and fails on others with words of its own.
 Upload = dict[str, Any] | None
-# What an event changes on the page: the picture, its activation map, the probabilities, the notes, the curve.
-Shown = tuple[str, str, dict[str, float] | None, str, str]
+# What an event changes on the page: the picture, its activation map, what to know before the answer, the answer,
+# what to know after it, the link.
+Shown = tuple[str, str, str, dict[str, Any], str, str]
+# Grain differs from shot to shot; so many patterns show how far an answer depends on the one it got.
+PATTERNS = 4
+NOISE = "gaussian_noise"
 
 # Gradio's slider tells of a release for the pointer only; this makes the arrow keys and Enter count as one.
 KEYBOARD_RELEASE = """() => document.addEventListener("keyup", event => {
@@ -31,182 +38,305 @@ KEYBOARD_RELEASE = """() => document.addEventListener("keyup", event => {
   const commits = {range: /^(Arrow|Page|Home|End)/, number: /^Enter$/}[input.type];
   if (commits?.test(event.key)) input.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
 })"""
-
+# Gradio pastes on a click of its button; most people press the keys.
+PASTE = """() => document.addEventListener("paste", event => {
+  const files = event.clipboardData?.files, input = document.querySelector(".given input[type=file]");
+  if (!files?.length || !input?.closest(".block").checkVisibility()) return;
+  input.files = files;
+  input.dispatchEvent(new Event("change", {bubbles: true}));
+})"""
 PICK = """element.addEventListener("click", event => {
-  const button = event.target.closest("button[data-index]");
-  if (button) trigger("select", {index: Number(button.dataset.index)});
+  const button = event.target.closest("button[data-value]");
+  if (button) trigger("select", {value: button.dataset.value});
+})"""
+CUT = 'element.addEventListener("input", event => element.style.setProperty("--cut", event.target.value + "%"))'
+# The address bar always holds the link to what is on the page; other parts of the query stay.
+REMEMBER = """watch("value", () => {
+  const link = element.querySelector("a"), here = new URL(location);
+  if (!link) return;
+  for (const [name, value] of new URL(link.href).searchParams)
+    value ? here.searchParams.set(name, value) : here.searchParams.delete(name);
+  history.replaceState(history.state, "", here);
 })"""
 
 
 @dataclass(frozen=True)
 class TryACell:
-    """What the tab's events answer with.
+    """What the tab's events answer with."""
 
-    Attributes:
-        classifiers: by model id; the first is the one the page opens with.
-        examples: by model id, what is on offer for each.
-    """
+    shelf: Shelf
 
-    classifiers: Mapping[str, Classifier]
-    examples: Mapping[str, tuple[Example, ...]]
-
-    def classify(self, image: Upload, model: str, sigma: float = 0, seed: int = 0) -> dict[str, Any]:
-        """Classify one image.
-
-        Args:
-            image: a PNG, JPEG, BMP, GIF, TIFF or WebP file of up to 50 megapixels.
-            model: id of one of the models on offer.
-            sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
-            seed: of the noise; the same seed gives the same noise.
-
-        Returns:
-            label, calibrated probabilities by label, logits, warnings, model_id, revision, sigma, disclaimer.
-        """
-        try:
-            return self._classifier(model).predict(_path(image), sigma, seed).to_dict()
-        except BlastlensError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    def answer(self, image: Upload, model: str, sigma: float, seed: int) -> Shown:
-        """Everything the page shows for one image."""
+    def answer(self, image: Upload, model: str, kind: str, level: float, seed: int) -> Shown:
+        """Everything but the curve that the page shows for a visitor's image."""
         if image is None:
             return _waiting("")
         try:
-            classifier = self._classifier(model)
-            path = _path(image)
-            start = time.perf_counter()
-            prediction = classifier.predict(path, sigma, seed)
-            seconds = time.perf_counter() - start
+            path = path_of(image)
         except BlastlensError as error:
-            return _waiting(f'<div class="notes"><p class="error" role="alert">{escape(str(error))}</p></div>')
+            return _refused(error)
+        return self._shown(path, model, kind, level, seed)
+
+    def _shown(self, path: str | None, model: str, kind: str, level: float, seed: int) -> Shown:
+        if path is None:
+            return _waiting("")
+        try:
+            classifier, change = self.shelf.classifier(model), Corruption(kind, level)
+            start = time.perf_counter()
+            prediction = classifier.predict(path, seed=seed, corruption=change)
+            seconds = time.perf_counter() - start
+            clean = _pixels(classifier, path)
+            changed = change.apply(clean, seed)
+        except BlastlensError as error:
+            return _refused(error)
         named = {label_text(classifier.folder, label): p for label, p in prediction.probabilities.items()}
         return (
-            _seen(classifier, path, sigma, seed),
-            _focus(classifier, path, sigma, seed, prediction.label),
-            named,
+            _seen(clean, changed, change),
+            _focus(classifier, changed, prediction.label),
+            _caution(prediction),
+            _verdict(named, prediction.in_domain is not False),
             _notes(prediction, seconds),
-            _curve(classifier, path, sigma, seed),
+            _link(Scene(model, self._example_name(path, model), change, seed)),
         )
 
-    def preview(self, image: Upload, model: str, sigma: float, seed: int) -> tuple[str, str]:
-        """The noisy picture and the curve's marker, while the slider is still moving."""
+    def curve(self, image: Upload, model: str, kind: str, level: float, seed: int) -> str:
+        """The answer at every level of a kind, as a figure; empty where there is nothing to draw."""
         try:
-            classifier, path = self._classifier(model), _path(image)
-            return _seen(classifier, path, sigma, seed), _curve(classifier, path, sigma, seed)
+            classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
+            return curve_figure(_curve(classifier, path, kind, seed), classifier.label_names, change.level)
+        except BlastlensError:
+            return _NO_CURVE  # the answer says what is wrong
+
+    def preview(self, image: Upload, model: str, kind: str, level: float, seed: int) -> tuple[str, str]:
+        """The changed picture and the curve's marker, while the slider is still moving."""
+        try:
+            classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
+            clean = _pixels(classifier, path)
         except BlastlensError:
             return gr.skip(), gr.skip()  # the last answer has said what is wrong
+        return _seen(clean, change.apply(clean, seed), change), self.curve(image, model, kind, level, seed)
 
-    def open(self, model: str, sigma: float, seed: int) -> tuple[str | None, *tuple[Any, ...]]:
-        """The first look at the page: the first example, answered."""
-        first = next(iter(self.examples[model]), None)
-        return self._with_image(str(first.path) if first else None, model, sigma, seed)
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """The first look at the page: what its link asks for, or the first example."""
+        scene, remarks = read_scene(dict(request.query_params) if request else {}, self.shelf)
+        classifier = self.shelf.classifier(scene.model)
+        path = self._example_path(scene.model, scene.example)
+        seen, focus, caution, verdict, notes, link = self._shown(
+            path, scene.model, scene.change.kind, scene.change.level, scene.seed
+        )
+        told = f'<div class="notes">{_warning(remarks)}</div>' if remarks else ""
+        return (
+            scene.model,
+            facts(classifier.folder),
+            _offer(classifier, self.shelf.examples[scene.model]),
+            scene.change.kind,
+            *_controls(scene.change),
+            scene.seed,
+            path,
+            seen,
+            focus,
+            told + caution,
+            verdict,
+            notes,
+            link,
+        )
 
-    def pick(self, event: gr.EventData, model: str, sigma: float, seed: int) -> tuple[str | None, *tuple[Any, ...]]:
+    def pick(self, event: gr.EventData, *settings: Any) -> tuple[Any, ...]:
         """A click on an example."""
-        return self._with_image(str(self.examples[model][event.index].path), model, sigma, seed)
+        return self._with_image(self._example_path(settings[0], event.value), *settings)
 
-    def switch(self, image: Upload, model: str, sigma: float, seed: int) -> tuple[Any, ...]:
+    def switch(self, image: Upload, model: str, *change: Any) -> tuple[Any, ...]:
         """Another model: a visitor's own image stays, an example makes room for one that suits the model."""
-        classifier = self._classifier(model)
-        path = image["path"] if image else None
-        offered = {example.path.name for example in self.examples[model]}
-        others = {example.path.name for examples in self.examples.values() for example in examples}
-        if path and Path(path).name in others - offered and self.examples[model]:
-            path = str(self.examples[model][0].path)
+        classifier = self.shelf.classifier(model)
+        try:
+            path = path_of(image) if image else None
+        except BlastlensError:  # no upload: somebody plays with the requests
+            path = None
+        offered = {example.path.name for example in self.shelf.examples[model]}
+        others = {example.path.name for examples in self.shelf.examples.values() for example in examples}
+        if path and Path(path).name in others - offered and self.shelf.examples[model]:
+            path = str(self.shelf.examples[model][0].path)
         return (
             facts(classifier.folder),
-            _offer(classifier, self.examples[model]),
-            *self._with_image(path, model, sigma, seed),
+            _offer(classifier, self.shelf.examples[model]),
+            *self._with_image(path, model, *change),
         )
 
-    def _with_image(self, path: str | None, *settings: Any) -> tuple[str | None, *tuple[Any, ...]]:
-        return path, *self.answer({"path": path} if path else None, *settings)
+    def other_kind(self, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
+        """Another way to change the image, from its neutral level."""
+        change = Corruption(kind, KINDS[kind].neutral)
+        return *_controls(change), *self.answer(image, model, kind, change.level, seed)
 
-    def _classifier(self, model: str) -> Classifier:
-        if model not in self.classifiers:
-            raise BlastlensError(f"There is no model {model!r} here; choose one of {', '.join(self.classifiers)}.")
-        return self.classifiers[model]
+    def jump(self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
+        """A click on one of the slider's marks."""
+        level = float(event.value)
+        return level, *self.answer(image, model, kind, level, seed)
 
-    def build(self, demo: gr.Blocks) -> None:
-        """Lay the tab out inside `demo`, which is being built, and connect its events."""
-        first = next(iter(self.classifiers.values()))
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                with gr.Group():
-                    model = gr.Radio(
-                        [(model_choice(c.folder), name) for name, c in self.classifiers.items()],
-                        value=first.folder.model_id,
-                        label="What do you want to ask?",
-                        elem_classes="models",
+    def _with_image(self, path: str | None, *settings: Any) -> tuple[Any, ...]:
+        return path, *self._shown(path, *settings)
+
+    def _example_path(self, model: str, name: str) -> str | None:
+        return next((str(one.path) for one in self.shelf.examples[model] if name_of(one) == name), None)
+
+    def _example_name(self, path: str, model: str) -> str:
+        return next((name_of(one) for one in self.shelf.examples[model] if one.path.name == Path(path).name), "")
+
+
+def endpoints(shelf: Shelf) -> None:
+    """Make the tab's two public endpoints, inside the Blocks that are being built."""
+    other_kinds = Literal["none", *(kind for kind in KINDS if kind != NOISE)]  # type: ignore[valid-type]
+
+    def classify(
+        image: gr.FileData,
+        model: str = "",
+        sigma: float = 0,
+        seed: int = 0,
+        corruption: other_kinds = "none",  # type: ignore[valid-type]
+        level: float = 0,
+    ) -> dict[str, Any]:
+        """Classify one image, with noise or another change added first. Research demonstration, not a medical device.
+
+        Args:
+            image: a PNG, JPEG, BMP, GIF, TIFF or WebP file of up to 50 megapixels.
+            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
+            seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
+            corruption: another change, made before the noise.
+            level: of the corruption: blur 0 to 8, jpeg 0 to 95, hue -90 to 90, downsample 1 to 16, others -100 to 100.
+
+        Returns:
+            label, calibrated probabilities by label, logits, in_domain (whether the image is of the kind the model
+            knows), warnings, model_id, revision, sigma, corruption, disclaimer.
+        """
+        with refusals():
+            change = None if corruption == "none" else Corruption(corruption, level)
+            return shelf.classifier(model).predict(path_of(image), sigma, seed, change).to_dict()
+
+    def noise_curve(
+        image: gr.FileData,
+        model: str = "",
+        kind: Literal[*KINDS] = NOISE,  # type: ignore[valid-type]
+        patterns: int = 1,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """How the answer for one image moves as it gets worse. Research demonstration, not a medical device.
+
+        Args:
+            image: a PNG, JPEG, BMP, GIF, TIFF or WebP file of up to 50 megapixels.
+            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            kind: what makes it worse.
+            patterns: how many noise patterns to average, 1 to 8.
+            seed: of the first pattern, a whole number from 0 on.
+
+        Returns:
+            levels, probabilities by label (a list, one per level; mean over patterns), low and high (the same, over
+            patterns), flip_level (nearest to no change at which the label is another one, or null), and as in
+            classify: warnings, in_domain, model_id, revision, sigma, disclaimer.
+        """
+        with refusals():
+            classifier, path = shelf.classifier(model), path_of(image)
+            if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= 8:
+                raise BlastlensError(f"patterns is {patterns!r}; a whole number from 1 to 8 is accepted.")
+            curve = classifier.curve(path, kind, seeds=tuple(range(seed, seed + patterns)))
+            clean = classifier.predict(path)
+            columns = {"probabilities": curve.probabilities, "low": curve.low, "high": curve.high}
+            return {
+                "kind": kind,
+                "levels": list(curve.levels),
+                **{name: _by_label(curve, rows) for name, rows in columns.items()},
+                "flip_level": curve.flip_level,
+                "in_domain": clean.in_domain,
+                **provenance(classifier, warnings=clean.warnings),
+            }
+
+    first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
+    endpoint(classify, image=cell, model=first, sigma=10, seed=0, corruption="blur", level=2)
+    endpoint(noise_curve, image=cell, model=first, kind=NOISE, patterns=4, seed=0)
+
+
+def _by_label(curve: Curve, rows: np.ndarray) -> dict[str, list[float]]:
+    return dict(zip(curve.label_names, rows.T.tolist(), strict=True))
+
+
+def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> None:
+    """Lay the tab out and connect its events.
+
+    Args:
+        shelf: the models on offer.
+        demo: the page that is being built; its load opens this tab.
+        model, about: the picker above all tabs, and what it says of the picked model; this tab keeps both.
+    """
+    tab = TryACell(shelf)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320), gr.Group():
+            image = gr.Image(
+                label="Your image",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                buttons=["fullscreen"],
+                height=250,
+                # No alt text: the model's view beside it has one, and shows files a browser cannot.
+                placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
+                elem_classes="given",
+            )
+            offer = gr.HTML(_offer(shelf.first, _examples_of_first(shelf)), padding=True, js_on_load=PICK)
+        with gr.Column(scale=7, min_width=320):
+            with gr.Group():
+                with gr.Row(elem_classes="pictures"):
+                    seen = gr.HTML(min_width=140, js_on_load=CUT)
+                    focus = gr.HTML(min_width=140)
+                with gr.Row(elem_classes="controls"):
+                    kind = gr.Dropdown(
+                        [(one.title, name) for name, one in KINDS.items()],
+                        value=NOISE,
+                        label="Make it worse with",
+                        min_width=150,
+                        scale=1,
+                        filterable=False,
                     )
-                    about = gr.HTML(facts(first.folder), padding=True)
-                with gr.Group():
-                    image = gr.Image(
-                        label="Your image",
-                        type="filepath",
-                        sources=["upload", "clipboard"],
-                        buttons=["fullscreen"],
-                        height=250,
-                        # No alt text: the model's view beside it has one, and shows files a browser cannot.
-                        placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
-                        elem_classes="given",
-                    )
-                    # The API page would show Gradio's own example, a photograph from the network.
-                    image.example_payload = lambda: {"path": "cell.bmp", "meta": {"_type": "gradio.FileData"}}
-                    offer = gr.HTML(_offer(first, self.examples[first.folder.model_id]), padding=True, js_on_load=PICK)
-            with gr.Column(scale=7, min_width=320):
-                with gr.Group():
-                    with gr.Row(elem_classes="pictures"):
-                        seen = gr.HTML(min_width=140)
-                        focus = gr.HTML(min_width=140)
-                    sigma = gr.Slider(
-                        0,
-                        MAX_SIGMA,
-                        value=0,
-                        step=1,
-                        label="Noise (sigma)",
-                        info="Grain as from a dim camera. Drag to see it; let go for a new answer.",
-                    )
-                with gr.Group():
-                    verdict = gr.Label(label="The model's answer", elem_classes="verdict")
-                    notes = gr.HTML(padding=True)
-                with gr.Group():
-                    curve = gr.HTML(padding=True)
-                with gr.Accordion("More settings", open=False):
-                    seed = gr.Number(
-                        0,
-                        label="Noise pattern (seed)",
-                        info="Another number, another grain.",
-                        precision=0,
-                        minimum=0,
-                    )
+                    level = gr.Slider(**_range(Corruption(NOISE, 0)), min_width=200, scale=3, elem_classes="level")
+                marks = gr.HTML(_marks(NOISE), padding=True, js_on_load=PICK)
+            with gr.Group():
+                caution = gr.HTML(padding=True)
+                verdict = gr.Label(label="The model's answer", elem_classes="verdict")
+                notes = gr.HTML(padding=True)
+            with gr.Group():
+                curve = gr.HTML(_NO_CURVE, padding=True)
+            with gr.Row(elem_classes="last"):
+                seed = gr.Number(
+                    0,
+                    label="Noise pattern (seed)",
+                    info="Another number, another grain.",
+                    precision=0,
+                    minimum=0,
+                    min_width=160,
+                )
+                link = gr.HTML(js_on_load=REMEMBER, min_width=160)
 
-        shown = [seen, focus, verdict, notes, curve]
-        settings = [model, sigma, seed]
-        # Nothing on the page is worth a spinner: an answer takes about as long as one frame of its animation.
-        quiet = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
-        demo.load(self.open, settings, [image, *shown], **quiet)
-        demo.load(None, js=KEYBOARD_RELEASE)
-        offer.select(self.pick, settings, [image, *shown], **quiet)
-        model.change(self.switch, [image, *settings], [about, offer, image, *shown], **quiet)
-        gr.on(
-            [image.upload, image.clear, seed.change, sigma.release],
-            self.answer,
-            [image, *settings],
-            shown,
-            **quiet,
-        )
-        sigma.input(self.preview, [image, *settings], [seen, curve], trigger_mode="always_last", queue=False, **quiet)
-        endpoint = gr.Button(visible=False)
-        reply = gr.JSON(visible=False, label="prediction")
-        endpoint.click(self.classify, [image, *settings], reply, api_name="classify", preprocess=False)
+    shown = [seen, focus, caution, verdict, notes, link]
+    change = [kind, level, seed]
+    settings = [image, model, *change]
+    controls = [level, marks]
+    # Nothing on this tab is worth a spinner: an answer takes about as long as one frame of its animation.
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+    # The answer comes first; the curve, which takes a few answers' time, follows unless it is known already.
+    follows: Callable[[Any], Any] = lambda event: event.then(tab.curve, settings, curve, **quiet)  # noqa: E731
+    follows(demo.load(tab.open, None, [model, about, offer, kind, *controls, seed, image, *shown], **quiet))
+    demo.load(None, js=KEYBOARD_RELEASE)
+    demo.load(None, js=PASTE)
+    follows(offer.select(tab.pick, [model, *change], [image, *shown], **quiet))
+    follows(model.input(tab.switch, settings, [about, offer, image, *shown], **quiet))
+    follows(kind.input(tab.other_kind, [image, model, kind, seed], [*controls, *shown], **quiet))
+    follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **quiet))
+    follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))
+    # Told of a removed image, Gradio still sends it along.
+    image.clear(lambda: (*_waiting(""), _NO_CURVE), None, [*shown, curve], **quiet)
+    follows(level.release(tab.answer, settings, shown, **quiet))
+    level.input(tab.preview, settings, [seen, curve], trigger_mode="always_last", queue=False, **quiet)
+    endpoints(shelf)
 
 
-def _path(upload: Upload) -> str:
-    path = upload.get("path") if upload else None
-    if not path:
-        raise BlastlensError(f"There is no image yet; give a {ACCEPTED} file.")
-    return path
+def _examples_of_first(shelf: Shelf) -> tuple[Example, ...]:
+    return shelf.examples[shelf.first.folder.model_id]
 
 
 # Gradio stores an upload under a hash of its bytes, so its path stands for its content.
@@ -216,51 +346,139 @@ def _pixels(classifier: Classifier, path: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _noise_curve(classifier: Classifier, path: str, seed: int) -> NoiseCurve:
-    return classifier.noise_curve(_pixels(classifier, path), seed=seed)
+def _curve(classifier: Classifier, path: str, kind: str, seed: int) -> Curve:
+    seeds = range(seed, seed + PATTERNS) if KINDS[kind].seeded else (0,)
+    return classifier.curve(_pixels(classifier, path), kind, seeds=tuple(seeds))
 
 
-def _seen(classifier: Classifier, path: str, sigma: float, seed: int) -> str:
-    pixels = add_gaussian_noise(_pixels(classifier, path), sigma, seed)
-    noise = f"noise {sigma:g}" if sigma else "no noise"
-    caption = f"What the model sees: {pixels.shape[1]} by {pixels.shape[0]} pixels, {noise}."
-    return figure(pixels, caption, caption)
+def _seen(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str:
+    size = f"{clean.shape[1]} by {clean.shape[0]} pixels"
+    if change.is_neutral:
+        caption = f"What the model sees: {size}, unchanged."
+        return figure(clean, caption, caption)
+    return comparison(clean, changed, f"What the model sees: {size}, {amount(change)}.")
 
 
-def _focus(classifier: Classifier, path: str, sigma: float, seed: int, label: str) -> str:
-    noisy = add_gaussian_noise(_pixels(classifier, path), sigma, seed)
+def _focus(classifier: Classifier, changed: np.ndarray, label: str) -> str:
     try:
-        heat = classifier.activation_map(noisy, label)
+        heat = classifier.activation_map(changed, label)
     except BlastlensError:  # not every network has one
         return ""
     return figure(
-        heat_overlay(noisy, heat),
+        heat_overlay(changed, heat),
         f"Activation map for {label}: the brighter, the more a place spoke for this answer",
         f"Where it found support for {label}. Not evidence: it shows what moved the model, not disease.",
     )
 
 
-def _curve(classifier: Classifier, path: str, sigma: float, seed: int) -> str:
-    return noise_curve_svg(_noise_curve(classifier, path, seed), classifier.label_names, sigma)
+def _verdict(named: dict[str, float] | None, fits: bool = True) -> dict[str, Any]:
+    label = "The model's answer" if fits else "The model's answer, which means little here"
+    return gr.update(value=named, label=label, elem_classes=["verdict"] if fits else ["verdict", "doubtful"])
+
+
+def _caution(prediction: Prediction) -> str:
+    meaning = "A few measurements of the image are held against the model's training images. It can be wrong."
+    check, lines = term("Input check", meaning), [f"{text[0].upper()}{text[1:]}." for text in prediction.warnings]
+    if prediction.in_domain is False:
+        told = f"{check}: <strong>unlike the images this model knows.</strong>{_list(lines)}"
+        return f'<div class="notes"><div class="warning" role="status">{told}</div></div>'
+    fits = (
+        f'<p class="fits">{check}: looks like the kind of image this model knows.</p>' if prediction.in_domain else ""
+    )
+    return f'<div class="notes">{_warning(lines) if lines else ""}{fits}</div>'
+
+
+def _warning(lines: Sequence[str]) -> str:
+    return f'<div class="warning" role="status">Please note:{_list(lines)}</div>'
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _notes(prediction: Prediction, seconds: float) -> str:
-    warnings = "".join(f'<p class="warning">Please note: {escape(text)}.</p>' for text in prediction.warnings)
     time_taken = f"Answered in {1000 * seconds:.0f} ms by {escape(prediction.model_id)}."
-    return f'<div class="notes">{warnings}<p>{time_taken} {escape(prediction.disclaimer)}</p></div>'
+    return f'<div class="notes"><p>{time_taken} {escape(prediction.disclaimer)}</p></div>'
 
 
-def _waiting(notes: str) -> Shown:
+def _refused(error: BlastlensError) -> Shown:
+    return _waiting(f'<div class="notes"><p class="error" role="alert">{escape(str(error))}</p></div>')
+
+
+_NO_CURVE = '<div class="nothing">Here: how the answer holds as the image gets worse.</div>'
+
+
+def _waiting(caution: str) -> Shown:
     """The page without an answer."""
-    seen, focus, curve = (
+    seen, focus = (
         f'<div class="nothing">{text}</div>'
         for text in (
             "Upload or paste an image, or pick an example, and see here what the model sees.",
             "Here: what in it moved the answer.",
-            "Here: how the answer holds as noise grows.",
         )
     )
-    return seen, focus, None, notes, curve
+    return seen, focus, caution, _verdict(None), "", ""
+
+
+def _link(scene: Scene) -> str:
+    own = "" if scene.example else " An image of your own is not part of it."
+    return (
+        f'<p class="share"><a href="?{escape(scene.query())}">Link to this view</a> '
+        f"<span>Copy it to show somebody exactly this.{own}</span></p>"
+    )
+
+
+def _range(change: Corruption) -> dict[str, Any]:
+    kind = KINDS[change.kind]
+    unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.name == NOISE else ""
+    return {
+        "minimum": kind.low,
+        "maximum": kind.high,
+        "step": kind.step,
+        "value": change.level,
+        "label": f"{kind.title}{unit}",
+        "info": f"{kind.explanation} Drag to see it; let go for a new answer.",
+    }
+
+
+def _controls(change: Corruption) -> tuple[Any, str]:
+    """The slider and its marks for a kind."""
+    return gr.Slider(**_range(change)), _marks(change.kind)
+
+
+# What the groups of marks are called on the page, with an explanation.
+_GROUPS = {
+    "training": ("trained with", "The model of the MobileNet_M paper learned from images with this much noise added."),
+    "paper": ("tested in the paper", "The MobileNet_M paper reports accuracy at these amounts of noise."),
+    "ImageNet-C": ("ImageNet-C 1 to 5", "The five severities of a well-known robustness test for photographs."),
+    "usual": ("usual", "What many programs do unless told otherwise."),
+}
+
+
+def _marks(name: str) -> str:
+    """HTML: ticks on the slider's track, and the same levels as buttons, by what they stand for."""
+    kind = KINDS[name]
+    groups: dict[str, list[Any]] = {}
+    for mark in kind.marks:
+        groups.setdefault(mark.group, []).append(mark)
+    rows, ticks = [], []
+    for number, (group, marks) in enumerate(groups.items()):
+        title, meaning = _GROUPS.get(group, (group, ""))
+        buttons = "".join(
+            f'<button type="button" data-value="{mark.level:g}" title="{escape(mark.text)}" '
+            f'aria-label="{escape(kind.title)} {mark.level:g}: {escape(mark.text)}">{mark.level:g}</button>'
+            for mark in marks
+        )
+        rows.append(f'<li class="mark-{number}"><span>{term(title, meaning)}</span>{buttons}</li>')
+        for mark in marks:
+            share = (mark.level - kind.low) / (kind.high - kind.low)
+            # The thumb's middle travels from half its width to the same distance from the other end.
+            ticks.append(
+                f"linear-gradient(var(--mark-{number}), var(--mark-{number})) "
+                f"calc(9px + (100% - 18px) * {share:.4f}) 50% / 2px 18px no-repeat"
+            )
+    style = f"<style>.level input[type=range] {{ background: {', '.join(ticks)} !important; }}</style>" if ticks else ""
+    return f'{style}<ul class="marks">{"".join(rows)}</ul>'
 
 
 def _offer(classifier: Classifier, examples: tuple[Example, ...]) -> str:
@@ -274,9 +492,10 @@ def _offer(classifier: Classifier, examples: tuple[Example, ...]) -> str:
     parts = []
     for heading, is_drawn in ((drawn, True), (real, False)):
         buttons = [
-            f'<li><button type="button" data-index="{index}"><img src="{thumbnail_uri(example.path)}" '
+            f'<li><button type="button" data-value="{escape(name_of(example))}">'
+            f'<img src="{thumbnail_uri(example.path)}" '
             f'alt="{"drawn" if is_drawn else "real"} example">{escape(example.label)}</button></li>'
-            for index, example in enumerate(examples)
+            for example in examples
             if example.drawn == is_drawn
         ]
         if buttons:

@@ -1,0 +1,104 @@
+"""Every public endpoint, by gradio_client and as an MCP tool: same answer, and what each answer must carry."""
+
+import ast
+import asyncio
+import base64
+import zipfile
+from io import BytesIO
+from mimetypes import guess_type
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+from blastlens.classifier import DISCLAIMER
+from blastlens.drawn import draw_cell
+
+# What every answer says of its origin; list_models says it of each model.
+CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One drawn cell, and a zip of labelled ones of four people."""
+    folder = tmp_path_factory.mktemp("files")
+    draw_cell("ALL", 3).save(folder / "cell.png")
+    with zipfile.ZipFile(folder / "labelled.zip", "w") as archive:
+        for label in ("ALL", "HEM"):
+            for number in range(4):
+                file = BytesIO()
+                draw_cell(label, number).save(file, "PNG")
+                archive.writestr(f"{label}/{label.lower()}{number % 2}/{number}.png", file.getvalue())
+    return folder
+
+
+def requests(files, sent):
+    """Arguments of each endpoint; `sent` turns a file into what the road to it takes."""
+    cell, labelled = sent(files / "cell.png"), sent(files / "labelled.zip")
+    return {
+        "classify": {"image": cell, "model": "tiny-cell", "sigma": 7, "seed": 1, "corruption": "blur", "level": 1},
+        "noise_curve": {"image": cell, "model": "tiny-cell", "kind": "jpeg", "patterns": 1, "seed": 0},
+        "score_images": {"files": [cell], "model": "tiny-cell", "sigma": 3, "seed": 0},
+        "test_on_labelled_images": {"archive": labelled, "model": "tiny-cell"},
+        "list_models": {},
+    }
+
+
+def as_uri(path):
+    return f"data:{guess_type(path)[0]};base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def by_client(demo_address, files):
+    client = Client(demo_address, verbose=False)
+    asked = requests(files, handle_file)
+    return {name: client.predict(**arguments, api_name=f"/{name}") for name, arguments in asked.items()}
+
+
+@pytest.fixture(scope="module")
+def by_mcp(demo_address, files):
+    """The tools on offer, and the answer of each to the same requests."""
+
+    async def ask():
+        async with (
+            streamable_http_client(f"{demo_address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            answers = {}
+            for name, arguments in requests(files, as_uri).items():
+                result = await session.call_tool(name, arguments)
+                assert not result.isError, result.content
+                answers[name] = ast.literal_eval(result.content[0].text)  # as Gradio writes it
+            return tools, answers
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("name", requests(Path(), str))
+def test_both_roads_give_the_same_answer_which_says_where_it_comes_from(name, by_client, by_mcp):
+    answer = by_client[name]
+    assert without_names(answer) == without_names(by_mcp[1][name])
+    for one in answer["models"] if name == "list_models" else [answer]:
+        assert CARRIED - ({"sigma", "warnings"} if name == "list_models" else set()) <= set(one | answer)
+    assert answer["disclaimer"] == DISCLAIMER
+
+
+def test_the_tools_are_the_endpoints_each_described_argument_by_argument(by_mcp):
+    tools, answers = by_mcp
+    assert set(tools) == set(answers)
+    for tool in tools.values():
+        assert "not a medical device" in tool.description
+        for name, schema in tool.inputSchema["properties"].items():
+            assert len(schema.get("description", "")) > 10, f"{tool.name} {name}"
+
+
+def without_names(value):
+    """An answer without what an upload happened to be called, and without times taken."""
+    if isinstance(value, dict):
+        left_out = ("file", "name", "seconds", "images_per_second", "archive")
+        return {key: without_names(one) for key, one in value.items() if key not in left_out}
+    return [without_names(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,258 @@
+"""The page in Chromium, as a visitor meets it: every test fails on a console error or a request that leaves."""
+
+import re
+from io import BytesIO
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from helpers_files import picture
+from PIL import Image
+
+from blastlens.drawn import draw_cell
+from blastlens.ui.links import TABS
+
+TITLES = {
+    "try": "Try a cell",
+    "folder": "A patient or a folder",
+    "slides": "Test it on your slides",
+    "compared": "Models compared",
+    "code": "Use it from code",
+    "about": "About",
+}
+
+
+def query(page):
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def answered(page):
+    """Wait for an answer with its curve."""
+    page.locator(".notes", has_text="Answered in").wait_for()
+    page.locator(".chart polyline").first.wait_for(state="attached")
+
+
+def caption(page):
+    return page.locator(".picture figcaption").first.inner_text()
+
+
+def sides(page):
+    """Sources of what the model sees: changed, and clean where they differ."""
+    return [image.get_attribute("src") for image in page.locator(".picture").first.locator("img").all()]
+
+
+def slide(page, share, release=True):
+    """Drag the slider's thumb to a share of its track."""
+    box = page.locator(".level input[type=range]").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2, steps=8)
+    if release:
+        page.mouse.up()
+
+
+def drop(page, selector, name, data, kind="image/png"):
+    """Drop a file onto an element, as a file manager does."""
+    transfer = page.evaluate_handle(
+        """([name, bytes, type]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], name, {type}));
+          return transfer;
+        }""",
+        [name, list(data), kind],
+    )
+    page.dispatch_event(selector, "drop", {"dataTransfer": transfer})
+
+
+def png(image):
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_first_visitor_finds_an_answer_and_gets_another_by_a_click(visit):
+    page = visit().page
+    answered(page)
+    assert "unchanged" in caption(page)
+    assert "not a medical device" in page.locator(".disclaimer").inner_text()
+    first = sides(page)
+    page.locator(".examples button").nth(1).click()
+    page.wait_for_function(
+        "src => ![undefined, src].includes(document.querySelector('.picture img')?.src)", arg=first[0]
+    )
+    assert query(page)["image"] == "drawn-HEM-1"
+    assert re.search(r"\d+ ?%", page.locator(".verdict").inner_text())
+
+
+def test_dragging_shows_the_noise_at_once_and_releasing_answers(visit):
+    page = visit().page
+    answered(page)
+    slide(page, 0.6, release=False)
+    page.locator(".comparison").wait_for()
+    changed, clean = sides(page)
+    assert changed != clean
+    assert query(page)["level"] == "0"  # not released: no answer yet
+    page.mouse.up()
+    page.wait_for_url(re.compile(r"level=[1-9]"))
+    level = float(query(page)["level"])
+    assert 50 < level < 70
+    assert f"noise {level:g}" in caption(page)
+    assert page.locator(".chart .now text").text_content() == "now"
+
+
+def test_a_key_on_the_slider_is_a_release_too(visit):
+    page = visit().page
+    answered(page)
+    page.locator(".level input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(re.compile(r"level=1&"))
+    assert "noise 1." in caption(page)
+
+
+def test_a_mark_on_the_track_sets_its_level(visit):
+    page = visit().page
+    answered(page)
+    page.get_by_role("button", name="Noise 45.9").click()
+    page.wait_for_url(re.compile(r"level=45\.9"))
+    assert page.locator(".level input[type=number]").input_value() == "45.9"
+    assert "noise 45.9" in caption(page)
+
+
+def test_another_change_starts_from_nothing_and_has_its_own_scale(visit):
+    page = visit("/?level=40").page
+    answered(page)
+    page.get_by_label("Make it worse with").click()
+    page.get_by_role("option", name="Stain hue").click()
+    page.wait_for_url(re.compile(r"change=hue"))
+    assert "unchanged" in caption(page)
+    slide(page, 0.9)
+    page.wait_for_url(re.compile(r"level=[1-9]"))
+    assert "stain hue" in caption(page)
+    assert 60 < float(query(page)["level"]) <= 90
+
+
+def test_the_handle_slides_between_before_and_after(visit):
+    page = visit("/?level=50").page
+    answered(page)
+    shown = page.locator(".pair .clean")
+    before = shown.evaluate("e => getComputedStyle(e).clipPath")
+    page.locator(".pair input").focus()
+    page.keyboard.press("Home")
+    assert shown.evaluate("e => getComputedStyle(e).clipPath") != before
+
+
+def test_an_image_can_be_dropped(visit):
+    page = visit().page
+    answered(page)
+    before = sides(page)
+    page.get_by_label("Remove Image").click()
+    page.locator(".nothing", has_text="Upload or paste").wait_for()
+    page.locator(".nothing", has_text="how the answer holds").wait_for()
+    drop(page, ".given button[aria-dropeffect=copy]", "mine.png", png(draw_cell("HEM", 40)))
+    answered(page)
+    assert sides(page) != before
+    assert "image" not in query(page)  # an own image is never part of the link
+
+
+@pytest.mark.parametrize("by", ["keys", "button"])
+def test_an_image_can_be_pasted(visit, by):
+    page = visit().page
+    answered(page)
+    before = sides(page)
+    page.evaluate(
+        """async bytes => navigator.clipboard.write(
+          [new ClipboardItem({"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
+        list(png(draw_cell("ALL", 41))),
+    )
+    if by == "keys":
+        page.keyboard.press("Control+v")
+    else:
+        page.get_by_label("Paste from clipboard").click()
+    page.wait_for_function(
+        "src => ![undefined, src].includes(document.querySelector('.picture img')?.src)", arg=before[0]
+    )
+    answered(page)
+
+
+def test_a_bad_file_gets_one_sentence_and_the_next_one_an_answer(visit, tmp_path):
+    page = visit().page
+    answered(page)
+    (tmp_path / "broken.png").write_bytes(png(draw_cell("ALL", 1))[:900])
+    page.locator(".given input[type=file]").set_input_files(tmp_path / "broken.png")
+    alert = page.locator(".notes .error")
+    alert.wait_for()
+    assert "broken.png" in alert.inner_text()
+    page.locator(".examples button").first.click()
+    answered(page)
+
+
+def test_another_model_brings_its_own_examples(visit):
+    page = visit().page
+    answered(page)
+    page.get_by_role("radio", name=re.compile("smear field|Benign")).check()
+    page.wait_for_url(re.compile("model=tiny-field"))
+    assert "Benign" in page.locator(".verdict").inner_text()
+    assert page.locator(".examples button", has_text="Pro").count() == 1
+
+
+def test_a_link_restores_model_example_change_level_and_seed(visit):
+    link = "/?model=tiny-field&image=drawn-Pre-1&change=blur&level=2.5&seed=7"
+    page = visit(link).page
+    answered(page)
+    assert page.get_by_role("radio", name=re.compile("tiny-field")).is_checked()
+    assert "blur 2.5 px" in caption(page)
+    assert page.get_by_label("Noise pattern").input_value() == "7"
+    one = visit("/" + page.locator(".share a").get_attribute("href")).page
+    answered(one)
+    assert sides(one) == sides(page)
+    assert one.locator(".verdict").inner_text() == page.locator(".verdict").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ("/?model=elsewhere", "not on offer"),
+        ("/?image=nowhere", "not here"),
+        ("/?change=acid", "no corruption"),
+        ("/?level=4000", "0 to 100"),
+        ("/?seed=-3", "seed"),
+        ("/?model=%3Cimg%20src=x%20onerror=alert(1)%3E", "not on offer"),
+    ],
+)
+def test_a_link_that_cannot_be_followed_says_so_and_shows_the_rest(visit, link, told):
+    page = visit(link).page
+    answered(page)
+    assert told in page.locator(".notes .warning").first.inner_text()
+
+
+@pytest.mark.parametrize("name", TABS)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_each_tab_fits_and_has_no_barrier(visit, name, width):
+    opened = visit(f"/?tab={name}", width=width, dark=width == 390)
+    page = opened.page
+    page.get_by_role("tab", name=TITLES[name], exact=True, selected=True).wait_for()
+    if name == "try":
+        answered(page)
+    page.wait_for_timeout(300)
+    assert opened.fits()
+    assert opened.barriers() == []
+
+
+def test_the_address_names_the_open_tab(visit):
+    opened = visit()
+    opened.tab("About")
+    assert query(opened.page)["tab"] == "about"
+
+
+def test_the_dark_page_is_dark(visit):
+    luminance = "getComputedStyle(document.body).backgroundColor"
+    light, dark = (visit(dark=choice).page.evaluate(luminance) for choice in (False, True))
+    assert sum(map(int, re.findall(r"\d+", light)[:3])) > 600
+    assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 200
+
+
+def test_a_grey_picture_gets_a_warning(visit, tmp_path):
+    page = visit().page
+    answered(page)
+    Image.fromarray(picture()).convert("L").save(tmp_path / "grey.png")
+    page.locator(".given input[type=file]").set_input_files(tmp_path / "grey.png")
+    page.locator(".notes .warning", has_text="no colour").wait_for()
