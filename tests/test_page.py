@@ -256,3 +256,28 @@ def test_a_grey_picture_gets_a_warning(visit, tmp_path):
     Image.fromarray(picture()).convert("L").save(tmp_path / "grey.png")
     page.locator(".given input[type=file]").set_input_files(tmp_path / "grey.png")
     page.locator(".notes .warning", has_text="no colour").wait_for()
+
+
+def test_the_lines_of_code_can_be_copied_and_follow_the_model(visit):
+    page = visit("/?tab=code").page
+    page.get_by_role("button", name="Copy the lines for curl").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "/call/v2/classify" in copied and "tiny-cell" in copied
+    assert page.url.partition("/?")[0] in copied  # the address of the page the visitor is on
+    page.get_by_role("radio", name=re.compile("tiny-field")).check()
+    page.locator("pre", has_text="tiny-field").first.wait_for()
+    page.get_by_role("button", name="Copy the lines for curl").click()
+    assert "tiny-field" in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_systems_curve_can_be_left_out(visit):
+    page = visit("/?tab=compared").page
+    lines = page.locator("[role=tabpanel]:visible .chart polyline")
+    lines.first.wait_for(state="attached")
+    before = lines.count()
+    page.locator("[role=tabpanel]:visible").get_by_role("checkbox").first.uncheck()
+    page.wait_for_function(
+        "count => [...document.querySelectorAll('[role=tabpanel] .chart polyline')]"
+        ".filter(line => line.checkVisibility()).length === count",
+        arg=before - 1,
+    )

@@ -13,7 +13,7 @@ from ..errors import BlastlensError
 from ..model_folder import bundled_models, bundled_root
 from . import about, compared, folder, from_code, try_a_cell, your_slides
 from .examples import examples_for
-from .links import tab_of
+from .links import TABS
 from .shelf import Shelf
 from .theme import THEME
 from .words import TASKS, facts, model_choice
@@ -99,8 +99,10 @@ def _shelf(models: Sequence[str | os.PathLike[str]] | None, data: Path | None) -
     )
 
 
-def _open_tab(request: gr.Request) -> gr.Tabs:
-    return gr.Tabs(selected=tab_of(dict(request.query_params)))
+def _open_tab(request: gr.Request) -> Any:
+    # Without one in the link, whatever a quick visitor has clicked meanwhile stays open.
+    tab = request.query_params.get("tab")
+    return gr.Tabs(selected=tab) if tab in TABS else gr.skip()
 
 
 def _masthead() -> str:

@@ -74,8 +74,3 @@ def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str
 def name_of(example: Example) -> str:
     """What a link calls an example."""
     return example.path.stem
-
-
-def tab_of(query: Mapping[str, str]) -> str:
-    """The tab a link opens, the first one if it names none."""
-    return query["tab"] if query.get("tab") in TABS else TABS[0]

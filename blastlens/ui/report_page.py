@@ -1,0 +1,291 @@
+"""An evaluation on images of one's own as HTML: for the page, and as one file that stands alone.
+
+No script, nothing from the network, and whatever came from a visitor is escaped. Pure functions, no Gradio.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..classifier import DISCLAIMER
+from ..evaluation import REPLICATES, Comparison, Evaluation, NoiseLevel, Score
+from ..labelled import Reading, accepted
+from ..model_folder import ModelFolder
+from . import charts
+from .charts import Series
+from .words import WEIGHTED_F1, task_of, term
+
+HERE = Path(__file__).parent
+# A list longer than this helps nobody; the rest is counted.
+MAX_REFUSED = 200
+
+# Score -> its name on the page, and what it means. Those in _DECIMAL are shown as 0.85, the others as 85 %.
+WORDS = {
+    "balanced_accuracy": (
+        "balanced accuracy",
+        "The share of right answers of each class, averaged over the classes, so that it does not matter how many "
+        "images of each you gave. Always giving the same answer scores 50 % with two classes, 25 % with four.",
+    ),
+    "accuracy": ("accuracy", "The share of all images that were answered right."),
+    "weighted_f1": ("weighted F1", WEIGHTED_F1),
+    "sensitivity": ("sensitivity", "Of the leukemic images, the share that was called leukemic."),
+    "specificity": ("specificity", "Of the healthy images, the share that was called healthy."),
+    "auroc": (
+        "AUROC",
+        "How well the probabilities put images in order: the chance that of two images of different classes the right "
+        "one gets the higher score. 0.5 is a coin, 1 is perfect.",
+    ),
+    "ece": (
+        "calibration error (ECE)",
+        "How far, on average, its confidence is from how often it is right; 0 is perfect. With few images it comes out "
+        "larger by chance alone, so it is not compared.",
+    ),
+}
+_DECIMAL = ("weighted_f1", "auroc", "ece")
+_RECALL = "Of the images of this class, the share that was answered right."
+_INTERVAL = (
+    "Where the figure would likely fall for other people from the same source. The fewer people were measured, the "
+    "wider it is."
+)
+_NONE = "\N{EN DASH}"
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+# A line must not break between a number and its %.
+_TEMPLATES.filters["tight"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value and its interval as they stand in a table."""
+
+    value: str
+    ends: str = ""
+
+
+def body(evaluation: Evaluation, folder: ModelFolder) -> str:
+    """The findings as an HTML fragment; its classes are styled by `your_slides.css` and `charts.css`."""
+    titles, rows = _noise_table(evaluation)
+    return _TEMPLATES.get_template("report_body.html").render(
+        e=evaluation,
+        figures=_figures(evaluation),
+        scores=[_row(one) for one in evaluation.comparisons],
+        published_text=_published_text(evaluation, folder),
+        confusion=Markup(charts.confusion_table(evaluation.confusion, evaluation.label_names)),
+        reliability=Markup(charts.reliability_diagram(evaluation.bins, description=_reliability_text(evaluation))),
+        noise_charts=[Markup(chart) for chart in _noise_charts(evaluation)],
+        noise_titles=titles,
+        noise_rows=rows,
+        gate_text=_gate_text(evaluation),
+        left_out_text=_left_out_text(evaluation),
+        refused=evaluation.refused[:MAX_REFUSED],
+        refused_more=max(0, len(evaluation.refused) - MAX_REFUSED),
+        readings=[_reading_text(one) for one in evaluation.labelled.readings],
+        meanings=[f"{label} means {text}." for label, text in task_of(folder).meanings.items()],
+        people_text=_people_text(evaluation),
+        replicates=f"{REPLICATES:,}",
+    )
+
+
+def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: datetime) -> str:
+    """The report as one HTML file.
+
+    Args:
+        evaluation: the findings.
+        folder: the model they are about.
+        given: what the images came as, such as a zip's name.
+        when: it was made.
+    """
+    task = task_of(folder)
+    used = {one.name for one in evaluation.comparisons}
+    words = [(name, meaning) for key, (name, meaning) in WORDS.items() if key in used]
+    origin = [
+        ("Images", given),
+        ("Model", folder.model_id + (f" at revision {folder.revision}" if folder.revision else "")),
+        ("Asked", task.question),
+        ("Made for", task.looks_at),
+        ("Date", f"{when:%d %B %Y, %H:%M} UTC"),
+    ]
+    return _TEMPLATES.get_template("report.html").render(
+        title="Does the model hold on these images?",
+        styles=Markup((HERE / "your_slides.css").read_text(encoding="utf-8") + charts.STYLES),
+        origin=origin,
+        disclaimer=DISCLAIMER,
+        body=Markup(body(evaluation, folder)),
+        words=[*words, ("95 % interval", _INTERVAL)],
+        credit=f"The model learned from {task.credit}." if task.credit else "",
+    )
+
+
+def how_to_prepare(label_names: Sequence[str]) -> str:
+    """HTML: what a zip of labelled images looks like, with the folders of these labels."""
+    first, *others = label_names
+    folders = "".join(f"  {label}/  ...\n" for label in others)
+    tree = f"my-slides.zip\n  {first}/\n    donor 1/  cell 1.png, cell 2.png, ...\n    donor 2/  ...\n{folders}"
+    return (
+        '<div class="prepare"><h2 class="heading">How to prepare your images</h2>'
+        "<p>Zip one folder per class, and in it one folder per person:</p>"
+        f'<pre tabindex="0" role="region" aria-label="An example">{Markup.escape(tree)}</pre>'
+        f"<p>Class folders may be called {Markup.escape(accepted(label_names))}.</p>"
+        "<p>Instead of folders, a CSV table in the zip may say it: columns <code>file_name</code>, <code>label</code>, "
+        "<code>subject</code>. Without people it works too, but then nobody can tell how far to trust the figures.</p>"
+        "</div>"
+    )
+
+
+def _row(one: Comparison) -> dict[str, Any]:
+    name, meaning = WORDS.get(one.name) or (one.name.replace("recall of ", "share found of "), _RECALL)
+    decimal = one.name in _DECIMAL
+    return {
+        "term": Markup(term(name, meaning)),
+        "here": _shown(one.here, decimal),
+        "published": _shown(one.published, decimal),
+        "difference": _shown(one.difference, decimal, signed=True),
+        "always": _NONE if one.always is None else _number(one.always, decimal),
+    }
+
+
+def _shown(score: Score | None, decimal: bool, signed: bool = False) -> Shown:
+    if score is None:
+        return Shown(_NONE)
+    value = _number(score.value, decimal, signed)
+    if score.low is None or score.high is None:
+        return Shown(value)
+    low, high = (_number(end, decimal, signed, unit=False) for end in (score.low, score.high))
+    return Shown(value, f"({low} to {high})")
+
+
+def _number(value: float, decimal: bool, signed: bool = False, unit: bool = True) -> str:
+    text = f"{value:+.2f}" if decimal else f"{100 * value:+.0f}"
+    if not signed or not float(text):
+        text = text.lstrip("+-")
+    units = "" if decimal or not unit else " points" if signed else " %"
+    return text.replace("-", "\N{MINUS SIGN}") + units
+
+
+def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
+    figures = [(f"{evaluation.images:,}", "image" if evaluation.images == 1 else "images")]
+    figures += [(f"{count:,}", label) for label, count in evaluation.counts.items()]
+    people = "person" if evaluation.people == 1 else "people"
+    figures.append((f"{evaluation.people:,}", people) if evaluation.people else ("?", "people, unknown"))
+    if evaluation.left_out:
+        figures.append((f"{evaluation.left_out:,}", "left out"))
+    if evaluation.gate:
+        figures.append((f"{100 * evaluation.gate.unlike / evaluation.images:.0f} %", "look unfamiliar to it"))
+    return figures
+
+
+def _published_text(evaluation: Evaluation, folder: ModelFolder) -> str:
+    there = evaluation.published
+    if there is None:
+        return ""
+    size = f"{there.images:,} images" if there.images else "images"
+    if there.groups:
+        size += f" in {there.groups:,} groups of people or slides"
+    if there.by_group:
+        return f"Published: protocol {there.protocol}, on {size}; {task_of(folder).unseen}."
+    return f"Published: protocol {there.protocol}, image-level, on {size}."
+
+
+def _reliability_text(evaluation: Evaluation) -> str:
+    sure = sum(one.confidence * one.count for one in evaluation.bins) / evaluation.images
+    right = sum(one.accuracy * one.count for one in evaluation.bins) / evaluation.images
+    return (
+        f"On average it was {100 * sure:.0f} % sure and {100 * right:.0f} % right. Bars on the dashed line would mean "
+        "that its confidence can be taken at its word; bars below it, that it is too sure of itself."
+    )
+
+
+def _noise_charts(evaluation: Evaluation) -> list[str]:
+    drawn = []
+    for name, title in (("weighted_f1", "weighted F1"), ("accuracy", "accuracy")):
+        series = [_series("here", evaluation.noise, name, published=False)]
+        series.append(_series("published", evaluation.noise, name, published=True))
+        if not series[0].xs:
+            continue
+        first, last = (_number(series[0].ys[end], name in _DECIMAL) for end in (0, -1))
+        text = f"Here {title} goes from {first} without noise to {last} at sigma {series[0].xs[-1]:g}. "
+        text += "Bands are 95 % intervals."
+        drawn.append(
+            charts.line_chart(
+                [one for one in series if one.xs],
+                x_label="noise (sigma)",
+                y_label=title,
+                x_range=(0, evaluation.noise[-1].sigma),
+                y_range=(0, 1),
+                description=text,
+                percent=name not in _DECIMAL,
+            )
+        )
+    return drawn
+
+
+def _series(title: str, noise: Sequence[NoiseLevel], name: str, published: bool) -> Series:
+    found = [
+        (level.sigma, score) for level in noise if (score := (level.published if published else level.here).get(name))
+    ]
+    return Series(
+        title,
+        [sigma for sigma, _ in found],
+        [score.value for _, score in found],
+        [score.value if score.low is None else score.low for _, score in found],
+        [score.value if score.high is None else score.high for _, score in found],
+    )
+
+
+def _noise_table(evaluation: Evaluation) -> tuple[list[str], list[dict[str, Any]]]:
+    columns = []
+    for name, title in (("weighted_f1", "weighted F1"), ("accuracy", "accuracy")):
+        for published in (False, True):
+            if any(name in (level.published if published else level.here) for level in evaluation.noise):
+                columns.append((name, published, f"{title}, {'published' if published else 'here'}"))
+    rows = [
+        {
+            "sigma": f"{level.sigma:g}",
+            "cells": [
+                _shown((level.published if published else level.here).get(name), name in _DECIMAL)
+                for name, published, _ in columns
+            ],
+        }
+        for level in evaluation.noise
+    ]
+    return [title for *_, title in columns], rows
+
+
+def _gate_text(evaluation: Evaluation) -> str:
+    gate = evaluation.gate
+    if gate is None:
+        return ""
+    if not gate.unlike:
+        return "The input check finds nothing unusual: all images look like the kind this model learned from."
+    text = (
+        f"The input check finds {gate.unlike:,} of {evaluation.images:,} images unlike those this model learned from "
+        f"({gate.unlike_right:,} of them answered right"
+    )
+    return text + (f"; of the others {gate.fitting_right:,} of {gate.fitting:,})." if gate.fitting else ").")
+
+
+def _left_out_text(evaluation: Evaluation) -> str:
+    images = "1 image is" if evaluation.left_out == 1 else f"{evaluation.left_out:,} images are"
+    return f"{images} not counted. A folder that is no class stands here once; so does any file that is no image."
+
+
+def _reading_text(one: Reading) -> str:
+    return f"{one.name}{f' as {one.label}' if one.by_synonym else ''} ({one.images:,})"
+
+
+def _people_text(evaluation: Evaluation) -> str:
+    if not evaluation.people:
+        return "Nothing says whose the images are; each counts as a person of its own."
+    text = f"People were told apart by {evaluation.labelled.subjects_by}; one name is one person, wherever it stands."
+    if evaluation.strangers == 1:
+        text += " 1 image without a person counts by itself."
+    elif evaluation.strangers:
+        text += f" {evaluation.strangers:,} images without a person count by themselves."
+    return text

@@ -1,0 +1,221 @@
+"""The tab that answers "does it hold here?": labelled images of one's own, and what a model makes of them."""
+
+import base64
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..classifier import DISCLAIMER, Classifier
+from ..errors import BlastlensError
+from ..evaluation import Evaluation, Measured, evaluate, measure
+from ..labelled import MAX_LABELLED, LabelledImages, match_labels
+from ..sources import list_sources
+from .endpoints import ONE_AT_A_TIME, endpoint, example_file
+from .report_page import body, how_to_prepare, standalone
+from .shelf import Shelf, path_of, provenance, refusals
+from .uploads import uploaded
+from .words import label_text
+
+# An uploaded file as Gradio hands it over with `preprocess=False`.
+Upload = dict[str, Any] | None
+# The progress bar moves this often, in seconds; at least so often a run can be stopped.
+BEAT = 0.4
+# A list longer than this is not read on a page; the report has it all.
+MAX_LISTED = 8
+
+
+@dataclass(frozen=True)
+class YourSlides:
+    """What the tab's events answer with.
+
+    Attributes:
+        shelf: the models on offer.
+        keeper: the component in whose name uploads are kept, and deleted in time.
+    """
+
+    shelf: Shelf
+    keeper: gr.components.Component
+
+    def look(self, archive: Upload, model: str) -> tuple[str, str, str, Any, Any]:
+        """What was found in the zip, no progress and no findings yet, and the buttons to start and to stop."""
+        found, ready = "", False
+        if archive:
+            try:
+                classifier = self.shelf.classifier(model)
+                found, ready = _found(self._labelled(archive, classifier), classifier), True
+            except BlastlensError as error:
+                found = f'<div class="found">{_alert(error)}</div>'
+        return found, "", _NOTHING_YET, gr.Button(interactive=ready), gr.Button(interactive=False)
+
+    def prepare(self, model: str) -> str:
+        """How to prepare images for a model."""
+        return how_to_prepare(self.shelf.classifier(model).label_names)
+
+    def run(self, archive: Upload, model: str) -> Iterator[tuple[str, str, Any, Any]]:
+        """Test: how far it is, findings, and the buttons to start and to stop."""
+        busy, idle = _buttons(running=True), _buttons(running=False)
+        try:
+            classifier = self.shelf.classifier(model)
+            labelled = self._labelled(archive, classifier)
+            outcomes: list[Measured | BlastlensError] = []
+            start = shown = time.monotonic()
+            yield _progress(0, len(labelled.images), 0.0), _NOTHING_YET, *busy
+            for outcome in measure(classifier, labelled.images):
+                outcomes.append(outcome)
+                if (now := time.monotonic()) - shown >= BEAT:
+                    shown = now
+                    yield _progress(len(outcomes), len(labelled.images), now - start), _NOTHING_YET, *busy
+            yield _working_out(), _NOTHING_YET, *busy
+            evaluation = evaluate(classifier, labelled, outcomes)
+            yield _DONE, _findings(evaluation, classifier, Path(path_of(archive)).name), *idle
+        except BlastlensError as error:
+            yield f'<div class="found">{_alert(error)}</div>', _NOTHING_YET, *idle
+
+    def stopped(self) -> tuple[str, str, Any, Any]:
+        """After the cancel button."""
+        said = '<p class="found" role="status">Stopped; nothing was kept.</p>'
+        return said, _NOTHING_YET, *_buttons(running=False)
+
+    def answer(self, archive: Upload, model: str) -> dict[str, Any]:
+        """The findings as JSON values."""
+        classifier = self.shelf.classifier(model)
+        labelled = self._labelled(archive, classifier)
+        evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images)))
+        remarks = [f"{text} ({count} images)" for text, count in evaluation.remarks]
+        return evaluation.to_dict() | provenance(classifier, warnings=[*evaluation.caveats, *remarks])
+
+    def _labelled(self, archive: Upload, classifier: Classifier) -> LabelledImages:
+        if not archive:
+            raise BlastlensError("There is no zip yet; give one with a folder of images for each class.")
+        path = uploaded(archive, self.keeper)[0]
+        if Path(path).suffix.lower() != ".zip":
+            raise BlastlensError(f"{Path(path).name} is not a zip; zip one folder of images for each class.")
+        return match_labels(list_sources([path]), classifier.label_names)
+
+
+def build(shelf: Shelf, model: gr.Radio) -> None:
+    """Lay the tab out and connect its events.
+
+    Args:
+        shelf: the models on offer.
+        model: the picker above all tabs.
+    """
+    gr.HTML(
+        '<p class="quiet">A published figure was measured on somebody else\'s slides and scanner. Give images of your '
+        "own whose answer you know, and see whether the model holds on them.</p>"
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            with gr.Group():
+                archive = gr.File(
+                    label=f"A zip of labelled images (at most {MAX_LABELLED:,})",
+                    file_types=[".zip"],
+                    height=170,
+                )
+                found = gr.HTML(padding=True)
+            with gr.Row():
+                start = gr.Button("Test it on these", variant="primary", interactive=False, min_width=140)
+                stop = gr.Button("Cancel", interactive=False, min_width=100)
+            progress = gr.HTML()
+        with gr.Column(scale=6, min_width=320), gr.Group():
+            prepare = gr.HTML(how_to_prepare(shelf.first.label_names), padding=True)
+    with gr.Group():
+        findings = gr.HTML(_NOTHING_YET, padding=True)
+
+    tab = YourSlides(shelf, archive)
+    settings, shown = [archive, model], [progress, findings, start, stop]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+    running = start.click(tab.run, settings, shown, **quiet, **ONE_AT_A_TIME)
+    # Whatever changes what would be tested also ends the test of what was there before. The page sets the model while
+    # it loads, which is no such change.
+    gr.on([archive.change, model.input], tab.look, settings, [found, *shown], cancels=running, **quiet)
+    model.change(tab.prepare, model, prepare, **quiet)
+    stop.click(tab.stopped, None, shown, cancels=running, **quiet)
+    _endpoint(tab)
+
+
+def _endpoint(tab: YourSlides) -> None:
+    def test_on_labelled_images(archive: gr.FileData, model: str = "") -> dict[str, Any]:
+        """Test a model on labelled images of one's own. Research demonstration, not a medical device.
+
+        Args:
+            archive: a zip of at most 2,000 images: one folder per class, in it one per person, or a CSV that says so.
+            model: id of one of the models on offer, as list_models gives them; empty for the first.
+
+        Returns:
+            verdict, caveats, scores (here, published, difference, each with the ends of its 95 % interval), confusion
+            matrix, reliability, noise, by_person, refused, and model_id, revision, sigma, warnings, disclaimer.
+            What is undefined is null.
+        """
+        with refusals():
+            return tab.answer(archive, model)
+
+    first = tab.shelf.first.folder.model_id
+    endpoint(test_on_labelled_images, ONE_AT_A_TIME, archive=example_file("my-slides.zip"), model=first)
+
+
+def _buttons(running: bool) -> tuple[Any, Any]:
+    return gr.Button(interactive=not running), gr.Button(interactive=running)
+
+
+_DONE = '<p class="found" role="status">Done: <a href="#findings">see the findings</a>.</p>'
+_NOTHING_YET = '<div class="nothing">Here: how it does on your images, beside its published figures.</div>'
+
+
+def _alert(error: BlastlensError) -> str:
+    return f'<p class="error" role="alert">{escape(str(error))}</p>'
+
+
+def _found(labelled: LabelledImages, classifier: Classifier) -> str:
+    """HTML: how the names were read, before anything is tested."""
+    people = len({image.subject for image in labelled.images} - {None})
+    whose = f"{people:,} {'person' if people == 1 else 'people'}" if people else "nothing says of whom"
+    images = "1 labelled image" if len(labelled.images) == 1 else f"{len(labelled.images):,} labelled images"
+    readings = "".join(
+        f"<li><strong>{escape(one.name)}</strong>{' read as' if one.by_synonym else ':'} "
+        f"{escape(label_text(classifier.folder, one.label))} ({one.images:,})</li>"
+        for one in labelled.readings[:MAX_LISTED]
+    )
+    refused = "".join(f"<li>{escape(reason)}</li>" for _, reason in labelled.refused[:MAX_LISTED])
+    more = len(labelled.refused) - MAX_LISTED
+    rest = f"<p>And {more:,} more, all in the report.</p>" if more > 0 else ""
+    notes = "".join(f"<p>{escape(note)}</p>" for note in labelled.notes)
+    out = f"<p><strong>Left out:</strong></p><ul>{refused}</ul>{rest}" if refused else ""
+    return f'<div class="found" role="status"><p>{images}, {whose}.</p><ul>{readings}</ul>{notes}{out}</div>'
+
+
+def _progress(done: int, of: int, seconds: float) -> str:
+    left = f", about {_duration(seconds / done * (of - done))} left" if done and seconds > 1 else ""
+    return (
+        f'<div class="running"><progress max="{of}" value="{done}" aria-label="Images tested"></progress>'
+        f"<p>{done:,} of {of:,} images{left}.</p></div>"
+    )
+
+
+def _working_out() -> str:
+    bar = '<progress aria-label="Working out the intervals"></progress>'
+    return f'<div class="running">{bar}<p>Working out the intervals.</p></div>'
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} minutes"
+
+
+def _findings(evaluation: Evaluation, classifier: Classifier, given: str) -> str:
+    """HTML: the findings, and the report as a link that holds it whole: it is never a file on this computer."""
+    now = datetime.now(UTC)
+    report = standalone(evaluation, classifier.folder, given, now)
+    data = base64.b64encode(report.encode()).decode()
+    name = f"blastlens-{classifier.folder.model_id.replace('/', '-')}-{now:%Y-%m-%d}.html"
+    href = f"data:text/html;charset=utf-8;base64,{data}"
+    return (
+        f'<div class="handed" id="findings"><a download="{escape(name)}" href="{href}">Download this report</a><p>'
+        f"One HTML file to keep or print. {escape(DISCLAIMER)}</p></div>"
+        f"{body(evaluation, classifier.folder)}"
+    )
