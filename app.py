@@ -3,14 +3,20 @@
 It listens on 127.0.0.1:7860 unless GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say otherwise.
 """
 
+import signal
+import sys
+
 from blastlens import scratch
 
 # Before Gradio is imported, which asks only once where uploads go.
-scratch.claim()
+uploads = scratch.claim()
 
-from blastlens.ui import LAUNCH, build  # noqa: E402
+from blastlens.ui import LAUNCH, build, forget  # noqa: E402
 
 demo = build()
+scratch.keep_clean(uploads, lambda: forget(demo, scratch.OLDEST_S))
 
 if __name__ == "__main__":
+    # A host stops the page by a signal; to end as by a plain exit lets what visitors uploaded be deleted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     demo.launch(**LAUNCH)

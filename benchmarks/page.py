@@ -168,7 +168,7 @@ def measure(starts: int, repeats: int, seconds: float) -> dict[str, Any]:
         with serving(environment, cell) as (address, _), sync_playwright() as playwright:
             path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            page = browser.new_page(viewport={"width": 1280, "height": 1300})
             page.goto(f"{address}/?level=10")
             page.locator(".chart").first.wait_for()
             page.evaluate(_WATCH_ANSWERS)

@@ -203,7 +203,7 @@ class Classifier:
         Raises:
             BlastlensError: an unreadable image, an unknown kind, no level or no seed, or one out of range.
         """
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise BlastlensError(f"There is no corruption {kind!r}; one of {', '.join(KINDS)} is accepted.")
         chosen = KINDS[kind].levels if levels is None else levels
         asked = tuple(Corruption(kind, level).level for level in chosen)
@@ -334,7 +334,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Change:
-    """What is done to every view of a call: a corruption, then Gaussian noise."""
+    """What is done to every view of a call: a corruption that is no noise and not neutral, then Gaussian noise."""
 
     sigma: float
     seed: int
@@ -349,11 +349,13 @@ class _Change:
                 raise BlastlensError(
                     f"Gaussian noise is given twice, as sigma {sigma:g} and as {corruption}; give one."
                 )
-            sigma = corruption.level
+            sigma, corruption = corruption.level, None
+        if corruption is not None and corruption.is_neutral:
+            corruption = None
         return cls(sigma, seed, corruption)
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        if self.corruption is not None and self.corruption.kind != "gaussian_noise":
+        if self.corruption is not None:
             pixels = self.corruption.apply(pixels)
         return add_gaussian_noise(pixels, self.sigma, self.seed)
 

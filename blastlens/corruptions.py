@@ -7,6 +7,7 @@ itself, and all but noise leave the black around a single cell black, apart from
 """
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -81,16 +82,19 @@ class Corruption:
     level: float
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BlastlensError(f"There is no corruption {self.kind!r}; one of {', '.join(KINDS)} is accepted.")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise BlastlensError(
+                f"There is no corruption {reprlib.repr(self.kind)}; one of {', '.join(KINDS)} is accepted."
+            )
         kind = KINDS[self.kind]
         try:
             value = float(self.level)
         except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not kind.low <= value <= kind.high:
+            given = reprlib.repr(self.level)
             raise BlastlensError(
-                f"The level of {self.kind} is {self.level!r}; a number from {kind.low:g} to {kind.high:g} is accepted."
+                f"The level of {self.kind} is {given}; a number from {kind.low:g} to {kind.high:g} is accepted."
             )
         object.__setattr__(self, "level", value)
 

@@ -6,6 +6,7 @@ then resized to 224 px, only about 40 % of its sigma would be left.
 
 import functools
 import math
+import reprlib
 
 import numpy as np
 
@@ -64,14 +65,14 @@ def checked_sigma(sigma: float) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value <= MAX_SIGMA:
-        raise BlastlensError(f"The noise sigma is {sigma!r}; a number from 0 to {MAX_SIGMA} is accepted.")
+        raise BlastlensError(f"The noise sigma is {reprlib.repr(sigma)}; a number from 0 to {MAX_SIGMA} is accepted.")
     return value
 
 
 def checked_seed(seed: int) -> int:
     """Return seed as an int, or raise BlastlensError unless it is a whole number from 0 to 2**64 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise BlastlensError(f"The noise seed is {seed!r}; a whole number from 0 to 2**64 - 1 is accepted.")
+        raise BlastlensError(f"The noise seed is {reprlib.repr(seed)}; a whole number from 0 to 2**64 - 1 is accepted.")
     return int(seed)
 
 

@@ -163,8 +163,8 @@ def test_a_corruption_is_applied_to_the_view_and_noise_after_it(cell_classifier,
 def test_gaussian_noise_as_a_corruption_is_the_same_as_by_its_sigma(cell_classifier):
     by_sigma = cell_classifier.predict(blobs(1), 8, 3)
     as_corruption = cell_classifier.predict(blobs(1), seed=3, corruption=Corruption("gaussian_noise", 8))
-    assert (as_corruption.logits, as_corruption.sigma) == (by_sigma.logits, 8)
-    assert (by_sigma.corruption, as_corruption.corruption) == (None, {"kind": "gaussian_noise", "level": 8})
+    assert as_corruption == by_sigma
+    assert by_sigma.sigma == 8 and by_sigma.corruption is None
     with pytest.raises(BlastlensError, match="given twice, as sigma 5 and as gaussian_noise:8"):
         cell_classifier.predict(blobs(1), 5, corruption=Corruption("gaussian_noise", 8))
 
@@ -242,6 +242,10 @@ def test_a_kind_without_noise_is_run_once_however_many_seeds(cell_classifier, mo
     images.clear()
     cell_classifier.curve(blobs(2), levels=(0, 10, 10, 0), seeds=(0, 1))
     assert len(images) == 3, "the untouched image and one noisy one per seed"
+
+
+def test_a_corruption_that_changes_nothing_is_not_recorded(cell_classifier):
+    assert cell_classifier.predict(blobs(1), corruption=Corruption("blur", 0)) == cell_classifier.predict(blobs(1))
 
 
 def test_a_curve_flips_at_the_level_nearest_to_neutral(cell_classifier):

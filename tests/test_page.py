@@ -42,6 +42,7 @@ def sides(page):
 
 def slide(page, share, release=True):
     """Drag the slider's thumb to a share of its track."""
+    page.locator(".level").scroll_into_view_if_needed()
     box = page.locator(".level input[type=range]").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
@@ -130,6 +131,22 @@ def test_another_change_starts_from_nothing_and_has_its_own_scale(visit):
     assert 60 < float(query(page)["level"]) <= 90
 
 
+def test_what_is_done_while_an_answer_is_on_its_way_is_not_lost(visit):
+    page = visit().page
+    answered(page)
+    page.get_by_role("spinbutton", name="Noise pattern").press_sequentially("12345", delay=15)
+    page.wait_for_url(re.compile(r"seed=0?12345"))
+    for _ in range(6):
+        page.locator(".level input[type=range]").press("ArrowRight")
+    page.wait_for_url(re.compile(r"level=6&"))
+    for name in ("Noise 2:", "Noise 9:", "Noise 5:"):
+        page.get_by_role("button", name=name).click()
+    page.wait_for_url(re.compile(r"level=5&"))
+    for number in (1, 3, 2):
+        page.locator(".examples button").nth(number).click()
+    page.wait_for_url(re.compile(r"image=drawn-ALL-2"))
+
+
 def test_the_handle_slides_between_before_and_after(visit):
     page = visit("/?level=50").page
     answered(page)
@@ -185,6 +202,26 @@ def test_a_bad_file_gets_one_sentence_and_the_next_one_an_answer(visit, tmp_path
     answered(page)
 
 
+def test_the_chosen_example_is_marked_and_judged(visit):
+    page = visit().page
+    answered(page)
+    pressed = page.locator(".examples button[aria-pressed=true]")
+    assert pressed.get_attribute("data-value") == "drawn-ALL-1"
+    page.locator(".examples button").nth(1).click()
+    page.wait_for_url(re.compile("drawn-HEM-1"))
+    assert pressed.get_attribute("data-value") == "drawn-HEM-1"
+    assert re.search(r"Drawn as HEM; the model is (right|wrong) here", page.locator(".notes").last.inner_text())
+
+
+def test_an_explanation_opens_on_a_tap(visit):
+    page = visit(width=390).page
+    answered(page)
+    word = page.locator(".term", has_text="trained with")
+    assert word.evaluate("e => getComputedStyle(e, '::after').content") == "none"
+    word.tap()
+    assert "this much noise" in word.evaluate("e => getComputedStyle(e, '::after').content")
+
+
 def test_another_model_brings_its_own_examples(visit):
     page = visit().page
     answered(page)
@@ -200,7 +237,7 @@ def test_a_link_restores_model_example_change_level_and_seed(visit):
     answered(page)
     assert page.get_by_role("radio", name=re.compile("tiny-field")).is_checked()
     assert "blur 2.5 px" in caption(page)
-    assert page.get_by_label("Noise pattern").input_value() == "7"
+    assert page.get_by_role("spinbutton", name="Noise pattern").input_value() == "7"
     one = visit("/" + page.locator(".share a").get_attribute("href")).page
     answered(one)
     assert sides(one) == sides(page)

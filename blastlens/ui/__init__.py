@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..model_folder import bundled_models, bundled_root
 from . import about, compared, folder, from_code, try_a_cell, your_slides
 from .examples import examples_for
 from .links import TABS
+from .offline import refuse_addresses
 from .shelf import Shelf
 from .theme import THEME
 from .words import TASKS, facts, model_choice
@@ -31,6 +33,11 @@ LAUNCH: dict[str, Any] = {
     "max_file_size": MAX_FILE_SIZE,
     "ssr_mode": False,
     "mcp_server": True,
+    # Gradio keeps what each visitor saw last until so many others have come, see `forget`.
+    "state_session_capacity": 500,
+    # Neither of them is for visitors: call statistics, and a history that would be kept on the Hub.
+    "enable_monitoring": False,
+    "run_history": False,
 }
 
 # The open tab is part of the address, like everything else on the page that a link can restore. Gradio also tells of
@@ -39,6 +46,7 @@ REMEMBER_TAB = """() => document.addEventListener("click", event => {
   const tab = event.target.closest("[role=tab][data-tab-id]"), here = new URL(location);
   if (!tab) return;
   here.searchParams.set("tab", tab.dataset.tabId);
+  document.title = `${tab.innerText} · blastlens`;
   history.replaceState(history.state, "", here);
 })"""
 
@@ -81,8 +89,21 @@ def build(models: Sequence[str | os.PathLike[str]] | None = None, data: Path | N
         gr.HTML(_fineprint())
         demo.load(None, js=REMEMBER_TAB)
         demo.load(_open_tab, None, tabs, show_progress="hidden", api_visibility="private")
-    # Two answers at a time suit two cores; past 64 waiting visitors a plain "try later" is kinder.
-    return demo.queue(max_size=64, default_concurrency_limit=2)
+    refuse_addresses()
+    # Past 64 waiting visitors a plain "try later" is kinder. The closed road is one around the queue.
+    return demo.queue(max_size=64, default_concurrency_limit=2, api_open=False)
+
+
+def forget(demo: gr.Blocks, older_than: float) -> None:
+    """Drop from memory what visitors have given: those who did nothing for `older_than` seconds, and all caches."""
+    holder = demo.state_holder
+    now = datetime.now()
+    with holder.lock:
+        idle = [name for name, at in holder.time_last_used.items() if (now - at).total_seconds() > older_than]
+        for name in idle:
+            holder.session_data.pop(name, None)
+            holder.time_last_used.pop(name, None)
+    try_a_cell.forget()
 
 
 def _shelf(models: Sequence[str | os.PathLike[str]] | None, data: Path | None) -> Shelf:

@@ -1,17 +1,16 @@
 """Example images of the page: drawn by this project, and real ones where a data set lies on this machine.
 
-They are written into a temporary folder of this process, which Gradio may serve from; nothing else is copied.
+They are written into the temporary folder of this process; nothing else is copied.
 """
 
-import atexit
 import csv
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .. import scratch
 from ..drawn import draw_cell, draw_field
 
 PER_LABEL = 3
@@ -65,7 +64,9 @@ def _files_of(root: Path, label: str) -> list[Path]:
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["label"].casefold() == label.casefold()]
-        one_per_subject = {row.get("subject"): root / row["file_name"] for row in rows}
+        one_per_subject: dict[str | None, Path] = {}
+        for row in rows:
+            one_per_subject.setdefault(row.get("subject"), root / row["file_name"])
         return list(one_per_subject.values())[:PER_LABEL]
     # The published layout: one folder per class, perhaps inside another.
     files = sorted(file for folder in (root, root / "Original") for file in (folder / label).glob("*.*"))
@@ -74,6 +75,6 @@ def _files_of(root: Path, label: str) -> list[Path]:
 
 @cache
 def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="blastlens-examples-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch.root() / "examples"
+    folder.mkdir()
     return folder

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -78,7 +79,8 @@ def curve_figure(curve: Curve, names: Sequence[str], level: float) -> str:
     kind = KINDS[curve.kind]
     rows = [curve.probabilities, curve.low, curve.high] if _has_band(curve) else [curve.probabilities]
     series = [Series(name, curve.levels, *(row[:, index].tolist() for row in rows)) for index, name in enumerate(names)]
-    flips = [] if curve.flip_level is None else [(curve.flip_level, "flip", "flips")]
+    turn = _turn(curve)
+    flips = [(turn.place, "flip", "flips")] if turn else []
     unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.seeded else ""
     chart = line_chart(
         series,
@@ -98,15 +100,39 @@ def describe(curve: Curve, names: Sequence[str]) -> str:
     untouched = curve.probabilities[curve.levels.index(kind.neutral)]
     first = int(untouched.argmax())
     start = f"Unchanged, the answer is {names[first]} ({untouched[first]:.0%})"
-    if curve.flip_level is None:
+    turn = _turn(curve)
+    if turn is None:
         ends = [level for level in (kind.low, kind.high) if level != kind.neutral]
         reach = " and ".join(amount(Corruption(curve.kind, level)) for level in ends)
         text = f"{start}, and it stays so up to {reach}."
     else:
-        other = names[int(curve.probabilities[curve.levels.index(curve.flip_level)].argmax())]
-        text = f"{start}; at {amount(Corruption(curve.kind, curve.flip_level))} it has flipped to {other}."
+        before, after = (amount(Corruption(curve.kind, level)) for level in (turn.before, turn.after))
+        text = f"{start}; between {before} and {after} it turns to {names[turn.to]}."
     patterns = "The band shows how far it moves from one noise pattern to the next."
     return f"{text} {patterns}" if _has_band(curve) else text
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Where the answer turns: the two neighbouring levels, where between them the lines cross, and the new label."""
+
+    before: float
+    after: float
+    place: float
+    to: int
+
+
+def _turn(curve: Curve) -> _Turn | None:
+    if curve.flip_level is None:
+        return None
+    neutral = KINDS[curve.kind].neutral
+    flipped = curve.levels.index(curve.flip_level)
+    held = flipped - 1 if curve.flip_level > neutral else flipped + 1
+    first, other = (int(curve.probabilities[row].argmax()) for row in (held, flipped))
+    lead = [float(curve.probabilities[row, first] - curve.probabilities[row, other]) for row in (held, flipped)]
+    share = lead[0] / (lead[0] - lead[1])
+    before, after = curve.levels[held], curve.levels[flipped]
+    return _Turn(before, after, before + share * (after - before), other)
 
 
 def _has_band(curve: Curve) -> bool:

@@ -35,7 +35,7 @@ class Shelf:
         """The model of that id, "" for the first; raises BlastlensError, naming those there are, for an unknown one."""
         if not model:
             return self.first
-        if model not in self.classifiers:
+        if not isinstance(model, str) or model not in self.classifiers:
             raise BlastlensError(f"There is no model {model!r} here; choose one of {', '.join(self.classifiers)}.")
         return self.classifiers[model]
 

@@ -1,7 +1,7 @@
 """The tab where one image meets one model: give an image, make it worse, watch the answer."""
 
+import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
@@ -15,12 +15,14 @@ from ..classifier import Classifier, Curve, Prediction
 from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
+from ..noise import checked_seed
 from .endpoints import endpoint, example_file
 from .examples import Example
 from .links import Scene, name_of, read_scene
-from .pictures import comparison, curve_figure, figure, heat_overlay, thumbnail_uri
+from .pictures import curve_figure, figure, heat_overlay
 from .shelf import Shelf, path_of, provenance, refusals
-from .words import amount, facts, label_text, task_of, term
+from .try_a_cell_html import caution_html, link_html, marks_html, notes_html, offer_html, remarks_html, seen_html
+from .words import facts, label_text
 
 # An uploaded file as Gradio hands it over with `preprocess=False`. Left to itself, gr.Image would open the
 # file before this module does: it re-encodes some, and fails on others with words of its own.
@@ -30,12 +32,14 @@ Upload = dict[str, Any] | None
 Shown = tuple[str, str, str, dict[str, Any], str, str]
 # Grain differs from shot to shot; so many patterns show how far an answer depends on the one it got.
 PATTERNS = 4
+# An image of 50 megapixels takes most of a gigabyte while it is decoded; the preview does not wait in the queue.
+_DECODING = threading.BoundedSemaphore(2)
 NOISE = "gaussian_noise"
 
 # Gradio's slider tells of a release for the pointer only; this makes the arrow keys and Enter count as one.
 KEYBOARD_RELEASE = """() => document.addEventListener("keyup", event => {
   const input = event.target;
-  const commits = {range: /^(Arrow|Page|Home|End)/, number: /^Enter$/}[input.type];
+  const commits = {range: /^(Arrow|Page|Home|End)/, number: /^(Enter|Arrow)/}[input.type];
   if (commits?.test(event.key)) input.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
 })"""
 # Gradio pastes on a click of its button; most people press the keys.
@@ -50,9 +54,12 @@ PICK = """element.addEventListener("click", event => {
   if (button) trigger("select", {value: button.dataset.value});
 })"""
 CUT = 'element.addEventListener("input", event => element.style.setProperty("--cut", event.target.value + "%"))'
-# The address bar always holds the link to what is on the page; other parts of the query stay.
+# The address bar always holds the link to what is on the page, whose other parts stay; the example shown is marked.
 REMEMBER = """watch("value", () => {
   const link = element.querySelector("a"), here = new URL(location);
+  const shown = link && new URL(link.href).searchParams.get("image");
+  for (const button of document.querySelectorAll(".examples button"))
+    button.setAttribute("aria-pressed", button.dataset.value === shown);
   if (!link) return;
   for (const [name, value] of new URL(link.href).searchParams)
     value ? here.searchParams.set(name, value) : here.searchParams.delete(name);
@@ -72,6 +79,12 @@ class TryACell:
             return _waiting("")
         try:
             path = path_of(image)
+            if not Path(path).is_file():
+                # Uploads are deleted within the hour, and with them Gradio's copies of the examples.
+                example = self._example(path, model)
+                if example is None:
+                    raise BlastlensError("This image has been deleted, as promised; please give it again.")
+                path = str(example.path)
         except BlastlensError as error:
             return _refused(error)
         return self._shown(path, model, kind, level, seed)
@@ -90,19 +103,21 @@ class TryACell:
             return _refused(error)
         named = {label_text(classifier.folder, label): p for label, p in prediction.probabilities.items()}
         return (
-            _seen(clean, changed, change),
+            seen_html(clean, changed, change),
             _focus(classifier, changed, prediction.label),
-            _caution(prediction),
+            caution_html(prediction),
             _verdict(named, prediction.in_domain is not False),
-            _notes(prediction, seconds),
-            _link(Scene(model, self._example_name(path, model), change, seed)),
+            notes_html(prediction, change, _untouched(classifier, path), self._example(path, model), seconds),
+            link_html(Scene(model, self._name(path, model), change, seed)),
         )
 
     def curve(self, image: Upload, model: str, kind: str, level: float, seed: int) -> str:
         """The answer at every level of a kind, as a figure; empty where there is nothing to draw."""
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
-            return curve_figure(_curve(classifier, path, kind, seed), classifier.label_names, change.level)
+            return curve_figure(
+                _curve(classifier, path, kind, checked_seed(seed)), classifier.label_names, change.level
+            )
         except BlastlensError:
             return _NO_CURVE  # the answer says what is wrong
 
@@ -111,9 +126,10 @@ class TryACell:
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
             clean = _pixels(classifier, path)
+            seen = seen_html(clean, change.apply(clean, checked_seed(seed)), change)
         except BlastlensError:
             return gr.skip(), gr.skip()  # the last answer has said what is wrong
-        return _seen(clean, change.apply(clean, seed), change), self.curve(image, model, kind, level, seed)
+        return seen, self.curve(image, model, kind, level, seed)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """The first look at the page: what its link asks for, or the first example."""
@@ -123,11 +139,11 @@ class TryACell:
         seen, focus, caution, verdict, notes, link = self._shown(
             path, scene.model, scene.change.kind, scene.change.level, scene.seed
         )
-        told = f'<div class="notes">{_warning(remarks)}</div>' if remarks else ""
+        told = f'<div class="notes">{remarks_html(remarks)}</div>' if remarks else ""
         return (
             scene.model,
             facts(classifier.folder),
-            _offer(classifier, self.shelf.examples[scene.model]),
+            offer_html(self.shelf.examples[scene.model], scene.example),
             scene.change.kind,
             *_controls(scene.change),
             scene.seed,
@@ -157,7 +173,7 @@ class TryACell:
             path = str(self.shelf.examples[model][0].path)
         return (
             facts(classifier.folder),
-            _offer(classifier, self.shelf.examples[model]),
+            offer_html(self.shelf.examples[model], self._name(path, model)),
             *self._with_image(path, model, *change),
         )
 
@@ -168,17 +184,20 @@ class TryACell:
 
     def jump(self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
         """A click on one of the slider's marks."""
-        level = float(event.value)
-        return level, *self.answer(image, model, kind, level, seed)
+        return event.value, *self.answer(image, model, kind, event.value, seed)
 
     def _with_image(self, path: str | None, *settings: Any) -> tuple[Any, ...]:
         return path, *self._shown(path, *settings)
 
     def _example_path(self, model: str, name: str) -> str | None:
-        return next((str(one.path) for one in self.shelf.examples[model] if name_of(one) == name), None)
+        return next((str(one.path) for one in self.shelf.examples.get(model, ()) if name_of(one) == name), None)
 
-    def _example_name(self, path: str, model: str) -> str:
-        return next((name_of(one) for one in self.shelf.examples[model] if one.path.name == Path(path).name), "")
+    def _example(self, path: str, model: str) -> Example | None:
+        return next((one for one in self.shelf.examples.get(model, ()) if one.path.name == Path(path).name), None)
+
+    def _name(self, path: str | None, model: str) -> str:
+        example = self._example(path, model) if path else None
+        return name_of(example) if example else ""
 
 
 def endpoints(shelf: Shelf) -> None:
@@ -236,7 +255,7 @@ def endpoints(shelf: Shelf) -> None:
             classifier, path = shelf.classifier(model), path_of(image)
             if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= 8:
                 raise BlastlensError(f"patterns is {patterns!r}; a whole number from 1 to 8 is accepted.")
-            curve = classifier.curve(path, kind, seeds=tuple(range(seed, seed + patterns)))
+            curve = classifier.curve(path, kind, seeds=_seeds(checked_seed(seed), patterns))
             clean = classifier.predict(path)
             columns = {"probabilities": curve.probabilities, "low": curve.low, "high": curve.high}
             return {
@@ -278,12 +297,14 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
                 placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
                 elem_classes="given",
             )
-            offer = gr.HTML(_offer(shelf.first, _examples_of_first(shelf)), padding=True, js_on_load=PICK)
+            offer = gr.HTML(offer_html(shelf.examples[shelf.first.folder.model_id]), padding=True, js_on_load=PICK)
         with gr.Column(scale=7, min_width=320):
             with gr.Group():
                 with gr.Row(elem_classes="pictures"):
-                    seen = gr.HTML(min_width=140, js_on_load=CUT)
-                    focus = gr.HTML(min_width=140)
+                    seen = gr.HTML(_SEEN_NOTHING, min_width=140, js_on_load=CUT)
+                    focus = gr.HTML(_FOUND_NOTHING, min_width=140)
+                caution = gr.HTML(padding=True)
+                verdict = gr.Label(label="The model's answer", elem_classes="verdict")
                 with gr.Row(elem_classes="controls"):
                     kind = gr.Dropdown(
                         [(one.title, name) for name, one in KINDS.items()],
@@ -294,10 +315,7 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
                         filterable=False,
                     )
                     level = gr.Slider(**_range(Corruption(NOISE, 0)), min_width=200, scale=3, elem_classes="level")
-                marks = gr.HTML(_marks(NOISE), padding=True, js_on_load=PICK)
-            with gr.Group():
-                caution = gr.HTML(padding=True)
-                verdict = gr.Label(label="The model's answer", elem_classes="verdict")
+                marks = gr.HTML(marks_html(NOISE), padding=True, js_on_load=PICK)
                 notes = gr.HTML(padding=True)
             with gr.Group():
                 curve = gr.HTML(_NO_CURVE, padding=True)
@@ -317,46 +335,64 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
     settings = [image, model, *change]
     controls = [level, marks]
     # Nothing on this tab is worth a spinner: an answer takes about as long as one frame of its animation.
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+    # Of what happens while an answer is on its way, the last counts: the page never ends up with less than its controls
+    # say. A click carries its own value, so each of those is kept.
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "preprocess": False,
+        "trigger_mode": "always_last",
+        # Two at a time, of all of them together, suit two cores.
+        "concurrency_id": "answers",
+        "concurrency_limit": 2,
+    }
+    click = quiet | {"trigger_mode": "multiple"}
+
     # The answer comes first; the curve, which takes a few answers' time, follows unless it is known already.
-    follows: Callable[[Any], Any] = lambda event: event.then(tab.curve, settings, curve, **quiet)  # noqa: E731
+    def follows(event: gr.events.Dependency) -> None:
+        event.then(tab.curve, settings, curve, **quiet)
+
     follows(demo.load(tab.open, None, [model, about, offer, kind, *controls, seed, image, *shown], **quiet))
     demo.load(None, js=KEYBOARD_RELEASE)
     demo.load(None, js=PASTE)
-    follows(offer.select(tab.pick, [model, *change], [image, *shown], **quiet))
+    follows(offer.select(tab.pick, [model, *change], [image, *shown], **click))
     follows(model.input(tab.switch, settings, [about, offer, image, *shown], **quiet))
     follows(kind.input(tab.other_kind, [image, model, kind, seed], [*controls, *shown], **quiet))
-    follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **quiet))
+    follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **click))
     follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))
     # Told of a removed image, Gradio still sends it along.
     image.clear(lambda: (*_waiting(""), _NO_CURVE), None, [*shown, curve], **quiet)
     follows(level.release(tab.answer, settings, shown, **quiet))
-    level.input(tab.preview, settings, [seen, curve], trigger_mode="always_last", queue=False, **quiet)
+    level.input(tab.preview, settings, [seen, curve], queue=False, **quiet)
     endpoints(shelf)
-
-
-def _examples_of_first(shelf: Shelf) -> tuple[Example, ...]:
-    return shelf.examples[shelf.first.folder.model_id]
 
 
 # Gradio stores an upload under a hash of its bytes, so its path stands for its content.
 @lru_cache(maxsize=32)
 def _pixels(classifier: Classifier, path: str) -> np.ndarray:
-    return classifier.pixels(path)
+    with _DECODING:
+        return classifier.pixels(path)
+
+
+@lru_cache(maxsize=32)
+def _untouched(classifier: Classifier, path: str) -> Prediction:
+    return classifier.predict(path)
 
 
 @lru_cache(maxsize=64)
 def _curve(classifier: Classifier, path: str, kind: str, seed: int) -> Curve:
-    seeds = range(seed, seed + PATTERNS) if KINDS[kind].seeded else (0,)
-    return classifier.curve(_pixels(classifier, path), kind, seeds=tuple(seeds))
+    return classifier.curve(_pixels(classifier, path), kind, seeds=_seeds(seed, PATTERNS))
 
 
-def _seen(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str:
-    size = f"{clean.shape[1]} by {clean.shape[0]} pixels"
-    if change.is_neutral:
-        caption = f"What the model sees: {size}, unchanged."
-        return figure(clean, caption, caption)
-    return comparison(clean, changed, f"What the model sees: {size}, {amount(change)}.")
+def forget() -> None:
+    """Drop every picture and curve that is kept for the next event."""
+    for cached in (_pixels, _untouched, _curve):
+        cached.cache_clear()
+
+
+def _seeds(first: int, count: int) -> tuple[int, ...]:
+    """So many seeds from one on; those past the largest there is start over at 0."""
+    return tuple((first + number) % 2**64 for number in range(count))
 
 
 def _focus(classifier: Classifier, changed: np.ndarray, label: str) -> str:
@@ -371,61 +407,28 @@ def _focus(classifier: Classifier, changed: np.ndarray, label: str) -> str:
     )
 
 
-def _verdict(named: dict[str, float] | None, fits: bool = True) -> dict[str, Any]:
-    label = "The model's answer" if fits else "The model's answer, which means little here"
-    return gr.update(value=named, label=label, elem_classes=["verdict"] if fits else ["verdict", "doubtful"])
-
-
-def _caution(prediction: Prediction) -> str:
-    meaning = "A few measurements of the image are held against the model's training images. It can be wrong."
-    check, lines = term("Input check", meaning), [f"{text[0].upper()}{text[1:]}." for text in prediction.warnings]
-    if prediction.in_domain is False:
-        told = f"{check}: <strong>unlike the images this model knows.</strong>{_list(lines)}"
-        return f'<div class="notes"><div class="warning" role="status">{told}</div></div>'
-    fits = (
-        f'<p class="fits">{check}: looks like the kind of image this model knows.</p>' if prediction.in_domain else ""
-    )
-    return f'<div class="notes">{_warning(lines) if lines else ""}{fits}</div>'
-
-
-def _warning(lines: Sequence[str]) -> str:
-    return f'<div class="warning" role="status">Please note:{_list(lines)}</div>'
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def _notes(prediction: Prediction, seconds: float) -> str:
-    time_taken = f"Answered in {1000 * seconds:.0f} ms by {escape(prediction.model_id)}."
-    return f'<div class="notes"><p>{time_taken} {escape(prediction.disclaimer)}</p></div>'
-
-
 def _refused(error: BlastlensError) -> Shown:
     return _waiting(f'<div class="notes"><p class="error" role="alert">{escape(str(error))}</p></div>')
 
 
-_NO_CURVE = '<div class="nothing">Here: how the answer holds as the image gets worse.</div>'
+_SEEN_NOTHING, _FOUND_NOTHING, _NO_CURVE = (
+    f'<div class="nothing">{text}</div>'
+    for text in (
+        "Upload or paste an image, or pick an example, and see here what the model sees.",
+        "Here: what in it moved the answer.",
+        "Here: how the answer holds as the image gets worse.",
+    )
+)
 
 
 def _waiting(caution: str) -> Shown:
     """The page without an answer."""
-    seen, focus = (
-        f'<div class="nothing">{text}</div>'
-        for text in (
-            "Upload or paste an image, or pick an example, and see here what the model sees.",
-            "Here: what in it moved the answer.",
-        )
-    )
-    return seen, focus, caution, _verdict(None), "", ""
+    return _SEEN_NOTHING, _FOUND_NOTHING, caution, _verdict(None), "", ""
 
 
-def _link(scene: Scene) -> str:
-    own = "" if scene.example else " An image of your own is not part of it."
-    return (
-        f'<p class="share"><a href="?{escape(scene.query())}">Link to this view</a> '
-        f"<span>Copy it to show somebody exactly this.{own}</span></p>"
-    )
+def _verdict(named: dict[str, float] | None, fits: bool = True) -> dict[str, Any]:
+    label = "The model's answer" if fits else "The model's answer, which means little here"
+    return gr.update(value=named, label=label, elem_classes=["verdict"] if fits else ["verdict", "doubtful"])
 
 
 def _range(change: Corruption) -> dict[str, Any]:
@@ -443,62 +446,4 @@ def _range(change: Corruption) -> dict[str, Any]:
 
 def _controls(change: Corruption) -> tuple[Any, str]:
     """The slider and its marks for a kind."""
-    return gr.Slider(**_range(change)), _marks(change.kind)
-
-
-# What the groups of marks are called on the page, with an explanation.
-_GROUPS = {
-    "training": ("trained with", "The model of the MobileNet_M paper learned from images with this much noise added."),
-    "paper": ("tested in the paper", "The MobileNet_M paper reports accuracy at these amounts of noise."),
-    "ImageNet-C": ("ImageNet-C 1 to 5", "The five severities of a well-known robustness test for photographs."),
-    "usual": ("usual", "What many programs do unless told otherwise."),
-}
-
-
-def _marks(name: str) -> str:
-    """HTML: ticks on the slider's track, and the same levels as buttons, by what they stand for."""
-    kind = KINDS[name]
-    groups: dict[str, list[Any]] = {}
-    for mark in kind.marks:
-        groups.setdefault(mark.group, []).append(mark)
-    rows, ticks = [], []
-    for number, (group, marks) in enumerate(groups.items()):
-        title, meaning = _GROUPS.get(group, (group, ""))
-        buttons = "".join(
-            f'<button type="button" data-value="{mark.level:g}" title="{escape(mark.text)}" '
-            f'aria-label="{escape(kind.title)} {mark.level:g}: {escape(mark.text)}">{mark.level:g}</button>'
-            for mark in marks
-        )
-        rows.append(f'<li class="mark-{number}"><span>{term(title, meaning)}</span>{buttons}</li>')
-        for mark in marks:
-            share = (mark.level - kind.low) / (kind.high - kind.low)
-            # The thumb's middle travels from half its width to the same distance from the other end.
-            ticks.append(
-                f"linear-gradient(var(--mark-{number}), var(--mark-{number})) "
-                f"calc(9px + (100% - 18px) * {share:.4f}) 50% / 2px 18px no-repeat"
-            )
-    style = f"<style>.level input[type=range] {{ background: {', '.join(ticks)} !important; }}</style>" if ticks else ""
-    return f'{style}<ul class="marks">{"".join(rows)}</ul>'
-
-
-def _offer(classifier: Classifier, examples: tuple[Example, ...]) -> str:
-    """HTML: the examples as buttons, drawn ones and people's images apart from each other."""
-    credit = task_of(classifier.folder).credit
-    drawn = "Or try one of these: <strong>drawn by this project, not patients.</strong>"
-    real = (
-        f"<strong>Real images</strong> found on this computer, with their true labels. {escape(credit)}. "
-        "The model may have been trained on them, so a right answer here proves little."
-    )
-    parts = []
-    for heading, is_drawn in ((drawn, True), (real, False)):
-        buttons = [
-            f'<li><button type="button" data-value="{escape(name_of(example))}">'
-            f'<img src="{thumbnail_uri(example.path)}" '
-            f'alt="{"drawn" if is_drawn else "real"} example">{escape(example.label)}</button></li>'
-            for example in examples
-            if example.drawn == is_drawn
-        ]
-        if buttons:
-            rows = f'<ul class="of-{3 if len(buttons) % 3 == 0 else 4}">{"".join(buttons)}</ul>'
-            parts.append(f'<section class="examples"><p>{heading}</p>{rows}</section>')
-    return "".join(parts)
+    return gr.Slider(**_range(change)), marks_html(change.kind)
