@@ -8,6 +8,12 @@
 Research demonstration, not a medical device.
 """
 
+import os
+
+# Since 1.29 ONNX Runtime reports to its maker what it runs, on Linux too, unless it is told not to before it is
+# imported. What is done with medical images is nobody else's business.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from .classifier import DISCLAIMER, Classifier, Curve, Prediction
 from .corruptions import Corruption
 from .errors import BlastlensError

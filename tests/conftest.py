@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blastlens import scratch
+
 if TYPE_CHECKING:
     from helpers_browser import Visit
     from playwright.sync_api import Browser
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+scratch.claim()  # before any test imports Gradio, as app.py does
 
 
 def _folder(variable: str) -> Path:
