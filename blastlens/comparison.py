@@ -84,8 +84,17 @@ class System:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Attributes: images published, and at hand when all this was measured; the share of the most frequent label;
-    `without_network`, what a few numbers per image reach as weighted F1, group-disjoint."""
+    """A data set on which systems were measured.
+
+    Attributes:
+        title: as it is shown.
+        labels: in the order of the logits of a model trained on it.
+        images_published: how many its authors publish.
+        images_measured: how many of them were at hand here; None where nothing was measured.
+        most_frequent_share: the share of the most frequent label among those, 0 to 1.
+        without_network: what a few numbers per image reach without any network, by what they are: weighted F1,
+            group-disjoint.
+    """
 
     title: str
     labels: tuple[str, ...]
@@ -97,7 +106,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Paper:
-    """Attributes: who wrote what; how it divides its images; what its own text allows, in our words."""
+    """A paper that publishes systems.
+
+    Attributes:
+        citation: who wrote what.
+        protocol: how it divides its images, in words.
+        contradictions: what its own text allows or leaves open, in our words, a sentence or two each.
+    """
 
     citation: str
     protocol: str
@@ -106,7 +121,16 @@ class Paper:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes: the honest protocol's name; how many systems papers publish; the machine of the milliseconds."""
+    """The whole record.
+
+    Attributes:
+        honest_protocol: the name of the group-disjoint split that every system was put through.
+        n_published: how many systems the papers publish.
+        machine: what the milliseconds were measured on, in words.
+        datasets: by key.
+        papers: by key, in their order.
+        systems: in the papers' order, our own last.
+    """
 
     honest_protocol: str
     n_published: int

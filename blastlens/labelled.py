@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from .errors import BlastlensError
-from .sources import Source, Sources, natural
+from .sources import Source, Sources, natural, subject_name
+from .wording import count, listed
 
 MAX_LABELLED = 2_000
+# Below so many images nothing can be said of a model.
+FEW_IMAGES = 20
 
 # Other names people give to the classes, by the model's labels; in lower case, words apart, without punctuation.
 SYNONYMS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
@@ -61,7 +64,8 @@ class LabelledImages:
         images: in natural order of their names.
         readings: every class name found, and what it was taken for.
         subjects_by: how people were told apart, as the end of "People were told apart by ..."; None if not at all.
-        from_training: how many images are named like those of the data set the model learned from.
+        from_training: how many of the images are named like those of the data set the model learned from. They are
+            among them only where fewer than 20 others are left; else they are refused.
         refused: name of a file or folder, and one sentence.
         left_out: how many images are in the refused folders, or are refused by themselves.
         notes: one sentence each.
@@ -97,8 +101,9 @@ def label_of(name: str, label_names: Sequence[str]) -> str | None:
 def accepted(label_names: Sequence[str]) -> str:
     """The names that are understood, as the end of a sentence: "ALL (or blast, ...) or HEM (or normal, ...)"."""
     synonyms = SYNONYMS.get(tuple(label_names), {})
-    named = [f"{label} (or {', '.join(synonyms[label][:5])})" if label in synonyms else label for label in label_names]
-    return f"{', '.join(named[:-1])} or {named[-1]}"
+    return listed(
+        [f"{label} (or {', '.join(synonyms[label][:5])})" if label in synonyms else label for label in label_names]
+    )
 
 
 def match_labels(found: Sources, label_names: Sequence[str]) -> LabelledImages:
@@ -113,8 +118,7 @@ def match_labels(found: Sources, label_names: Sequence[str]) -> LabelledImages:
     """
     folders = [PurePosixPath(source.name).parts[:-1] for source in found.sources]
     shared = _shared_depth(folders)
-    read: list[tuple[Source, str, int | None]] = []
-    names: Counter[tuple[str, str]] = Counter()
+    read: list[_Read] = []
     unknown: Counter[str] = Counter()
     refused = list(found.refused)
     left_out = 0
@@ -128,33 +132,56 @@ def match_labels(found: Sources, label_names: Sequence[str]) -> LabelledImages:
         if label is None:
             unknown[name] += 1
             continue
-        names[name, label] += 1
-        read.append((source, label, depth))
-    for name, count in unknown.items():
-        refused.append((name or "(no folder)", _not_a_class(name, count, label_names)))
+        read.append(_Read(source, name, label, depth))
+    for name, images in unknown.items():
+        refused.append((name or "(no folder)", _not_a_class(name, images, label_names)))
     if not read:
         first = refused[0][1] if refused else "There is no image."
         more = f" {len(refused) - 1:,} more were refused." if len(refused) > 1 else ""
         raise BlastlensError(f"There is no labelled image to test on. {first}{more}")
+    known = [one for one in read if _is_known(one.source, label_names)]
+    from_training = len(known)
+    if 0 < from_training <= len(read) - FEW_IMAGES:
+        refused.append(("(images it learned from)", _learned_from(known[0].source.name, from_training)))
+        left_out += from_training
+        read = [one for one in read if not _is_known(one.source, label_names)]
+        from_training = 0
     if len(read) > MAX_LABELLED:
         raise BlastlensError(
             f"There are {len(read):,} labelled images; at most {MAX_LABELLED:,} are tested at a time, so give fewer "
             "of each person."
         )
-    images, subjects_by = _with_subjects(read)
-    training = TRAINING_NAMES.get(tuple(label_names))
+    subjects, subjects_by = _subjects(read)
+    names = Counter((one.name, one.label) for one in read)
     return LabelledImages(
-        images=images,
+        images=tuple(
+            LabelledImage(one.source, one.label, subject) for one, subject in zip(read, subjects, strict=True)
+        ),
         readings=tuple(
-            Reading(name, label, _plain(name) != _plain(label), count)
-            for (name, label), count in sorted(names.items(), key=lambda item: natural(item[0][0]))
+            Reading(name, label, _plain(name) != _plain(label), images)
+            for (name, label), images in sorted(names.items(), key=lambda item: natural(item[0][0]))
         ),
         subjects_by=subjects_by,
-        from_training=sum(bool(training and training.match(PurePosixPath(one.source.name).name)) for one in images),
+        from_training=from_training,
         refused=tuple(refused),
         left_out=left_out + sum(unknown.values()),
         notes=found.notes,
     )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image, the name its label was read from, and at which depth of folders that stands; None if in a table."""
+
+    source: Source
+    name: str
+    label: str
+    depth: int | None
+
+
+def _is_known(source: Source, label_names: Sequence[str]) -> bool:
+    training = TRAINING_NAMES.get(tuple(label_names))
+    return bool(training and training.match(PurePosixPath(source.name).name))
 
 
 def _plain(name: str) -> str:
@@ -201,32 +228,38 @@ def _label(
     return parts[depth], meant[depth], depth
 
 
-def _not_a_class(name: str, count: int, label_names: Sequence[str]) -> str:
-    images = "1 image" if count == 1 else f"{count:,} images"
-    choice = accepted(label_names)
+def _not_a_class(name: str, number: int, label_names: Sequence[str]) -> str:
+    images, choice = count(number, "image"), accepted(label_names)
     if not name:
         return f"{images} in no folder: nothing says what they are; put them into folders named {choice}."
     return f"Folder {name} ({images}) is named like none of this model's classes; name it {choice}."
 
 
-def _with_subjects(
-    read: Sequence[tuple[Source, str, int | None]],
-) -> tuple[tuple[LabelledImage, ...], str | None]:
-    inside = [_folder_inside(source, depth) for source, _, depth in read]
+def _learned_from(first: str, number: int) -> str:
+    they, named = ("it", f"image ({first}) is") if number == 1 else ("they", f"images, such as {first}, are")
+    return (
+        f"{number:,} {named} named like those of the data set this model learned from. On images it has seen, a model "
+        f"looks better than it is, so {they} {'is' if number == 1 else 'are'} left out."
+    )
+
+
+def _subjects(read: Sequence[_Read]) -> tuple[list[str | None], str | None]:
+    """Whose the images are, and how that was told."""
+    inside = [_folder_inside(one) for one in read]
     # One folder of the same name in each class is how the images are stored, not a person.
     by_folder = len({folder for folder in inside if folder}) > 1
-    images, ways = [], set()
-    for (source, label, _), folder in zip(read, inside, strict=True):
-        subject = source.subject
+    subjects, ways = [], set()
+    for one, folder in zip(read, inside, strict=True):
+        subject = one.source.subject
         if subject is not None:
             ways.add("a table or their C-NMC file names")
         elif by_folder and folder:
-            subject = folder
+            subject = subject_name(folder)
             ways.add("the folders inside the class folders")
-        images.append(LabelledImage(source, label, subject))
-    return tuple(images), " and ".join(sorted(ways)) or None
+        subjects.append(subject)
+    return subjects, " and ".join(sorted(ways)) or None
 
 
-def _folder_inside(source: Source, depth: int | None) -> str | None:
-    parts = PurePosixPath(source.name).parts[:-1]
-    return parts[depth + 1] if depth is not None and depth + 1 < len(parts) else None
+def _folder_inside(one: _Read) -> str | None:
+    parts = PurePosixPath(one.source.name).parts[:-1]
+    return parts[one.depth + 1] if one.depth is not None and one.depth + 1 < len(parts) else None

@@ -28,11 +28,13 @@ class ModelFolder:
 
     Attributes:
         path: where it lies.
-        model_id: what predictions call the model: a bundled name, a Hub "owner/repo", or a local folder's
-        name. revision: the Hub commit, or None for a folder that did not come from the Hub. config:
-        config.json. label_names: one per class, in the order of the logits. view: how the model looks at an
-        image. metrics: metrics.json, empty where there is none. gate: tells the model's kind of image from
-        others, as gate.json says; None where there is none.
+        model_id: what predictions call the model: a bundled name, a Hub "owner/repo", or a local folder's name.
+        revision: the Hub commit, or None for a folder that did not come from the Hub.
+        config: config.json.
+        label_names: one per class, in the order of the logits.
+        view: how the model looks at an image.
+        metrics: metrics.json, empty where there is none.
+        gate: tells the model's kind of image from others, as gate.json says; None where there is none.
     """
 
     path: Path
@@ -51,8 +53,7 @@ class ModelFolder:
         """Read and validate a folder; model_id defaults to the folder's name.
 
         Raises:
-            BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes,
-            or a
+            BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes, or a
                 pickle among the files.
         """
         path = Path(path)
@@ -77,6 +78,15 @@ class ModelFolder:
         except BlastlensError as error:
             raise BlastlensError(f"Model folder {model_id} cannot be used: {error}") from error
         return cls(path, model_id, revision, config, labels, view, metrics, gate)
+
+    def protocol(self, level: str = "group") -> dict[str, Any] | None:
+        """What metrics.json records of a level of split: "group", on groups the model never saw, or "image".
+
+        Returns:
+            The first protocol of that level, or None where nothing was measured so.
+        """
+        protocols = self.metrics.get("protocols") or ()
+        return next((protocol for protocol in protocols if protocol.get("level") == level), None)
 
     def onnx_file(self, precision: str) -> Path:
         """Where the ONNX file of a precision, "fp32" or "int8", lies if there is one."""

@@ -45,7 +45,7 @@ class Patient:
         images, leukemic: how many there are, and how many of them were called leukemic.
         share: leukemic / images, with its 95 % Wilson interval.
         mean: mean probability of leukemia, with a 95 % interval by Student's t over the images, cut off at 0 and 1;
-            of a single image, which has no spread, both ends are NaN.
+            without spread, as of a single image, both ends are NaN.
         lowest, highest: probability of leukemia.
     """
 
@@ -99,10 +99,10 @@ def wilson(count: int, of: int) -> Interval:
 
 
 def mean_interval(probabilities: Sequence[float]) -> Interval:
-    """A mean with its 95 % interval by Student's t, cut off at 0 and 1; NaN ends for a single value."""
+    """A mean with its 95 % interval by Student's t, cut off at 0 and 1; NaN ends for values without spread."""
     values = np.asarray(probabilities, dtype=np.float64)
     mean = float(values.mean())
-    if len(values) < 2:
+    if np.ptp(values) < 1e-9:  # a single value, or copies of one, which say nothing of others
         return Interval(mean, math.nan, math.nan)
     half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))

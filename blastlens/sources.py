@@ -14,12 +14,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from .errors import BlastlensError
 from .images import ACCEPTED
+from .wording import count
 
 MAX_IMAGES = 5_000
+# How long one run over many images may keep others waiting. 5,000 ordinary images take about a minute; 5,000 of 50
+# megapixels, which fit into a zip of 1 MB, would take most of an hour.
+LONGEST_RUN_S = 600
 # Files of any kind in one folder or zip; a Mac adds a second one to each image.
 MAX_ENTRIES = 4 * MAX_IMAGES
 # The 50 megapixels that are accepted of an image, uncompressed, with room for its header.
@@ -35,7 +40,8 @@ _CHUNK = 1024 * 1024
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
 _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 # C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
-_UID = re.compile(r"UID_(?P<subject>H?\d+)_", re.IGNORECASE)
+_UID = re.compile(r"UID_(?P<subject>H?[0-9]+)_", re.IGNORECASE)
+_UID_SUBJECT = re.compile(r"H?[0-9]+", re.IGNORECASE)
 _FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS = ("file_name", "file"), ("subject", "patient"), ("label",)
 _NOT_AN_IMAGE = f"is not an image; {ACCEPTED} files are accepted, alone or in a zip."
 
@@ -88,7 +94,8 @@ def list_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:
     several = sum(_is_container(path) for path in given) > 1
     for path in given:
         try:
-            found.add_path(path, f"{path.stem if path.suffix.lower() == '.zip' else path.name}/" if several else "")
+            name = path.name if path.is_dir() else path.stem
+            found.add_path(path, f"{name}/" if several and _is_container(path) else "")
         except BlastlensError as error:
             found.refused.append((path.name, str(error)))
     if len(found.sources) > MAX_IMAGES:
@@ -103,8 +110,73 @@ def list_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key in which numbers count as numbers: `image 2` comes before `image 10`."""
-    parts = [part for part in re.split(r"(\d+)", name.casefold()) if part]
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+    parts = [part for part in re.split(r"([0-9]+)", name.casefold()) if part]
+    return [_natural_part(part) for part in parts], name
+
+
+def _natural_part(part: str) -> tuple[int, int, str]:
+    if not "0" <= part[0] <= "9":
+        return 1, 0, part
+    # Of two numbers without leading zeros the longer one is larger; int() refuses those of over 4,300 digits.
+    digits = part.lstrip("0")
+    return 0, len(digits), digits
+
+
+class _Budget:
+    """How many bytes may come out of all zips together. Reading one entry again counts once."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[int, int], int] = {}
+        self._total = 0
+
+    def take(self, entry: tuple[int, int], size: int, name: str) -> None:
+        """Note that `size` bytes of an entry have been read so far."""
+        before = self._taken.get(entry, 0)
+        if size > before:
+            self._total += size - before
+            self._taken[entry] = size
+        if self._total > MAX_TOTAL_BYTES:
+            raise BlastlensError(
+                f"{name} was left out, since all images together are over {MAX_TOTAL_BYTES // 10**9} GB when "
+                "unpacked; give them in parts."
+            )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of subjects: rows of file name (as written), subject and label ("" where empty)."""
+
+    name: str
+    rows: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def parse(cls, name: str, data: bytes) -> "_Table":
+        if len(data) > MAX_TABLE_BYTES:
+            raise BlastlensError(f"{name} is larger than {MAX_TABLE_BYTES // 1_000_000} MB; give a shorter table.")
+        try:
+            text = data.decode("utf-8-sig")
+            first_line = text.partition("\n")[0]
+            delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+            header, *records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        except (UnicodeDecodeError, csv.Error):
+            raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
+        except ValueError:  # nothing to take a header from
+            raise BlastlensError(f"{name} is an empty table.") from None
+        columns = [title.strip().casefold() for title in header]
+        file, subject, label = (
+            next((columns.index(title) for title in titles if title in columns), None)
+            for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
+        )
+        if file is None or (subject is None and label is None):
+            raise BlastlensError(
+                f"{name} was not used: a table of subjects has the columns file_name, subject and, if you like, label."
+            )
+
+        def cell(record: Sequence[str], column: int | None) -> str:
+            return record[column].strip() if column is not None and column < len(record) else ""
+
+        rows = ((cell(record, file), cell(record, subject), cell(record, label)) for record in records)
+        return cls(name, tuple(row for row in rows if row[0]))
 
 
 @dataclass
@@ -113,14 +185,14 @@ class _Found:
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
-    tables: list["_Table"] = field(default_factory=list)
-    budget: "_Budget" = field(default_factory=lambda: _Budget())
+    tables: list[_Table] = field(default_factory=list)
+    budget: _Budget = field(default_factory=_Budget)
 
     def add_path(self, path: Path, prefix: str) -> None:
         if path.is_dir():
             for file in _files_under(path):
                 self.add(prefix + file.relative_to(path).as_posix(), _reader(file), file.is_symlink())
-        elif path.suffix.lower() == ".zip":
+        elif is_zip(path):
             self._add_zip(path, prefix)
         else:
             # Whatever was picked by hand is tried, so that the image reader says what is wrong with it.
@@ -167,8 +239,22 @@ class _Found:
                 self.add(prefix + name, _entry_reader(archive, info, shown, self.budget))
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file is to be read as a zip: by its name or, since what comes through MCP has lost its own, by its end.
+
+    An image stays one: whatever is tacked on to it is not looked at.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".zip" or suffix in IMAGE_SUFFIXES:
+        return suffix == ".zip"
+    try:
+        return path.is_file() and zipfile.is_zipfile(path)
+    except Exception:  # zipfile fails on hostile bytes in every way there is
+        return False
+
+
 def _is_container(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() == ".zip"
+    return path.is_dir() or is_zip(path)
 
 
 def _printable(name: str) -> str:
@@ -177,11 +263,11 @@ def _printable(name: str) -> str:
 
 
 def _files_under(folder: Path) -> Iterator[Path]:
-    count = 0
+    seen = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            count += 1
-            if count > MAX_ENTRIES:
+            seen += 1
+            if seen > MAX_ENTRIES:
                 raise BlastlensError(f"{folder.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
             yield Path(parent, name)
 
@@ -207,26 +293,6 @@ def _too_large(name: str) -> BlastlensError:
 
 
 # Zips ---------------------------------------------------------------------------------------------------------
-
-
-class _Budget:
-    """How many bytes may come out of all zips together. Reading one entry again counts once."""
-
-    def __init__(self) -> None:
-        self._taken: dict[tuple[int, int], int] = {}
-        self._total = 0
-
-    def take(self, entry: tuple[int, int], size: int, name: str) -> None:
-        """Note that `size` bytes of an entry have been read so far."""
-        before = self._taken.get(entry, 0)
-        if size > before:
-            self._total += size - before
-            self._taken[entry] = size
-        if self._total > MAX_TOTAL_BYTES:
-            raise BlastlensError(
-                f"{name} was left out, since all images together are over {MAX_TOTAL_BYTES // 10**9} GB when "
-                "unpacked; give them in parts."
-            )
 
 
 class _Wary(io.FileIO):
@@ -298,110 +364,100 @@ def _entry_reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, bu
 # Whose an image is -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of subjects: rows of file name (as written), subject and label ("" where empty)."""
-
-    name: str
-    rows: tuple[tuple[str, str, str], ...]
-
-    @classmethod
-    def parse(cls, name: str, data: bytes) -> "_Table":
-        if len(data) > MAX_TABLE_BYTES:
-            raise BlastlensError(f"{name} is larger than {MAX_TABLE_BYTES // 1_000_000} MB; give a shorter table.")
-        try:
-            text = data.decode("utf-8-sig")
-            first_line = text.partition("\n")[0]
-            delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
-            header, *records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        except (UnicodeDecodeError, csv.Error):
-            raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
-        except ValueError:  # nothing to take a header from
-            raise BlastlensError(f"{name} is an empty table.") from None
-        columns = [title.strip().casefold() for title in header]
-        file, subject, label = (
-            next((columns.index(title) for title in titles if title in columns), None)
-            for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
-        )
-        if file is None or (subject is None and label is None):
-            raise BlastlensError(
-                f"{name} was not used: a table of subjects has the columns file_name, subject and, if you like, label."
-            )
-
-        def cell(record: Sequence[str], column: int | None) -> str:
-            return record[column].strip() if column is not None and column < len(record) else ""
-
-        rows = ((cell(record, file), cell(record, subject), cell(record, label)) for record in records)
-        return cls(name, tuple(row for row in rows if row[0]))
-
-
 def _with_own_names(sources: Iterable[Source]) -> list[Source]:
     """Give every source a name of its own: two uploads called cell.png become `cell.png` and `cell (2).png`."""
+    given: dict[str, int] = {}
     taken: set[str] = set()
     named = []
     for source in sources:
-        name, number, pure = source.name, 1, PurePosixPath(source.name)
+        name, pure = source.name, PurePosixPath(source.name)
+        number = given.get(source.name, 1)
         while name in taken:
             number += 1
             name = str(pure.with_name(f"{pure.stem} ({number}){pure.suffix}"))
+        given[source.name] = number
         taken.add(name)
         named.append(replace(source, name=name))
     return named
 
 
 def _with_subjects(sources: Sequence[Source], tables: Iterable[_Table]) -> tuple[list[Source], list[str]]:
-    told: dict[str, set[tuple[str, str]]] = {}
+    subjects: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
     notes = []
-    by_base: dict[str, list[str]] = {}
-    for source in sources:
-        by_base.setdefault(_parts(source.name)[-1], []).append(source.name)
+    index = _Index(source.name for source in sources)
     for table in tables:
         folder = _parts(table.name)[:-1]
         missing = ambiguous = 0
         for file, subject, label in table.rows:
-            names = _named_by(_parts(file), folder, by_base)
+            names = index.named_by(_parts(file), folder)
             missing += not names
             ambiguous += len(names) > 1
             if len(names) == 1:
-                told.setdefault(names[0], set()).add((subject, label))
+                # An empty cell says nothing, so that one table may give the subjects and another the labels.
+                subjects.setdefault(names[0], set()).update({subject_name(subject)} - {""})
+                labels.setdefault(names[0], set()).update({label} - {""})
         if missing:
-            notes.append(f"{table.name} names {_files(missing)} that {'is' if missing == 1 else 'are'} not here.")
+            notes.append(
+                f"{table.name} names {count(missing, 'file')} that {'is' if missing == 1 else 'are'} not here."
+            )
         if ambiguous:
             notes.append(
-                f"{table.name} names {_files(ambiguous)} of which there are several; write the folder before the name."
+                f"{table.name} names {count(ambiguous, 'file')} of which there are several; write the folder before "
+                "the name."
             )
-    contradictory = [name for name, rows in told.items() if len(rows) > 1]
+    contradictory = [name for name in subjects if len(subjects[name]) > 1 or len(labels[name]) > 1]
     if contradictory:
         notes.append(
-            f"Tables say different things about {_files(len(contradictory))}, such as {contradictory[0]}; for "
+            f"Tables say different things about {count(len(contradictory), 'file')}, such as {contradictory[0]}; for "
             "these they were not used."
         )
-    rows = {name: next(iter(rows)) for name, rows in told.items() if len(rows) == 1}
+        for name in contradictory:
+            subjects[name] = labels[name] = set()
     out = []
     for source in sources:
-        subject, label = rows.get(source.name, ("", ""))
+        subject = next(iter(subjects.get(source.name, ())), "")
         if not subject and source.name not in contradictory:
             uid = _UID.match(PurePosixPath(source.name).name)
-            subject = uid["subject"].upper() if uid else ""
+            subject = subject_name(uid["subject"]) if uid else ""
+        label = next(iter(labels.get(source.name, ())), "")
         out.append(replace(source, subject=_printable(subject) or None, label=_printable(label) or None))
     return out, notes
 
 
+def subject_name(text: str) -> str:
+    """A subject's name in one spelling: "h3" of C-NMC 2019 is "H3"; any other name stays as it is."""
+    return text.upper() if _UID_SUBJECT.fullmatch(text) else text
+
+
+# Deeper folders than this are told apart by no table.
+_DEPTH = 50
+
+
 def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/").casefold()).parts or ("",)
+    return PurePosixPath(name.replace("\\", "/").casefold()).parts[-_DEPTH:] or ("",)
 
 
-def _named_by(row: tuple[str, ...], folder: tuple[str, ...], by_base: dict[str, list[str]]) -> list[str]:
-    """The sources a table's row can mean: the one beside the table, or else those whose folders do not contradict."""
-    candidates = by_base.get(row[-1], [])
-    beside = [name for name in candidates if _parts(name) == folder + row]
-    return beside or [name for name in candidates if _agree(_parts(name), row)]
+class _Index:
+    """Names of sources by the ways in which a table may write them, so that a large table costs one look a row."""
 
+    def __init__(self, names: Iterable[str]) -> None:
+        self._whole: dict[tuple[str, ...], list[str]] = {}
+        self._ends: dict[tuple[str, ...], list[str]] = {}
+        for name in names:
+            parts = _parts(name)
+            self._whole.setdefault(parts, []).append(name)
+            for start in range(len(parts)):
+                self._ends.setdefault(parts[start:], []).append(name)
 
-def _agree(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    shorter = min(len(one), len(other))
-    return one[-shorter:] == other[-shorter:]
+    def named_by(self, row: tuple[str, ...], folder: tuple[str, ...]) -> list[str]:
+        """The sources a row can mean: the one beside the table, or else those whose folders do not contradict.
 
-
-def _files(count: int) -> str:
-    return f"{count:,} file" + ("" if count == 1 else "s")
+        Of several no more than two are listed.
+        """
+        beside = self._whole.get(folder + row)
+        if beside:
+            return beside[:2]
+        # A row may say less of a path than there is, or more.
+        longer = (name for start in range(1, len(row)) for name in self._whole.get(row[start:], ()))
+        return list(islice(chain(self._ends.get(row, ()), longer), 2))

@@ -1,20 +1,24 @@
 """The comparison on the page: every number is a record's, every system is there, what is missing says why."""
 
 import copy
+import dataclasses
 import html
 import json
 import re
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from helpers_models import shared_model_folder
+from playwright.sync_api import expect
 
 from blastlens.comparison import RECORD, Comparison, Level
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
 from blastlens.model_folder import ModelFolder, bundled_root
+from blastlens.ui import compared
 from blastlens.ui.compared import model_html, noise_html, recipe_of, speed_html, systems_html
 
 CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
@@ -42,42 +46,77 @@ def text_of(markup: str) -> str:
 
 
 def rows_of(markup: str) -> dict[str, str]:
-    """Each system's row, by its title."""
+    """Each measured system's row, by its title."""
     rows = re.findall(r'<tr class="[^"]*"><th scope="row">([^<]*)(.*?)</tr>', markup, re.DOTALL)
     return {html.unescape(title.strip()): text_of(rest) for title, rest in rows}
 
 
-def test_every_published_system_and_ours_has_a_row(record, folders):
-    rows = rows_of(systems_html(record, folders, folders[0]))
-    assert set(rows) == {system.title for system in record.systems}
+def cells_of(markup: str, label: str) -> list[str]:
+    """What stands in the cells of a column, which on narrow pages carry its label."""
+    return [text_of(cell) for cell in re.findall(rf'<td[^>]* data-label="{label}">(.*?)</td>', markup, re.DOTALL)]
+
+
+def not_run(markup: str) -> list[tuple[str, str]]:
+    """What opens to the systems that were not measured: its summary, and what it holds."""
+    found = re.findall(r'<details class="not-run"><summary>(.*?)</summary>(.*?)</details>', markup, re.DOTALL)
+    return [(summary, text_of(rest)) for summary, rest in found]
+
+
+def test_every_published_system_and_ours_is_there_once(record, folders):
+    page = systems_html(record, folders, folders[0])
+    rows, rest = rows_of(page), " ".join(text for _, text in not_run(page))
+    for system in record.systems:
+        assert (system.title in rows, system.title in rest) == (system.measured, not system.measured)
     assert sum(system.paper is not None for system in record.systems) == record.n_published == 17
 
 
 def test_a_measured_system_shows_both_levels_with_intervals_and_what_was_changed(record, folders):
     (system,) = [s for s in record.systems if s.name == "mobilenet_m"]
     row = rows_of(systems_html(record, folders, folders[0]))[system.title]
-    for level, name in ((system.image, "image-level"), (system.group, "group-disjoint")):
+    for level in (system.image, system.group):
         a = level.accuracy
-        assert f"{a.value:.3f} ({a.low:.3f} to {a.high:.3f}) {name}" in row
+        assert f"{a.value:.3f} ({a.low:.3f} to {a.high:.3f})" in row
     assert f"{system.leak.value:+.3f} ({system.leak.low:+.3f} to {system.leak.high:+.3f})" in row
     assert system.claimed_in_words in row and "changed: image-level: epochs" in row
-    assert system.image.folds and f"image-level, {system.image.folds}" in row
+    assert system.image.folds and f"{system.image.folds}; F1 {system.image.weighted_f1.value:.3f}" in row
 
 
-def test_a_system_that_was_not_measured_says_why_and_shows_its_claim(record, folders):
-    rows = rows_of(systems_html(record, folders, folders[0]))
-    missing = [s for s in record.systems if not s.measured]
-    for system in missing:
-        assert system.group in rows[system.title] and system.claimed_in_words in rows[system.title]
-    assert all(isinstance(s.group, str) and s.leak is None for s in missing)
+def test_systems_that_were_not_measured_say_why_and_what_their_papers_claim(record, folders):
+    page = systems_html(record, folders, folders[0])
+    counts = []
+    for name, (summary, text) in zip(("cnmc2019", "aria2021"), not_run(page), strict=True):
+        missing = [s for s in record.of(name) if not s.measured]
+        assert all(isinstance(s.group, str) and s.leak is None for s in missing)
+        for system in missing:
+            assert system.group.lower() in text.lower()
+            assert f"{system.title} : claimed accuracy {system.claimed_in_words}" in text
+        counts.append(f"{len(missing)} system{'s' if len(missing) > 1 else ''} not run yet")
+        assert summary == counts[-1]
+    assert counts == ["9 systems not run yet", "1 system not run yet"]
+
+
+def test_a_record_with_every_system_measured_has_nothing_to_open(record, folders):
+    systems = tuple(system for system in record.systems if system.measured)
+    page = systems_html(dataclasses.replace(record, systems=systems), folders, folders[0])
+    assert not_run(page) == [] and set(rows_of(page)) == {system.title for system in systems}
 
 
 def test_no_image_level_figure_stands_without_the_word(record, folders):
-    for title, row in rows_of(systems_html(record, folders, folders[0])).items():
-        system = next(s for s in record.systems if s.title == title)
-        if isinstance(system.image, Level):
-            value = f"{system.image.accuracy.value:.3f}"
-            assert re.search(rf"{value} \([^)]*\) image-level", row), title
+    page = systems_html(record, folders, folders[0])
+    assert page.count("(image-level)</th>") == len(record.datasets)
+    cells = cells_of(page, "Image-level")
+    measured = [s.image.accuracy for s in record.systems if isinstance(s.image, Level)]
+    figures = [f"{a.value:.3f} ({a.low:.3f} to {a.high:.3f})" for a in measured]
+    assert sorted(cell.split(")")[0] + ")" for cell in cells if cell[0].isdigit()) == sorted(figures)
+    elsewhere = re.sub(r'<td data-label="Image-level">.*?</td>', "", page, flags=re.DOTALL)
+    assert not any(figure in text_of(elsewhere) for figure in figures)
+
+
+def test_what_is_new_to_a_system_is_people_for_cells_and_slides_for_fields(record, folders):
+    page = systems_html(record, folders, folders[0])
+    for new, name in (("On new people", "cnmc2019"), ("On new slides", "aria2021")):
+        assert f'<th scope="col">{new} (group-disjoint)</th>' in page
+        assert len(cells_of(page, new)) == sum(system.measured for system in record.of(name))
 
 
 def test_the_picked_models_data_set_comes_first_and_its_row_is_marked(record, folders):
@@ -134,6 +173,9 @@ def test_calibration_and_confusion_are_the_models_own(folders):
         protocol = folder.metrics["protocols"][0]
         page = model_html(folder)
         assert page.count('class="bar"') == len(protocol["reliability"])
+        bins = protocol["reliability"]
+        fullest = f"The fullest bin, {max(b['count'] for b in bins):,} of {protocol['n_images']:,} answers"
+        assert fullest in page
         shown = [int(n.replace(",", "")) for n in re.findall(r'<td class="(?:right|wrong)"[^>]*><b>([\d,]+)', page)]
         assert shown == [n for row in protocol["by_sigma"][0]["confusion_matrix"] for n in row]
         worst = min(protocol["per_group"], key=lambda group: group["accuracy"])
@@ -203,3 +245,31 @@ def test_a_record_that_cannot_be_read_is_refused_in_one_sentence(damage, tmp_pat
 def test_the_page_with_throw_away_models_has_the_tab(demo_address):
     shown = json.dumps(Client(demo_address, verbose=False).config["components"])
     assert "What the papers say" in shown and Path(RECORD).is_file()
+
+
+def test_every_one_of_many_quick_clicks_counts(visit, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return noise_html(*arguments)
+
+    page = visit("/?tab=compared").page
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.locator(".chart polyline").first.wait_for(state="attached")
+    first, *others = panel.locator(".compare-with label").all_inner_texts()
+    assert len(others) == 4
+    monkeypatch.setattr(compared, "noise_html", slowly)
+    for box in panel.get_by_role("checkbox").all()[1:]:
+        box.uncheck()
+    legend = panel.locator(".chart-legend")
+    expect(legend).not_to_contain_text(others[-1])
+    expect(legend.locator("li")).to_have_text([first, "always the most frequent answer"])
+
+
+def test_what_was_not_run_opens_on_a_narrow_page(visit):
+    opened = visit("/?tab=compared", width=390)
+    summary = opened.page.get_by_text("9 systems not run yet")
+    hidden = opened.page.get_by_text("VGG16 (Talupuri et al.)").first
+    assert not hidden.is_visible()
+    summary.click()
+    hidden.wait_for()
+    assert opened.fits() and opened.barriers(".compared") == []

@@ -23,11 +23,11 @@ from blastlens import Classifier
 from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
 from blastlens.patients import CAVEAT
-from blastlens.ui import LAUNCH, folder
+from blastlens.ui import LAUNCH, batch, folder
 from blastlens.ui.batch import Run, image_rows, patient_rows
 from blastlens.ui.folder import FolderTab
 from blastlens.ui.shelf import Shelf
-from blastlens.ui.tables import Column, View, arranged, table
+from blastlens.ui.tables import Column, TableView, arranged, table
 from blastlens.ui.uploads import uploaded, write_csv
 
 DISCLAIMER = "Research demonstration, not a medical device."
@@ -123,7 +123,7 @@ def test_the_endpoint_answers_for_images_patients_and_failures(client, shelf, pa
     assert seven["patient"] == "7" and seven["images"] == 2
     assert seven["leukemic_images"] == sum(expected[key].label == "ALL" for key in ("7", "7 2"))
     assert seven["mean_probability"] == pytest.approx(sum(probabilities) / 2)
-    assert seven["mean_probability_low"] <= seven["mean_probability"] <= seven["mean_probability_high"]
+    assert seven["leukemic_share_low"] < seven["leukemic_share"] <= seven["leukemic_share_high"]
     assert (h3["patient"], nobody["patient"]) == ("H3", None)
     assert h3["mean_probability_low"] is None and h3["mean_probability_high"] is None
     assert [one["file"] for one in answer["failures"]] == ["read me.txt", "fold_0/UID_7_1_10_all.png"]
@@ -273,6 +273,14 @@ def test_a_cancelled_run_keeps_what_was_done(tab, patient_zip, monkeypatch):
     assert len(list(running)) <= 1 and run.done == 2
 
 
+def test_what_was_done_is_shown_only_when_a_cancelled_run_has_ended(demo):
+    """Else the last progress of the run could be shown after it, and stay."""
+    by_name = {fn.fn.__name__: fn for fn in demo.blocks.fns.values() if fn.fn is not None}
+    cancel, run = by_name["cancel"], by_name["run"]
+    assert (cancel.trigger_after, cancel.trigger_only_on_failure, cancel.queue) == (run._id, True, False)
+    assert sum(run._id in fn.cancels for fn in demo.blocks.fns.values()) == 1
+
+
 def test_a_run_that_is_cancelled_while_it_waits_says_so(tab):
     assert "Stopped before it began" in tab.cancel(None)[1]
 
@@ -375,12 +383,12 @@ ROWS = [("b 10", 2.0), ("b 9", float("nan")), (None, 1.0), ("a", 2.0)]
 @pytest.mark.parametrize(
     ("view", "order"),
     [
-        (View(), [0, 1, 2, 3]),
-        (View("name"), [3, 1, 0, 2]),
-        (View("name", descending=True), [0, 1, 3, 2]),
-        (View("size"), [2, 0, 3, 1]),
-        (View("size", descending=True), [0, 3, 2, 1]),
-        (View("gone"), [0, 1, 2, 3]),
+        (TableView(), [0, 1, 2, 3]),
+        (TableView("name"), [3, 1, 0, 2]),
+        (TableView("name", descending=True), [0, 1, 3, 2]),
+        (TableView("size"), [2, 0, 3, 1]),
+        (TableView("size", descending=True), [0, 3, 2, 1]),
+        (TableView("gone"), [0, 1, 2, 3]),
     ],
 )
 def test_rows_are_sorted_by_any_column_and_gaps_come_last(view, order):
@@ -388,24 +396,45 @@ def test_rows_are_sorted_by_any_column_and_gaps_come_last(view, order):
 
 
 def test_a_header_says_how_it_is_sorted_and_turns_it_around():
-    html = table(ROWS, COLUMNS, View("size", descending=True), "Things")
+    html = table(ROWS, COLUMNS, TableView("size", descending=True), "Things")
     assert "aria-sort=descending" in html and html.count("aria-sort") == 1
     assert 'data-value="size/up/0"' in html and 'data-value="name/up/0"' in html
-    assert 'data-value="size/down/0"' in table(ROWS, COLUMNS, View("name"), "Things")
+    assert 'data-value="size/down/0"' in table(ROWS, COLUMNS, TableView("name"), "Things")
 
 
 def test_a_long_table_comes_in_pages_and_keeps_its_order():
     rows = [(f"n {n}", float(n)) for n in range(60)]
-    html = table(rows, COLUMNS, View("size", descending=True, page=2), "Things")
+    html = table(rows, COLUMNS, TableView("size", descending=True, page=2), "Things")
     assert "Rows 51 to 60 of 60" in html and "n 9<" in html and "n 10<" not in html
     assert 'data-value="size/down/1">Previous' in html and "disabled>Next" in html
-    assert table(rows, COLUMNS, View(page=10**9), "Things") == table(rows, COLUMNS, View(page=2), "Things")
+    assert table(rows, COLUMNS, TableView(page=10**9), "Things") == table(rows, COLUMNS, TableView(page=2), "Things")
 
 
-@pytest.mark.parametrize("text", [None, "", "name", "name/up", "name/left/0", "name/up/-1", "name/up/x", "a/up/\u0663"])
+@pytest.mark.parametrize(
+    "text", [None, "", "name", "name/up", "name/left/0", "name/up/-1", "name/up/x", "a/up/\u0663", "a/up/" + "9" * 5000]
+)
 def test_what_is_no_view_is_the_first_one(text):
-    assert View.parse(text) == View()
+    assert TableView.parse(text) == TableView()
 
 
 def test_a_view_survives_its_button():
-    assert View.parse(str(View("p0", True, 3))) == View("p0", True, 3)
+    assert TableView.parse(str(TableView("p0", True, 3))) == TableView("p0", True, 3)
+
+
+def test_a_run_that_takes_too_long_answers_what_it_can_and_names_the_rest(shelf, patient_zip, monkeypatch):
+    monkeypatch.setattr(batch, "LONGEST_RUN_S", -1)
+    run = Run.of(shelf.first, [str(patient_zip)], 0)
+    assert [*run.steps()] == [] and run.finished and not run.answered
+    assert all("took over" in reason or "not an image" in reason for _, reason in run.failures)
+
+
+def test_a_run_lets_go_of_the_images_when_it_ends_or_is_given_up(shelf, patient_zip):
+    for given_up in (False, True):
+        run = Run.of(shelf.first, [str(patient_zip)], 0)
+        steps, total = run.steps(), run.total
+        next(steps)
+        if given_up:
+            steps.close()
+        else:
+            assert len(list(steps)) == total - 1
+        assert run.listing.sources == () and run.total == total > 1

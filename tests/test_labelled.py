@@ -136,6 +136,23 @@ def test_names_of_the_training_images_are_recognised():
     assert match_labels(found("Early/WBC-Malignant-Early-001.jpg", "Pre/1.jpg"), FIELD).from_training == 1
 
 
+def test_training_images_are_left_out_where_enough_others_are_left():
+    others = [f"{label}/{n}.png" for label in ("all", "hem") for n in range(10)]
+    known = ["all/UID_1_2_3_all.bmp", "hem/UID_H3_1_1_hem.bmp"]
+    result = match_labels(found(*others, *known), CELL)
+    assert {one.source.name for one in result.images} == set(others)
+    assert (result.from_training, result.left_out) == (0, 2) and sum(one.images for one in result.readings) == 20
+    ((_, reason),) = result.refused
+    assert "2 images, such as all/UID_1_2_3_all.bmp, are named like those" in reason and reason.endswith("left out.")
+    few = match_labels(found(*others[1:], *known), CELL)
+    assert (few.from_training, few.left_out, len(few.images), few.refused) == (2, 0, 21, ())
+
+
+def test_a_folder_named_like_a_subject_of_cnmc_is_that_subject():
+    told = read("ALL/h3/1.png", "HEM/2.png", "ALL/h3b/3.png", subjects={"HEM/2.png": "H3"})
+    assert [subject for _, subject in told.values()] == ["H3", "H3", "h3b"]
+
+
 def test_the_names_accepted_are_listed_for_any_labels():
     assert accepted(("cat", "dog", "cow")) == "cat, dog or cow"
     assert accepted(FIELD).endswith("Pre (or pre b) or Pro (or pro b)")

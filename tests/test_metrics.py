@@ -52,6 +52,13 @@ def test_every_score_equals_scikit_learns(n_classes):
     assert set(got) == set(expected) | {"ece", "per_class", "confusion_matrix"}
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (68, 32), (30, 30, 25, 15)])
+def test_always_giving_one_answer_scores_what_scikit_learn_says(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    expected = reference.f1_score(labels, np.zeros(len(labels), dtype=int), average="weighted", zero_division=0)
+    assert metrics.constant_weighted_f1(counts[0] / sum(counts)) == pytest.approx(expected)
+
+
 def test_single_score_functions_equal_the_summary():
     labels, probabilities, _ = predictions(200, 2)
     whole = metrics.summary(labels, probabilities, ["ALL", "HEM"], positive="ALL")

@@ -52,6 +52,16 @@ def test_metrics_are_optional(folder):
     assert ModelFolder.load(folder).metrics == {}
 
 
+def test_the_protocol_of_a_level_is_the_first_of_it_or_none(folder):
+    assert ModelFolder.load(folder).protocol() is None
+    protocols = [{"name": name, "level": name.split("-")[0]} for name in ("image-10fold", "group-kfold:3", "group-x")]
+    edit(folder / "metrics.json", protocols=protocols)
+    assert ModelFolder.load(folder).protocol() == protocols[1]
+    assert ModelFolder.load(folder).protocol("image") == protocols[0]
+    (folder / "metrics.json").unlink()
+    assert ModelFolder.load(folder).protocol() is None
+
+
 def test_either_kind_of_weights_is_enough(folder):
     weights = folder / "model.safetensors"
     weights.rename(folder / "aside")

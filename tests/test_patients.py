@@ -57,6 +57,16 @@ def test_a_single_image_has_no_interval():
     assert patient.mean.value == 0.8 and math.isnan(patient.mean.low) and math.isnan(patient.mean.high)
 
 
+def test_copies_of_one_image_have_no_interval():
+    interval = mean_interval([0.9, 0.9, 0.9])
+    assert interval.value == pytest.approx(0.9) and math.isnan(interval.low) and math.isnan(interval.high)
+
+
+def test_a_patient_with_a_name_of_thousands_of_digits_is_put_in_order():
+    long = "7" * 5000
+    assert [one.subject for one in by_patient([Answer(long, True, 0.8), Answer("8", True, 0.8)])] == ["8", long]
+
+
 def test_images_are_counted_by_patient_in_natural_order_and_the_unnamed_come_last():
     answers = [
         Answer(None, True, 0.9),

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from blastlens.drawn import draw_cell, draw_field
 from blastlens.model_folder import ModelFolder
 from blastlens.ui import from_code
 from blastlens.ui.from_code import LOCAL, address_of, described
-from blastlens.ui.snippets import Snippet, Source, in_python, over_the_network
+from blastlens.ui.snippets import Origin, Snippet, in_python, installing, over_the_network
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -82,8 +83,8 @@ def by_title(snippets, *titles):
 @pytest.mark.parametrize("kind", ["cell", "field"])
 def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind, images):
     classifier = Classifier.from_pretrained(shared_model_folder(kind))
-    snippets = in_python(Source.of(classifier.folder), str(images[kind]))
-    assert [snippet.title for snippet in snippets] == ["transformers", "timm", "blastlens"]
+    snippets = in_python(Origin.of(classifier.folder), str(images[kind]))
+    assert [snippet.title for snippet in snippets] == ["transformers", "blastlens", "timm"]
     expected = classifier.predict(images[kind]).probabilities
     for snippet, printed in zip(snippets, run_python(list(snippets)), strict=True):
         assert probabilities_in(printed) == pytest.approx(expected, abs=1e-4), snippet.title
@@ -93,9 +94,9 @@ def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind
 def test_the_lines_for_bundled_models_run_in_a_copy_of_the_project(images):
     for name, kind in (("mobilenet_m-cnmc2019", "cell"), ("mobilenetv2-aria2021", "field")):
         classifier = Classifier.from_pretrained(name)
-        source = Source.of(classifier.folder)
-        assert source.name == f"models/{name}"
-        snippets = in_python(source, str(images[kind]))
+        origin = Origin.of(classifier.folder)
+        assert origin.name == f"models/{name}"
+        snippets = in_python(origin, str(images[kind]))
         expected = classifier.predict(images[kind]).probabilities
         for snippet, printed in zip(snippets, run_python(list(snippets)), strict=True):
             assert probabilities_in(printed) == pytest.approx(expected, abs=1e-4), (name, snippet.title)
@@ -111,7 +112,7 @@ def test_the_lines_for_hub_models_find_the_pinned_revision(kind, images, tmp_pat
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT[::-1])
     loaded = ModelFolder.load(repository / "snapshots" / COMMIT, "somebody/model", COMMIT)
-    snippets = in_python(Source.of(loaded), str(images[kind]))
+    snippets = in_python(Origin.of(loaded), str(images[kind]))
     assert all(COMMIT in snippet.code for snippet in snippets)
     expected = Classifier.from_pretrained(loaded.path).predict(images[kind]).probabilities
     for snippet, printed in zip(snippets, run_python(list(snippets), HF_HOME=str(tmp_path)), strict=True):
@@ -127,6 +128,55 @@ def test_asking_the_page_from_python_answers_what_the_classifier_answers(kind, i
     expected = classifier.predict(images[kind]).to_dict()
     for snippet, printed in zip(asked, run_python(asked), strict=True):
         assert ast.literal_eval(printed) == expected, snippet.title
+
+
+@pytest.mark.slow
+def test_asking_for_many_images_answers_what_the_classifier_answers(images, demo_address):
+    classifier = Classifier.from_pretrained(shared_model_folder("cell"))
+    snippets = over_the_network(demo_address, classifier.folder.model_id, str(images["cell"]))
+    (printed,) = run_python(by_title(snippets, "gradio_client: many images"))
+    answer = ast.literal_eval(printed)
+    (one,) = answer["images"]
+    assert one["file"] == images["cell"].name and answer["disclaimer"] == DISCLAIMER
+    assert one["probabilities"] == pytest.approx(classifier.predict(images["cell"]).probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_to_be_installed_is_what_these_tests_run_on_and_the_lines_import(own):
+    origin = Origin("models/x", framed=True)
+    snippets = in_python(origin, "i.png") if own else over_the_network("http://x", "m", "i.png")
+    # With everything there already, pip neither asks the network nor changes anything.
+    done = subprocess.run(
+        ["sh", "-ec", installing(snippets).code],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PIP_DRY_RUN": "1", "PIP_NO_INDEX": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Requirement already satisfied" in done.stdout and "Would install" not in done.stdout
+    packages = metadata.packages_distributions()
+    for snippet in snippets:
+        if snippet.language == "python":
+            tree = ast.parse(snippet.code)
+            roots = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+            roots |= {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            imported = {packages[root][0].lower() for root in roots - {"blastlens"} - set(sys.stdlib_module_names)}
+            assert imported <= set(snippet.needs), snippet.title
+    assert installing(snippets).code.count("pip install") == len({s.needs for s in snippets if s.needs})
+
+
+def test_a_package_that_is_not_there_is_named_without_a_version():
+    snippet = Snippet("x", "", "python", "", ("no-such-package", "numpy"))
+    assert installing([snippet]).code == f"# x\npip install no-such-package numpy=={metadata.version('numpy')}\n"
+
+
+def test_lines_fit_half_of_the_page():
+    hub = Origin("somebody/model", COMMIT, framed=True)
+    for origin in (hub, Origin("models/mobilenet_m-cnmc2019", framed=True), Origin("models/mobilenetv2-aria2021")):
+        snippets = [*in_python(origin, "cell.png"), *over_the_network(LOCAL, "mobilenet_m-cnmc2019", "cell.png")]
+        for snippet in [*snippets, installing(snippets)]:
+            assert max(map(len, snippet.code.splitlines())) <= 60, snippet.title
 
 
 @pytest.mark.parametrize("kind", ["cell", "field"])
@@ -159,7 +209,7 @@ def test_an_assistant_with_the_shown_settings_finds_the_tools(demo_address):
 
 
 def test_a_network_with_code_of_its_own_is_not_offered_to_timm():
-    snippets = in_python(Source("models/alnett", custom_code=True), "cell.png")
+    snippets = in_python(Origin("models/alnett", custom_code=True), "cell.png")
     assert [snippet.title for snippet in snippets] == ["transformers", "blastlens"]
     assert "trust_remote_code=True" in snippets[0].code and "you allow to run" in snippets[0].sentence
 
@@ -168,28 +218,32 @@ def test_a_folder_says_whether_it_carries_code_and_frames_its_cells(tmp_path):
     folder = make_model_folder(tmp_path / "model", "cell")
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {"auto_map": {"AutoConfig": "x.Y"}})
-    assert Source.of(ModelFolder.load(folder)) == Source(str(folder), None, custom_code=True, framed=True)
+    assert Origin.of(ModelFolder.load(folder)) == Origin(str(folder), None, custom_code=True, framed=True)
     field = ModelFolder.load(shared_model_folder("field"))
-    assert Source.of(field) == Source(str(field.path), None, custom_code=False, framed=False)
+    assert Origin.of(field) == Origin(str(field.path), None, custom_code=False, framed=False)
 
 
 @pytest.mark.parametrize(
-    ("headers", "scheme", "expected"),
+    ("headers", "root", "expected"),
     [
-        ({"host": "127.0.0.1:7861"}, "http", "http://127.0.0.1:7861"),
-        ({"host": "[::1]:7860"}, "http", "http://[::1]:7860"),
+        ({"host": "127.0.0.1:7861"}, "", "http://127.0.0.1:7861"),
+        ({"host": "[::1]:7860"}, "", "http://[::1]:7860"),
         (
             {"host": "10.0.0.1", "x-forwarded-host": "who-blastlens.hf.space", "x-forwarded-proto": "https,http"},
-            "http",
+            "",
             "https://who-blastlens.hf.space",
         ),
-        ({"host": "good.example; rm -rf /"}, "http", LOCAL),
-        ({"host": "$(reboot)"}, "http", LOCAL),
-        ({}, "http", LOCAL),
+        ({"host": "lab.example"}, "/tools/blastlens/", "http://lab.example/tools/blastlens"),
+        ({"host": "10.0.0.1"}, "https://lab.example/blastlens", "https://lab.example/blastlens"),
+        ({"host": "lab.example"}, "/$(reboot)", LOCAL),
+        ({"host": "good.example; rm -rf /"}, "", LOCAL),
+        ({"host": "$(reboot)"}, "", LOCAL),
+        ({"host": "lab.example", "x-forwarded-proto": "file"}, "", LOCAL),
+        ({}, "", LOCAL),
     ],
 )
-def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers, scheme, expected):
-    assert address_of(headers, {"scheme": scheme}) == expected
+def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers, root, expected):
+    assert address_of(headers, {"scheme": "http", "root_path": root}) == expected
 
 
 def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
@@ -197,15 +251,16 @@ def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
     monkeypatch.setattr(from_code, "get_space", lambda: "who/blast-lens")
     assert from_code.tool_name() == "blast_lens_classify"
     (shown,) = by_title(over_the_network("https://x", "m", "i", from_code.tool_name()), "MCP: from Python")
-    assert 'call_tool("blast_lens_classify"' in shown.code
+    assert re.search(r'call_tool\(\s*"blast_lens_classify", question', shown.code)
 
 
 def test_the_page_shows_the_snippets_letter_by_letter():
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     page = from_code._own(classifier) + from_code._asked("tiny-cell", "http://here:1")
     shown = [html.unescape(text) for text in re.findall(r"<code>(.*?)</code></pre>", page, re.DOTALL)]
-    snippets = in_python(Source.of(classifier.folder), from_code.IMAGE)
-    snippets += over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
+    own = in_python(Origin.of(classifier.folder), from_code.IMAGE)
+    asked = over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
+    snippets = [installing(own), *own, installing(asked), *asked]
     assert shown == [snippet.code for snippet in snippets]
     assert page.count('class="copy"') == len(snippets)
     assert all(snippet.sentence.endswith(".") for snippet in snippets)

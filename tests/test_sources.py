@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zipfile
 import zlib
 
@@ -49,6 +50,14 @@ def test_numbers_in_names_count_as_numbers():
     ]
 
 
+def test_numbers_of_any_length_are_put_in_order(tmp_path):
+    long, longer = "7" * 5000, "1" + "0" * 5000
+    assert sorted([longer, long, "8", "0" * 5000 + "9"], key=natural) == ["8", "0" * 5000 + "9", long, longer]
+    found = list_sources([write_zip(tmp_path / "a.zip", [(f"{long}.png", b""), ("2.png", b"")])])
+    assert names(found) == ["2.png", f"{long}.png"]
+    assert sorted(["x \u0663", "x 4", "x 1"], key=natural) == ["x 1", "x 4", "x \u0663"]  # an Arabic three is a letter
+
+
 def test_a_file_a_folder_and_a_zip_give_the_same_bytes(tmp_path):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
@@ -78,6 +87,18 @@ def test_same_names_in_two_folders_or_two_uploads_stay_two_images(tmp_path):
 def test_of_several_zips_each_ones_name_comes_first(tmp_path):
     one, other = (write_zip(tmp_path / f"{name}.zip", [("cell.png", name)]) for name in ("ALL", "HEM"))
     assert names(list_sources([one, other])) == ["ALL/cell.png", "HEM/cell.png"]
+
+
+@pytest.mark.parametrize("name", ["file.bin", "file", "slides.ZIP"])
+def test_a_zip_is_known_by_what_it_holds(tmp_path, name):
+    zipped = write_zip(tmp_path / name, [("cell.png", b"pixels")])
+    (source,) = list_sources([zipped]).sources
+    assert (source.name, source.read()) == ("cell.png", b"pixels")
+
+
+def test_an_image_with_a_zip_tacked_on_to_it_stays_an_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"pixels" + write_zip(tmp_path / "a.zip", [("b.png", b"")]).read_bytes())
+    assert names(list_sources([tmp_path / "a.png"])) == ["a.png"]
 
 
 def test_what_systems_add_by_themselves_is_passed_over_and_other_files_are_refused_by_name(tmp_path):
@@ -308,6 +329,26 @@ def test_tables_that_contradict_each_other_are_not_used_and_said_so(tmp_path):
     assert "different things about 1 file, such as UID_1_1_1_all.png" in found.notes[0]
 
 
+def test_tables_complete_each_other_column_by_column(tmp_path):
+    tables = {
+        "s.csv": "file_name,subject\na.png,p1\n",
+        "l.csv": "file_name,label\na.png,ALL\n",
+        "b.csv": TABLE + "a.png,p1,\n",
+    }
+    entries = [("a.png", b""), *((name, text.encode()) for name, text in tables.items())]
+    found = list_sources([write_zip(tmp_path / "a.zip", entries)])
+    assert [(source.subject, source.label) for source in found.sources] == [("p1", "ALL")]
+    assert found.notes == ()
+
+
+def test_a_subject_of_cnmc_is_one_person_however_a_table_spells_it(tmp_path):
+    table = (TABLE + "a.png,h3,\nb.png,Hanna3,\nc.png,H3,\nc.png,h3,\n").encode()
+    entries = [(name, b"") for name in ("UID_H3_1_1_hem.png", "a.png", "b.png", "c.png")]
+    found = list_sources([write_zip(tmp_path / "a.zip", [*entries, ("t.csv", table)])])
+    assert subjects(found) == {"UID_H3_1_1_hem.png": "H3", "a.png": "H3", "b.png": "Hanna3", "c.png": "H3"}
+    assert found.notes == ()
+
+
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
@@ -333,3 +374,20 @@ def test_a_classifier_takes_sources_as_they_are(tmp_path):
     outcomes = list(classifier.predict_each(list_sources([write_zip(tmp_path / "a.zip", entries)]).sources))
     assert outcomes[0].to_dict() == classifier.predict(image.getvalue()).to_dict()
     assert [str(outcome).split()[0] for outcome in outcomes[1:]] == ["c.png", "b.png"]
+
+
+def test_a_large_table_over_many_files_of_one_name_takes_no_time(tmp_path):
+    """Rows times files, each compared with each, took hours for a zip of 100 kB."""
+    table = "file_name,subject\n" + "".join(f"c.png,{n}\n" for n in range(5000)) + "7/c.png,s7\n"
+    write_zip(tmp_path / "a.zip", [(f"{n}/c.png", b"x") for n in range(2000)] + [("subjects.csv", table.encode())])
+    start = time.process_time()
+    found = list_sources([tmp_path / "a.zip"])
+    assert time.process_time() - start < 3
+    assert [source.subject for source in found.sources if source.subject] == ["s7"]
+    assert "5,000 files of which there are several" in found.notes[0]
+
+
+def test_a_table_may_say_less_or_more_of_a_path_than_there_is(tmp_path):
+    table = "file_name,subject\nall/1.png,short\nslides/2020/2.png,long\n"
+    write_zip(tmp_path / "a.zip", [("x/all/1.png", b"x"), ("2020/2.png", b"x"), ("t.csv", table.encode())])
+    assert subjects(list_sources([tmp_path / "a.zip"])) == {"2020/2.png": "long", "x/all/1.png": "short"}

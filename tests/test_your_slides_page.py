@@ -1,9 +1,12 @@
 """The tab "Test it on your slides" in a browser: from a zip to a report that stands alone."""
 
 import re
+import time
 
 import pytest
 from test_your_slides_tab import SLIDES, write_zip
+
+from blastlens.ui import your_slides
 
 TAB = "/?tab=slides"
 
@@ -21,6 +24,9 @@ def with_findings(visit, tmp_path, names=SLIDES, **how):
     panel.locator("input[type=file]").set_input_files(tmp_path / "slides.zip")
     panel.get_by_role("button", name="Test it on these").click()
     panel.locator(".report").wait_for()
+    # A button that has just been enabled is pale for a moment, which is no lack of contrast.
+    panel.locator("button.primary:enabled", has_text="Test it on these").wait_for()
+    one.page.wait_for_function("!document.getAnimations().some(one => one instanceof CSSTransition)")
     return one, panel
 
 
@@ -52,16 +58,28 @@ def test_findings_fit_the_screen_and_can_be_used_by_everybody(visit, tmp_path, w
     assert panel.locator(".report").is_visible()
 
 
-def test_a_running_test_can_be_cancelled_and_started_again(visit, tmp_path):
+def test_a_running_test_can_be_cancelled_and_started_again(visit, tmp_path, monkeypatch):
+    at_full_speed = your_slides.measure
+
+    def slowly(*given):
+        for outcome in at_full_speed(*given):
+            time.sleep(0.2)
+            yield outcome
+
+    monkeypatch.setattr(your_slides, "measure", slowly)
+    monkeypatch.setattr(your_slides, "BEAT", 0)  # as much progress as can come too late
     one = visit(TAB)
-    write_zip(tmp_path / "many.zip", [f"{label}/p{n % 9}/{n}.png" for label in ("ALL", "HEM") for n in range(300)])
+    write_zip(tmp_path / "many.zip", [f"{label}/p{n % 9}/{n}.png" for label in ("ALL", "HEM") for n in range(100)])
     panel = open_panel(one)
     panel.locator("input[type=file]").set_input_files(tmp_path / "many.zip")
     panel.get_by_role("button", name="Test it on these").click()
     panel.locator("progress").wait_for()
     panel.get_by_role("button", name="Cancel").click()
     panel.get_by_text("Stopped; nothing was kept.").wait_for()
-    one.page.wait_for_timeout(1500)
     assert panel.locator("progress, .report").count() == 0
     assert panel.get_by_role("button", name="Test it on these").is_enabled()
     assert panel.get_by_role("button", name="Cancel").is_disabled()
+    monkeypatch.setattr(your_slides, "measure", at_full_speed)
+    panel.get_by_role("button", name="Test it on these").click()
+    panel.locator(".report").wait_for()
+    assert panel.get_by_text("Stopped; nothing was kept.").count() == 0

@@ -118,8 +118,15 @@ def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
     assert len(reads) == 2
     steps.close()
     assert len(reads) == 2
-    said, _, start, stop = tab.stopped()
-    assert "Stopped" in said and (start.interactive, stop.interactive) == (True, False)
+
+
+def test_what_is_said_after_a_test_that_was_stopped_fits_what_is_there(tab, tmp_path):
+    upload = write_zip(tmp_path / "a.zip", SLIDES)
+    odd = write_zip(tmp_path / "odd.zip", ["odd/1.png"])
+    for archive, ready in ((upload, True), (odd, False), (None, False)):
+        said, findings, start, stop = tab.stopped(archive, CELL)
+        assert "Stopped; nothing was kept." in said and "report" not in findings
+        assert (start.interactive, stop.interactive) == (ready, False)
 
 
 def test_the_time_left_is_told_in_words():
@@ -190,6 +197,22 @@ def zip_of_cells(data_dir, file):
             for key in keys:
                 for name in chosen[key][:4]:
                     archive.write(data_dir / "cnmc2019" / name, f"{label}/{name.rpartition('/')[2]}")
+
+
+def test_a_zip_may_come_under_any_name(tab, tmp_path):
+    upload = write_zip(tmp_path / "file.bin", SLIDES)
+    assert "12 labelled images" in tab.look(upload, CELL)[0]
+    assert tab.answer(upload, CELL)["images"] == 12
+
+
+def test_what_stops_a_test_is_told_only_when_it_has_ended(shelf):
+    """Else the last progress of the test could be shown after it, and stay."""
+    with gr.Blocks() as demo:
+        your_slides.build(shelf, gr.Radio([CELL, FIELD], value=CELL))
+    by_name = {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
+    stopped, run = by_name["stopped"], by_name["run"]
+    assert (stopped.trigger_after, stopped.trigger_only_on_failure, stopped.queue) == (run._id, True, False)
+    assert sum(run._id in fn.cancels for fn in demo.fns.values()) == 2
 
 
 def test_real_cells_are_tested_by_the_bundled_model(data_dir, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The tab that says what the models are for, what they cannot know, and whose data and ideas they rest on."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -11,60 +12,7 @@ from ..comparison import Comparison
 from ..model_folder import ModelFolder
 from .compared import recipe_of
 from .shelf import Shelf
-from .words import TASKS, task_of
-
-# What the page's words mean; other tabs explain them on hover, this is where they can be read in one go.
-GLOSSARY = (
-    ("ALL", "Acute lymphoblastic leukemia; as a label of a cell, a leukemic blast."),
-    ("HEM", "The data set's name for a healthy precursor of the same cell line."),
-    ("Benign, Early, Pre, Pro", "The labels of the smear fields: no leukemia, and three stages of B-cell leukemia."),
-    (
-        "Probability",
-        "Calibrated: of answers given at 90 %, about nine in ten were right on held-out images like the "
-        "training images. On other stains, microscopes or kinds of image that promise does not hold.",
-    ),
-    (
-        "Weighted F1",
-        "One number from 0 to 1 for how often a model finds each kind of cell without raising false "
-        "alarms, averaged over the kinds. 1 is perfect.",
-    ),
-    (
-        "Sensitivity, specificity",
-        "Of the leukemic cells, the share that is called leukemic; of the healthy ones, the "
-        "share that is called healthy.",
-    ),
-    ("Calibration error", "How far, on average, the stated probability is from how often it was right."),
-    (
-        "95 % interval",
-        "Where a figure would likely fall for other people from the same source. The fewer people were "
-        "measured, the wider it is.",
-    ),
-    (
-        "Image-level",
-        "Measured after dividing images at random, so that the same people are on both sides. It flatters "
-        "every model and says nothing about new people.",
-    ),
-    (
-        "Group-disjoint, group 3-fold",
-        "Measured three times, each time on a third of the people, none of whom was among "
-        "those the model learned from. For smear fields, groups of slides that look alike stand in for people.",
-    ),
-    ("Leak", "Image-level minus group-disjoint accuracy: what a split by image promises too much."),
-    (
-        "Noise, sigma",
-        "Random grain as from a dim camera: how far a pixel's brightness typically strays, on its scale "
-        "from 0 to 255. Around 10 it is barely visible; at 100 little of the cell is left.",
-    ),
-    (
-        "Activation map",
-        "Where in the image the network found support for its answer. It shows what moved the model, "
-        "not disease, and is no evidence.",
-    ),
-    (
-        "fp32, int8",
-        "The same network with 32 or with 8 bits per number; the second is smaller, quicker and less exact.",
-    ),
-)
+from .words import MEANINGS, TASKS, task_of
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -77,6 +25,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         lambda chosen: about_html(shelf.classifier(chosen).folder, folders, record),
         model,
         shown,
+        trigger_mode="always_last",
         show_progress="hidden",
         api_visibility="private",
     )
@@ -127,7 +76,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _limits(folder: ModelFolder, record: Comparison | None) -> str:
-    protocol = next((p for p in folder.metrics.get("protocols") or [] if p.get("level") == "group"), None)
+    protocol = folder.protocol()
     if protocol is None:
         return "<p>Nothing was measured on people it never saw. Until somebody does, its answers mean nothing.</p>"
     items = [_how_good(folder, protocol), _worst(protocol)]
@@ -194,7 +143,7 @@ def _colour_alone(folder: ModelFolder, record: Comparison | None) -> str:
 def _data(folders: Sequence[ModelFolder]) -> str:
     tasks = {folder.label_names: TASKS[folder.label_names] for folder in folders if folder.label_names in TASKS}
     items = "".join(
-        f"<li><strong>{escape(', '.join(labels))}</strong>: {escape(task.credit)}. "
+        f"<li><strong>{escape(', '.join(labels))}</strong>: {_linked(task.credit)}. "
         f"{escape(task.looks_at[:1].upper() + task.looks_at[1:])}.</li>"
         for labels, task in tasks.items()
     )
@@ -208,7 +157,7 @@ def _papers(record: Comparison | None) -> str:
             "project's <code>results</code> folder).</p>"
         )
     items = "".join(
-        f"<li><strong>{escape(name)}</strong>: {escape(paper.citation)}</li>" for name, paper in record.papers.items()
+        f"<li><strong>{escape(name)}</strong>: {_linked(paper.citation)}</li>" for name, paper in record.papers.items()
     )
     return (
         f"<p>{record.n_published} systems of these papers are reproduced as recipes; what became of their figures "
@@ -216,5 +165,11 @@ def _papers(record: Comparison | None) -> str:
     )
 
 
+def _linked(text: str) -> str:
+    """HTML: each "doi 10.x/y" leads to what it names."""
+    return re.sub(r"\bdoi (10\.\d+/[\w./\-]*\w)", r'<a href="https://doi.org/\1">doi \1</a>', escape(text))
+
+
 def _glossary() -> str:
-    return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in GLOSSARY) + "</dl>"
+    words = (f"<div><dt>{escape(word)}</dt><dd>{escape(text)}</dd></div>" for word, text in MEANINGS.items())
+    return f"<dl>{''.join(words)}</dl>"

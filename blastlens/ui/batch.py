@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from ..classifier import DISCLAIMER, Classifier, Prediction
@@ -11,10 +11,11 @@ from ..errors import BlastlensError
 from ..images import ImageSource
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
-from ..sources import Sources, list_sources
+from ..sources import LONGEST_RUN_S, Sources, list_sources
 from .shelf import provenance
 
 NOT_NAMED = "not named"
+_TOO_LONG = f"was left out, since the run took over {LONGEST_RUN_S // 60} minutes; give the rest in parts."
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Run:
     """One pass of a model over images; it fills up while `steps` goes on, and keeps what was done if it is stopped.
 
     Attributes:
+        total: how many images there are to try.
         answered, failures: so far; failures are name and reason, beginning with what cannot be an image.
         done: how many of the images have been tried.
         seconds: that took.
@@ -42,6 +44,7 @@ class Run:
     sigma: float
     seed: int
     listing: Sources
+    total: int
     answered: list[Answered] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     done: int = 0
@@ -53,16 +56,11 @@ class Run:
         """List what is to be done; raises BlastlensError where that is nothing, or too much."""
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         listing = list_sources(paths)
-        run = cls(classifier, sigma, seed, listing, failures=list(listing.refused))
+        run = cls(classifier, sigma, seed, listing, len(listing.sources), failures=list(listing.refused))
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among the files given.{reason}")
         return run
-
-    @property
-    def total(self) -> int:
-        """How many images there are to try."""
-        return len(self.listing.sources)
 
     @property
     def finished(self) -> bool:
@@ -75,18 +73,26 @@ class Run:
         leukemic = leukemic_labels(self.classifier.label_names)
         images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
         outcomes = self.classifier.predict_each(images, self.sigma, self.seed)
-        for source in self.listing.sources:
-            if self.stopped:
-                return
-            outcome = next(outcomes)
-            if isinstance(outcome, Prediction):
-                probability = math.fsum(outcome.probabilities[label] for label in leukemic)
-                self.answered.append(Answered(source.name, source.subject, outcome, probability))
-            else:
-                self.failures.append((source.name, str(outcome)))
-            self.done += 1
-            self.seconds = time.perf_counter() - start
-            yield
+        try:
+            for source in self.listing.sources:
+                if self.stopped:
+                    return
+                if self.seconds > LONGEST_RUN_S:
+                    self.failures.append((source.name, f"{source.name} {_TOO_LONG}"))
+                    self.done += 1
+                    continue
+                outcome = next(outcomes)
+                if isinstance(outcome, Prediction):
+                    probability = math.fsum(outcome.probabilities[label] for label in leukemic)
+                    self.answered.append(Answered(source.name, source.subject, outcome, probability))
+                else:
+                    self.failures.append((source.name, str(outcome)))
+                self.done += 1
+                self.seconds = time.perf_counter() - start
+                yield
+        finally:
+            # The page keeps the run for its tables; the images, and with them an open zip, are not needed again.
+            self.listing = replace(self.listing, sources=())
 
     def patients(self) -> list[Patient]:
         """What was answered so far by patient; none where the model's labels do not say what is leukemia."""
@@ -140,18 +146,28 @@ def _or_none(value: float) -> float | None:
 
 def image_rows(run: Run) -> Iterator[dict[str, object]]:
     """The table of images for download; what failed is part of it, with the reason."""
-    names, nothing = run.classifier.label_names, Prediction("", {}, (), (), "", None, 0.0)
-    tried = [(one.name, one.subject, one.prediction, "") for one in run.answered]
-    failed = [(name, None, nothing, reason) for name, reason in run.failures]
-    for name, subject, p, problem in [*tried, *failed]:
+    labels = run.classifier.label_names
+    for one in run.answered:
+        p = one.prediction
         yield {
-            "file": name,
-            "patient": subject,
+            "file": one.name,
+            "patient": one.subject,
             "answer": p.label,
-            **{f"probability_{label}": p.probabilities.get(label) for label in names},
+            **{f"probability_{label}": p.probabilities[label] for label in labels},
             "like_training_images": p.in_domain,
             "warnings": "; ".join(p.warnings),
-            "problem": problem,
+            "problem": None,
+            **_origin(run),
+        }
+    for name, reason in run.failures:
+        yield {
+            "file": name,
+            "patient": None,
+            "answer": None,
+            **{f"probability_{label}": None for label in labels},
+            "like_training_images": None,
+            "warnings": None,
+            "problem": reason,
             **_origin(run),
         }
 

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 from ..classifier import DISCLAIMER
 from ..metrics import Interval
 from ..patients import CAVEAT, Patient, leukemic_labels
+from ..wording import count, duration, percent
 from .batch import NOT_NAMED, Answered, Run
-from .tables import Column, View, table
+from .tables import Column, TableView, table
 from .words import task_of, term
 
 # As many failures as fit on a page; the table for download has them all.
@@ -18,7 +19,7 @@ FAILURES_SHOWN = 100
 def progress(run: Run) -> str:
     """HTML: how far a run is, how quick, and for how long still."""
     rate = run.done / run.seconds if run.seconds else 0
-    left = f"{rate:.0f} images a second, about {_duration((run.total - run.done) / rate)} left" if rate else ""
+    left = f"{rate:.0f} images a second, about {duration((run.total - run.done) / rate)} left" if rate else ""
     told = f"{run.done:,} of {run.total:,} images"
     return (
         f'<div class="run"><progress max="{run.total}" value="{run.done}" aria-label="Images done"></progress>'
@@ -29,19 +30,19 @@ def progress(run: Run) -> str:
 def summary(run: Run) -> str:
     """HTML: what came of a run."""
     rate = f" ({run.done / run.seconds:.0f} a second)" if run.seconds else ""
-    time_taken = f"in {_duration(run.seconds)}{rate}"
+    time_taken = f"in {duration(run.seconds)}{rate}"
     if run.finished:
-        headline = f"Done: {_count(run.done, 'image')} {time_taken}."
+        headline = f"Done: {count(run.done, 'image')} {time_taken}."
     else:
         headline = f"Stopped after {run.done:,} of {run.total:,} images, {time_taken}. What was done is kept below."
     named = {one.subject for one in run.answered if one.subject is not None}
-    whose = f"{_count(len(named), 'patient')} named. " if named else "No patient is named. "
+    whose = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
     noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
     unlike = sum(one.prediction.in_domain is False for one in run.answered)
     notes = "".join(f'<p class="warning">{escape(note)}</p>' for note in run.listing.notes)
     if unlike:
         notes += (
-            f'<p class="warning">{_count(unlike, "image")} of {len(run.answered):,} look unlike those this model '
+            f'<p class="warning">{count(unlike, "image")} of {len(run.answered):,} look unlike those this model '
             "knows; the answers to these mean little.</p>"
         )
     return (
@@ -59,7 +60,7 @@ def _failures(run: Run) -> str:
     more = len(run.failures) - len(shown)
     rest = f"<li>and {more:,} more, all in the table for download</li>" if more else ""
     return (
-        f'<details class="failures" open><summary>{_count(len(run.failures), "file")} could not be used; the others '
+        f'<details class="failures" open><summary>{count(len(run.failures), "file")} could not be used; the others '
         f"were</summary><ul>{items}{rest}</ul></details>"
     )
 
@@ -72,7 +73,7 @@ def _failure(name: str, reason: str) -> str:
     return f"<b>{escape(name)}</b>: {escape(reason)}"
 
 
-def images_html(run: Run, view: View) -> str:
+def images_html(run: Run, view: TableView) -> str:
     """HTML: one line for each image answered."""
     if not run.answered:
         return ""
@@ -91,7 +92,7 @@ def images_html(run: Run, view: View) -> str:
     )
 
 
-def patients_html(run: Run, view: View) -> str:
+def patients_html(run: Run, view: TableView) -> str:
     """HTML: one line for each patient."""
     if not run.answered:
         return ""
@@ -110,14 +111,16 @@ def patients_html(run: Run, view: View) -> str:
             lambda one: _interval(one.mean),
             number=True,
         ),
-        Column("lowest", "Lowest", lambda one: one.lowest, lambda one: _percent(one.lowest), number=True),
-        Column("highest", "Highest", lambda one: one.highest, lambda one: _percent(one.highest), number=True),
+        Column("lowest", "Lowest", lambda one: one.lowest, lambda one: percent(one.lowest, decimals=1), number=True),
+        Column(
+            "highest", "Highest", lambda one: one.highest, lambda one: percent(one.highest, decimals=1), number=True
+        ),
     ]
     wilson = term("Share", "Called leukemic, of all images of the patient; with Wilson's 95 % interval.")
     mean = term(
         "mean probability",
-        "The probability of leukemia, averaged over the images, with a 95 % interval by Student's t. A single image "
-        "has no interval.",
+        "The probability of leukemia, averaged over the images, with a 95 % interval by Student's t. Without "
+        "spread, as of a single image, there is none.",
     )
     return (
         f'<h3 class="heading">Each patient</h3>{table(patients, columns, view, "Answers by patient")}'
@@ -130,7 +133,7 @@ def _probability_column(place: int, label: str) -> Column[Answered]:
         f"p{place}",
         f"Probability {label}",
         lambda one: one.prediction.probabilities[label],
-        lambda one: _percent(one.prediction.probabilities[label]),
+        lambda one: percent(one.prediction.probabilities[label], decimals=1),
         number=True,
     )
 
@@ -153,30 +156,16 @@ def _check(one: Answered) -> tuple[str, str]:
     if not p.warnings:
         return word, word
     remarks = "".join(f"<li>{escape(text)}</li>" for text in p.warnings)
-    told = f"{_count(len(p.warnings), 'remark')}"
+    told = count(len(p.warnings), "remark")
     kind = ' class="unlike"' if p.in_domain is False else ""
     return word, f"<details{kind}><summary>{word}, {told}</summary><ul>{remarks}</ul></details>"
 
 
 def _interval(value: Interval) -> str:
     if math.isnan(value.low):
-        return f"{_percent(value.value)} <small>-</small>"
+        return f"{percent(value.value, decimals=1)} <small>-</small>"
     whisker = f"--low:{value.low:.4f};--high:{value.high:.4f};--at:{value.value:.4f}"
     return (
-        f"{_percent(value.value)} <small>{100 * value.low:.0f} to {100 * value.high:.0f} %</small>"
+        f"{percent(value.value, decimals=1)} <small>{100 * value.low:.0f} to {100 * value.high:.0f} %</small>"
         f'<span class="whisker" style="{whisker}" aria-hidden="true"></span>'
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _count(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -60,9 +60,9 @@ def line_chart(
         series: at most eight look different from each other.
         x_label, y_label: what the axes show, with the unit.
         x_range, y_range: the ends of the axes; what lies outside is cut off.
-        description: one or two sentences on what the chart shows: its caption, and its text for who cannot see it.
+        description: one or two sentences on what the chart shows: its caption, and all that is read out of it.
         percent: whether the values are shares, 0 to 1, to be shown in per cent.
-        marks: vertical lines: place, CSS class (`now`, `flip` or `note`) and the word above it.
+        marks: vertical lines: place, CSS class (`now` or `flip`) and the word above it.
     """
     legend = "".join(f"<li>{_swatch(index)}{escape(one.name)}</li>" for index, one in enumerate(series))
     bands = "".join(_band(one, index, x_range, y_range) for index, one in enumerate(series))
@@ -71,7 +71,7 @@ def line_chart(
     drop = _LINE * lines_of_words  # what the words above the marks need
     return (
         f'<figure class="chart"><ul class="chart-legend">{legend}</ul>'
-        f'<svg width="100%" height="{_HEIGHT + drop}" role="img" aria-label="{escape(description)}">'
+        f'<svg width="100%" height="{_HEIGHT + drop}" aria-hidden="true">'
         f'<text x="0" y="12" class="axis">{escape(y_label)}</text>'
         f'<svg y="{drop}" height="{_HEIGHT}" overflow="visible">'
         f"{_axes(x_range, y_range, x_label, percent)}{_plot(bands + lines)}{words}</svg></svg>"
@@ -109,7 +109,7 @@ def reliability_diagram(bins: Sequence[Bin], *, description: str) -> str:
     )
     return (
         '<figure class="chart reliability">'
-        f'<svg width="100%" height="{_HEIGHT + 62}" role="img" aria-label="{escape(description)}">'
+        f'<svg width="100%" height="{_HEIGHT + 62}" aria-hidden="true">'
         '<text x="0" y="12" class="axis">how often right</text>'
         f"{_axes((0, 1), (0, 1), 'how sure it was', True, percent_across=True)}"
         f"{_plot(''.join(bars) + diagonal)}{dots}{strip}</svg>"

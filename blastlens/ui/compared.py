@@ -11,34 +11,14 @@ from typing import Any
 import gradio as gr
 
 from ..comparison import Comparison, Dataset, Level, System
-from ..metrics import Bin, Interval
+from ..metrics import Bin, Interval, constant_weighted_f1
 from ..model_folder import ModelFolder
+from ..wording import count
 from .charts import Series, confusion_table, line_chart, reliability_diagram
 from .shelf import Shelf
-from .words import task_of, term
+from .words import MEANINGS, task_of, term
 
 MOST_LINES = 6  # beside the model's own and the constant answer's; more than eight would look alike
-
-IMAGE_LEVEL = term(
-    "image-level",
-    "The images were divided at random, so images of the same people are on both sides. It flatters every system: "
-    "it says nothing about new people.",
-)
-GROUP_DISJOINT = term(
-    "group-disjoint",
-    "Nobody's images are on both sides: the system is tested on people (for smear fields: on groups of similar "
-    "slides) that it never saw. This is the figure that means something.",
-)
-LEAK = term("leak", "How much of the image-level accuracy is gone once the people are new ones.")
-WEIGHTED_F1 = term(
-    "weighted F1",
-    "From 0 to 1: how often a system finds each kind of cell without raising false alarms, averaged over the kinds "
-    "by their numbers of images.",
-)
-INTERVAL = term("95 % interval", "Where the figure would likely fall with other people from the same source.")
-ECE = term("calibration error", "How far, on average, the stated probability is from how often it was right.")
-FP32 = term("fp32", "The usual precision: 32 bits per number.")
-INT8 = term("int8", "A smaller and quicker file of the same network: 8 bits per number.")
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -46,39 +26,46 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     record = Comparison.load()
     folders = [classifier.folder for classifier in shelf.classifiers.values()]
 
-    def follow(chosen: str) -> tuple[Any, ...]:
+    def view(chosen: str) -> tuple[str, dict[str, Any], str, str, str]:
+        """The systems, what can be picked for the curves, the curves, the model itself, and speed."""
         folder = shelf.classifier(chosen).folder
         others = _others(record, folder)
-        picked = others[:MOST_LINES]
+        picked = [system.name for system in others[:MOST_LINES]]
+        choice = {"choices": [(system.title, system.name) for system in others], "value": picked}
         return (
             systems_html(record, folders, folder),
-            gr.CheckboxGroup(choices=_choices(others), value=[s.name for s in picked], visible=bool(others)),
-            noise_html(record, folder, [s.name for s in picked]),
+            {**choice, "visible": bool(others)},
+            noise_html(record, folder, picked),
             model_html(folder),
             speed_html(record, folders, folder),
         )
 
+    def follow(chosen: str) -> tuple[Any, ...]:
+        shown, choice, *rest = view(chosen)
+        return shown, gr.update(**choice), *rest
+
     def draw(chosen: str, names: list[str]) -> str:
         return noise_html(record, shelf.classifier(chosen).folder, names)
 
-    first = shelf.first.folder
-    others = _others(record, first)
-    picked = [system.name for system in others[:MOST_LINES]]
+    shown, choice, curves, itself, quickness = view(shelf.first.folder.model_id)
     with gr.Group():
-        systems = gr.HTML(systems_html(record, folders, first), padding=True)
+        systems = gr.HTML(shown, padding=True)
     with gr.Group():
         gr.HTML(_noise_opening(), padding=True)
-        wanted = gr.CheckboxGroup(
-            _choices(others), value=picked, label="Compare with", visible=bool(others), elem_classes="compare-with"
-        )
-        noise = gr.HTML(noise_html(record, first, picked), padding=True)
+        wanted = gr.CheckboxGroup(label="Compare with", elem_classes="compare-with", **choice)
+        noise = gr.HTML(curves, padding=True)
     with gr.Group():
-        own = gr.HTML(model_html(first), padding=True)
+        own = gr.HTML(itself, padding=True)
     with gr.Group():
-        speed = gr.HTML(speed_html(record, folders, first), padding=True)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    model.change(follow, model, [systems, wanted, noise, own, speed], **quiet)
-    wanted.input(draw, [model, wanted], noise, **quiet)
+        speed = gr.HTML(quickness, padding=True)
+    # By default Gradio drops what is clicked while an answer is pending.
+    quick: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "trigger_mode": "always_last",
+    }
+    model.change(follow, model, [systems, wanted, noise, own, speed], **quick)
+    wanted.input(draw, [model, wanted], noise, **quick)
 
 
 # The systems
@@ -101,11 +88,11 @@ def systems_html(record: Comparison | None, folders: Sequence[ModelFolder], chos
     measured = sum(system.measured for system in record.systems if system.paper)
     opening = (
         f"<p>{record.n_published} systems from {len(record.papers)} papers. Each was built again from its paper; "
-        f"{measured} could be trained so far, the others say why not. "
-        f"<em>Claimed</em> is what the paper prints; "
-        f"{IMAGE_LEVEL} is our measurement on the paper's own kind of split, {GROUP_DISJOINT} the same system on "
-        f"people it never saw. All figures are accuracies from 0 to 1 with their {INTERVAL}; below them stands "
-        f"{WEIGHTED_F1}.</p>"
+        f"{measured} could be trained so far; the others say why not. <em>Claimed</em> is what the paper prints, "
+        f"{term('image-level')} is our measurement on the paper's own kind of split, {term('group-disjoint')} the same "
+        f"system on people it never saw; their difference is the {term('leak')}. All figures are accuracies from 0 to "
+        f"1 with their {term('95 % interval')}; below them stands {term('weighted F1')}. Most networks start from "
+        f"{term('ImageNet weights')}.</p>"
         '<ul class="strip-legend">'
         f"<li>{_key('claimed')}claimed</li><li>{_key('image')}image-level</li><li>{_key('group')}group-disjoint</li>"
         "</ul>"
@@ -124,19 +111,47 @@ def recipe_of(folder: ModelFolder) -> str | None:
 
 def _systems_table(record: Comparison, name: str, recipes: Mapping[str | None, str], chosen: str | None) -> str:
     dataset = record.datasets[name]
-    systems = sorted(record.of(name), key=lambda system: not system.measured)
+    systems = [system for system in record.of(name) if system.measured]
     ends = [end for system in systems for end in _ends(system)]
     low = min([0.9, *(int(10 * end) / 10 for end in ends)])
-    rows = "".join(_system_row(system, low, recipes.get(system.name), system.name == chosen) for system in systems)
+    new = "On new slides" if "Benign" in dataset.labels else "On new people"
+    rows = "".join(
+        _system_row(system, low, new, _badge(recipes.get(system.name)), system.name == chosen) for system in systems
+    )
     title = escape(dataset.title)
     return (
         f"<h3>{title}</h3>"
         f'<div class="compared-scroll" tabindex="0" role="region" aria-label="Systems compared: {title}">'
         '<table class="systems"><thead><tr><th scope="col">System</th><th scope="col">Claimed</th>'
-        '<th scope="col">Image-level</th><th scope="col">Group-disjoint</th><th scope="col">Leak</th>'
-        f'<th scope="col">Side by side, {low:g} to 1</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        f"{_dataset_notes(dataset)}"
+        f'<th scope="col">On the paper\'s split (image-level)</th><th scope="col">{new} (group-disjoint)</th>'
+        f'<th scope="col">Leak</th><th scope="col">Side by side, {low:g} to 1</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        f"{_not_run([system for system in record.of(name) if not system.measured], recipes)}{_dataset_notes(dataset)}"
     )
+
+
+def _not_run(systems: Sequence[System], recipes: Mapping[str | None, str]) -> str:
+    """What was not measured, with its claim, under the reason why not."""
+    by_reason: dict[str, list[System]] = {}
+    for system in systems:
+        reasons = dict.fromkeys(str(level) for level in (system.image, system.group))
+        by_reason.setdefault("; ".join(reasons), []).append(system)
+    parts = "".join(
+        f"<p>{escape(reason[:1].upper() + reason[1:])}</p><ul>{''.join(_claim(s, recipes) for s in alike)}</ul>"
+        for reason, alike in by_reason.items()
+    )
+    if not parts:
+        return ""
+    return f'<details class="not-run"><summary>{count(len(systems), "system")} not run yet</summary>{parts}</details>'
+
+
+def _claim(system: System, recipes: Mapping[str | None, str]) -> str:
+    claim = "" if system.paper is None else f": claimed accuracy {escape(system.claimed_in_words)}"
+    return f"<li><b>{escape(system.title)}</b>{_badge(recipes.get(system.name))}{claim}</li>"
+
+
+def _badge(model_id: str | None) -> str:
+    return f' <span class="badge">on this page: {escape(model_id)}</span>' if model_id else ""
 
 
 def _ends(system: System) -> list[float]:
@@ -144,23 +159,19 @@ def _ends(system: System) -> list[float]:
     return [level.accuracy.low for level in levels] + ([] if system.claimed is None else [system.claimed])
 
 
-def _system_row(system: System, low: float, model_id: str | None, chosen: bool) -> str:
-    badge = f' <span class="badge">on this page: {escape(model_id)}</span>' if model_id else ""
+def _system_row(system: System, low: float, new: str, badge: str, chosen: bool) -> str:
     starts = f"starts from {'ImageNet' if system.first_weights == 'ImageNet' else 'random'} weights"
     changed = {"nothing": "trained as described", "-": ""}.get(system.changed, f"changed: {_settings(system.changed)}")
     details = "; ".join(text for text in (starts, changed) if text)
-    head = f'<th scope="row">{escape(system.title)}{badge}<span class="details">{escape(details)}</span></th>'
-    claimed = _cell("Claimed", escape("none" if system.paper is None else system.claimed_in_words))
-    drawn = _strip(system, low)
-    strip = f'<td class="strip">{drawn}</td>' if drawn else "<td></td>"
-    if isinstance(system.image, str) and system.image == system.group:
-        cells = f'<td class="missing" colspan="3">{escape(system.image)}</td>'
-    else:
-        leak = "" if system.leak is None else _signed(system.leak)
-        cells = _level_cell("Image-level", system.image) + _level_cell("Group-disjoint", system.group)
-        cells += _cell("Leak", leak or '<span class="quiet">not known</span>')
+    leak = '<span class="quiet">not known</span>' if system.leak is None else _signed(system.leak)
     kind = " ".join(["ours"] * (system.paper is None) + ["chosen"] * chosen)
-    return f'<tr class="{kind}">{head}{claimed}{cells}{strip}</tr>'
+    return (
+        f'<tr class="{kind}">'
+        f'<th scope="row">{escape(system.title)}{badge}<span class="details">{escape(details)}</span></th>'
+        f"{_cell('Claimed', escape('none' if system.paper is None else system.claimed_in_words))}"
+        f"{_level_cell('Image-level', system.image)}{_level_cell(new, system.group)}{_cell('Leak', leak)}"
+        f'<td class="strip">{_strip(system, low)}</td></tr>'
+    )
 
 
 def _settings(changed: str) -> str:
@@ -170,13 +181,9 @@ def _settings(changed: str) -> str:
 
 def _level_cell(title: str, level: Level | str) -> str:
     if isinstance(level, str):
-        return f'<td class="missing" data-label="{title}">{escape(level)}</td>'
-    folds = f" {title.lower()}, {level.folds}" if level.folds else f" {title.lower()}"
-    return _cell(
-        title,
-        f"<b>{level.accuracy.value:.3f}</b> <span>({level.accuracy.low:.3f} to {level.accuracy.high:.3f})</span>"
-        f'<span class="details">{escape(folds.strip())}; F1 {level.weighted_f1.value:.3f}</span>',
-    )
+        return f'<td class="missing" data-label="{title}"><div>{escape(level)}</div></td>'
+    details = "; ".join(text for text in (level.folds, f"F1 {level.weighted_f1.value:.3f}") if text)
+    return _cell(title, f'{_with_interval(level.accuracy)}<span class="details">{escape(details)}</span>')
 
 
 def _cell(title: str, content: str) -> str:
@@ -184,9 +191,7 @@ def _cell(title: str, content: str) -> str:
 
 
 def _strip(system: System, low: float) -> str:
-    """Claim, image-level and group-disjoint accuracy as marks on one line each; empty where there is nothing."""
-    if system.claimed is None and not system.measured:
-        return ""
+    """Claim, image-level and group-disjoint accuracy as marks on one line each."""
 
     def across(value: float) -> str:
         return f"{4 + 92 * (max(value, low) - low) / (1 - low):.2f}%"
@@ -246,15 +251,17 @@ def _papers(record: Comparison) -> str:
 
 def _noise_opening() -> str:
     return (
-        '<section class="compared"><h2>How they hold as noise grows</h2><p>Noise is added to images of people the '
-        f"systems never saw ({GROUP_DISJOINT}). The shaded band is the {INTERVAL} of the model picked above.</p>"
+        '<section class="compared"><h2>How they hold as noise grows</h2><p>Noise (its strength: '
+        f"{term('sigma')}) is added to images of people the systems never saw ({term('group-disjoint')}). Upwards: "
+        f"{term('weighted F1')}. The shaded band is the {term('95 % interval')} of the model picked above.</p>"
         "</section>"
     )
 
 
 def noise_html(record: Comparison | None, folder: ModelFolder, names: Sequence[str]) -> str:
     """Weighted F1 against sigma: the model with its band, the systems of `names`, and the constant answer."""
-    series = [_own_curve(folder)] if _protocol(folder) else []
+    protocol = folder.protocol()
+    series = [_own_curve(folder, protocol)] if protocol else []
     for system in _others(record, folder):
         if system.noise and system.name in names:
             values = [score.value for score in system.noise.weighted_f1]
@@ -263,9 +270,7 @@ def noise_html(record: Comparison | None, folder: ModelFolder, names: Sequence[s
         return f'<p class="compared">How {escape(folder.model_id)} holds against noise was not measured.</p>'
     dataset = _dataset_of(record, folder)
     if dataset and dataset.most_frequent_share:
-        share = dataset.most_frequent_share
-        # Precision is the share and recall 1 for that label; every other label's F1 is 0.
-        constant = share * 2 * share / (1 + share)
+        constant = constant_weighted_f1(dataset.most_frequent_share)
         series.append(Series("always the most frequent answer", (0, 100), (constant, constant)))
     highest = max(x for one in series for x in one.xs)
     chart = line_chart(
@@ -280,8 +285,8 @@ def noise_html(record: Comparison | None, folder: ModelFolder, names: Sequence[s
     return f'<div class="compared">{chart}{_noise_table(series)}</div>'
 
 
-def _own_curve(folder: ModelFolder) -> Series:
-    rows = _protocol(folder)["by_sigma"]
+def _own_curve(folder: ModelFolder, protocol: Mapping[str, Any]) -> Series:
+    rows = protocol["by_sigma"]
     scores = [row["weighted_f1"] for row in rows]
     return Series(
         f"{folder.model_id} (this model)",
@@ -326,10 +331,6 @@ def _others(record: Comparison | None, folder: ModelFolder) -> list[System]:
     return sorted(known, key=lambda s: -s.noise.weighted_f1[0].value if s.noise else 0)
 
 
-def _choices(systems: Sequence[System]) -> list[tuple[str, str]]:
-    return [(system.title, system.name) for system in systems]
-
-
 def _dataset_of(record: Comparison | None, folder: ModelFolder) -> Dataset | None:
     name = record.dataset_of(folder.label_names) if record else None
     return record.datasets[name] if record and name else None
@@ -338,23 +339,17 @@ def _dataset_of(record: Comparison | None, folder: ModelFolder) -> Dataset | Non
 # The model itself
 
 
-def _protocol(folder: ModelFolder) -> dict[str, Any]:
-    """The honest protocol's entry of metrics.json; empty where there is none."""
-    protocols = folder.metrics.get("protocols") or []
-    return next((protocol for protocol in protocols if protocol.get("level") == "group"), {})
-
-
 def model_html(folder: ModelFolder) -> str:
     """Whether the model's probabilities mean what they say, and what it takes for what."""
     heading = f"<h2>{escape(folder.model_id)}: can its probabilities be believed, and what does it mix up?</h2>"
-    protocol = _protocol(folder)
-    if not protocol:
+    protocol = folder.protocol()
+    if protocol is None:
         text = "Nothing was measured on people it never saw, so its answers mean nothing yet."
         return f'<section class="compared">{heading}<p>{text}</p></section>'
     clean, unseen = protocol["by_sigma"][0], task_of(folder).unseen
     opening = (
         f"<p>Measured on {protocol['n_images']:,} images in {protocol['n_groups']} groups, {escape(unseen)} "
-        f'<span class="quiet">[{escape(protocol["name"])}, group-disjoint]</span>. Its probabilities are '
+        f'<span class="quiet">[{_split(protocol["name"])}, {term("group-disjoint")}]</span>. Its probabilities are '
         f"{term('calibrated', str(protocol['calibration']))} on images of others than those judged here.</p>"
     )
     bins = [Bin(**one) for one in protocol.get("reliability", ())]
@@ -363,7 +358,7 @@ def model_html(folder: ModelFolder) -> str:
         if bins
         else "<p>How often its answers of each probability were right was not recorded.</p>"
     )
-    error = f"<p>{ECE}: {_shown_dict(clean['ece'])}.</p>"
+    error = f"<p>{term('calibration error')}: {_shown_dict(clean['ece'])}.</p>"
     return (
         f'<section class="compared">{heading}{opening}<div class="compared-pair">'
         f"<div><h3>When it says 90 %, is it right nine times in ten?</h3>{diagram}{error}</div>"
@@ -372,12 +367,16 @@ def model_html(folder: ModelFolder) -> str:
     )
 
 
+def _split(name: str) -> str:
+    return term(name) if name in MEANINGS else escape(name)
+
+
 def _reliability_words(bins: Sequence[Bin]) -> str:
     fullest = max(bins, key=lambda one: one.count)
     return (
-        f"Bars on the dashed line would be perfect. Most answers, {fullest.count:,} of "
-        f"{sum(one.count for one in bins):,}, were given with {fullest.low:.0%} to {fullest.high:.0%}: on average "
-        f"{fullest.confidence:.1%} sure, and {fullest.accuracy:.1%} of them right."
+        f"Bars on the dashed line would be perfect. The fullest bin, {fullest.count:,} of "
+        f"{sum(one.count for one in bins):,} answers, was given with {fullest.low:.0%} to {fullest.high:.0%}: on "
+        f"average {fullest.confidence:.1%} sure, and {fullest.accuracy:.1%} of them right."
     )
 
 
@@ -406,9 +405,9 @@ def speed_html(record: Comparison | None, folders: Sequence[ModelFolder], chosen
 def _model_line(folder: ModelFolder, chosen: bool) -> str:
     size, time = folder.metrics.get("size_bytes") or {}, folder.metrics.get("latency_ms") or {}
     parts = []
-    for name, word in (("fp32", FP32), ("int8", INT8)):
+    for name in ("fp32", "int8"):
         if name in size and name in time:
-            parts.append(f"{word} {size[name] / 1e6:.1f} MB, {time[name]:.1f} ms")
+            parts.append(f"{term(name)} {size[name] / 1e6:.1f} MB, {time[name]:.1f} ms")
     if not parts:
         parts = ["size and time were not recorded"]
     elif "what" in time:
@@ -433,10 +432,11 @@ def _speed_table(record: Comparison) -> str:
         for s in timed
     )
     return (
+        f'<p class="quiet">One image through each published network, {term("fp32")}. Milliseconds: '
+        f"{escape(record.machine)}. They differ from machine to machine; the multiples of {term('MobileNetV1')} at 224 "
+        f"px, timed beside each network, differ less. MB: four bytes for each of its {term('parameters')}.</p>"
         '<div class="compared-scroll" tabindex="0" role="region" aria-label="Time and size of each network">'
-        '<table class="numbers speed"><caption>One image through each published network, fp32. Milliseconds: '
-        f"{escape(record.machine)}. They differ from machine to machine; the multiples of MobileNetV1 at 224 px, timed "
-        "beside each network, differ less.</caption>"
+        '<table class="numbers speed">'
         '<thead><tr><th scope="col">system</th><th scope="col">times MobileNetV1</th>'
         '<th scope="col">ms</th><th scope="col">parameters</th><th scope="col">MB, fp32</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -457,5 +457,9 @@ def _shown_dict(value: Mapping[str, float]) -> str:
     return _shown(Interval(value["value"], value["low"], value["high"]))
 
 
+def _with_interval(value: Interval) -> str:
+    return f'<b>{value.value:.3f}</b> <span class="interval">({value.low:.3f} to {value.high:.3f})</span>'
+
+
 def _signed(value: Interval) -> str:
-    return f"<b>{value.value:+z.3f}</b> ({value.low:+z.3f} to {value.high:+z.3f})"
+    return f'<b>{value.value:+z.3f}</b> <span class="interval">({value.low:+z.3f} to {value.high:+z.3f})</span>'

@@ -14,7 +14,7 @@ from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file
 from .shelf import Shelf, refusals
-from .tables import RESORT, View
+from .tables import RESORT, TableView
 from .uploads import Upload, uploaded, write_csv
 
 SECONDS_BETWEEN_UPDATES = 0.4
@@ -75,16 +75,16 @@ class FolderTab:
                 ("blastlens-images.csv", list(image_rows(run))),
             )
         ]
-        tables = patients_html(run, View()), images_html(run, View())
+        tables = patients_html(run, TableView()), images_html(run, TableView())
         return gr.Button(interactive=False), summary(run), *tables, *files
 
     def sort_patients(self, event: gr.EventData, run: Run | None) -> Any:
         """A click on a header, or on a page, of the table of patients."""
-        return gr.skip() if run is None else patients_html(run, View.parse(event.value))
+        return gr.skip() if run is None else patients_html(run, TableView.parse(event.value))
 
     def sort_images(self, event: gr.EventData, run: Run | None) -> Any:
         """A click on a header, or on a page, of the table of images."""
-        return gr.skip() if run is None else images_html(run, View.parse(event.value))
+        return gr.skip() if run is None else images_html(run, TableView.parse(event.value))
 
 
 def _together(before: list[Upload] | None, added: list[Upload] | None) -> list[Upload]:
@@ -141,7 +141,10 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     running = start.click(tab.wait, None, [run, *shown], queue=False, **quiet).then(
         tab.run, [files, model, sigma], [run, *shown], **ONE_AT_A_TIME, **quiet
     )
-    stop.click(tab.cancel, run, shown, cancels=running, queue=False, **quiet)
+    # Gradio stops a run only after the event that asks for it has been answered, and the run may write on the page
+    # until then: what was done is shown when it has ended.
+    running.failure(tab.cancel, run, shown, queue=False, **quiet)
+    stop.click(None, cancels=running, api_visibility="private")
     patients.select(tab.sort_patients, run, patients, queue=False, **quiet)
     images.select(tab.sort_images, run, images, queue=False, **quiet)
     _endpoint(tab)

@@ -12,7 +12,7 @@ from ..classifier import DISCLAIMER, Classifier
 from ..model_folder import PRECISIONS
 from .endpoints import endpoint
 from .shelf import Shelf, provenance
-from .snippets import Snippet, Source, in_python, over_the_network
+from .snippets import Origin, Snippet, in_python, installing, over_the_network
 from .words import task_of, term
 
 IMAGE = "cell.png"
@@ -50,11 +50,15 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         return {"models": [described(c) for c in shelf.classifiers.values()], "disclaimer": DISCLAIMER}
 
     first = shelf.first
-    gr.HTML(_opening(), padding=True)
-    own = gr.HTML(_own(first), padding=True, js_on_load=COPY)
-    asked = gr.HTML(_asked(first.folder.model_id, LOCAL), padding=True, js_on_load=COPY)
+    with gr.Group():
+        gr.HTML(_opening(), padding=True)
+    with gr.Group():
+        own = gr.HTML(_own(first), padding=True, js_on_load=COPY)
+    with gr.Group():
+        asked = gr.HTML(_asked(first.folder.model_id, LOCAL), padding=True, js_on_load=COPY)
     # Without triggers it runs when the page opens, too: only then is the page's address known.
-    gr.on(None, shown, model, [own, asked], show_progress="hidden", api_visibility="private")
+    follow: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
+    gr.on(None, shown, model, [own, asked], **follow)
     endpoint(list_models)
 
 
@@ -73,14 +77,19 @@ def described(classifier: Classifier) -> dict[str, Any]:
 
 
 def address_of(headers: Mapping[str, str], scope: Mapping[str, Any]) -> str:
-    """The page's address as the visitor's browser has it, behind a proxy too; without a slash at its end."""
+    """The page's address as the visitor's browser has it, behind a proxy too; without a slash at its end.
+
+    Where the page lies below an address's root, Gradio has been told so (`GRADIO_ROOT_PATH`, a path or a whole
+    address), or another application holds it: `scope` knows both.
+    """
     host = headers.get("x-forwarded-host") or headers.get("host") or ""
     scheme = headers.get("x-forwarded-proto") or scope.get("scheme") or "http"
     host, scheme = (text.split(",")[0].strip() for text in (host, scheme))
-    # The lines are pasted into shells, so nothing but a host gets into them.
-    if not re.fullmatch(r"[\w.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host) or scheme not in ("http", "https"):
-        return LOCAL
-    return f"{scheme}://{host}"
+    root = str(scope.get("root_path") or "").rstrip("/")
+    address = root if "://" in root else f"{scheme}://{host}{root}"
+    # The lines are pasted into shells, so nothing but an address gets into them.
+    plain = re.fullmatch(r"https?://([\w.\-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/[\w.~\-]+)*", address, re.ASCII)
+    return address if plain else LOCAL
 
 
 def tool_name() -> str:
@@ -105,26 +114,25 @@ def _headline(metrics: Mapping[str, Any], unseen: str) -> dict[str, Any] | None:
 
 
 def _opening() -> str:
-    address = term("MCP", "Model Context Protocol: how AI assistants call programs. This page is such a program.")
     return (
-        '<div class="snippets-opening"><p>Copy, replace the image by your own, run. The lines follow the model picked '
-        f"above, and every one of them is run by this project's tests. Assistants can ask as well, through {address}."
-        "</p><p>Whatever the way, the answer is the same, and so is what it is worth: "
+        '<div class="snippets-opening"><p>Install what a way needs, copy its lines, put your own image in, run. They '
+        "follow the model picked above, and this project's tests run all of them. Assistants can ask as well, through "
+        f"{term('MCP')}.</p><p>Whatever the way, the answer is the same, and so is what it is worth: "
         f"<strong>{escape(DISCLAIMER)}</strong></p></div>"
     )
 
 
 def _own(classifier: Classifier) -> str:
-    source = Source.of(classifier.folder)
+    origin = Origin.of(classifier.folder)
     where = (
-        "Run these lines in a copy of this project (<code>git clone</code>, then install its requirements)."
-        if source.name.startswith("models/")
+        "Run these lines in a copy of this project: the model is in its folder <code>models</code>."
+        if origin.name.startswith("models/")
         else "The model is fetched from the Hugging Face Hub the first time."
-        if source.revision
+        if origin.revision
         else "The model is read from its folder."
     )
     heading = f"<h2>On your own computer</h2><p>Your images stay with you. {where}</p>"
-    return _boxes(heading, in_python(source, IMAGE))
+    return _boxes(heading, in_python(origin, IMAGE))
 
 
 def _asked(model: str, address: str) -> str:
@@ -136,7 +144,8 @@ def _asked(model: str, address: str) -> str:
 
 
 def _boxes(heading: str, snippets: Sequence[Snippet]) -> str:
-    return f'<section class="snippets">{heading}<div>{"".join(map(_box, snippets))}</div></section>'
+    boxes = "".join(map(_box, (installing(snippets), *snippets)))
+    return f'<section class="snippets">{heading}<div>{boxes}</div></section>'
 
 
 def _box(snippet: Snippet) -> str:

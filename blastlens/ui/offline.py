@@ -15,7 +15,7 @@ from gradio import processing_utils, routes
 from gradio.utils import get_upload_folder, is_in_or_equal
 from starlette.responses import PlainTextResponse
 
-_REFUSAL = "Files are not fetched from addresses here; upload the file, or send it as a data: URI."
+REFUSAL = "Files are not fetched from addresses here; upload the file, or send it as a data: URI."
 _OWN = "/gradio_api/file="
 
 
@@ -25,15 +25,15 @@ def refuse_addresses() -> None:
     The address of a file that was uploaded here, which is what MCP clients are told to give, is read from disk.
     """
     processing_utils.async_ssrf_protected_get = _get
-    routes.secure_url_stream_response = _stream  # type: ignore[assignment]
+    routes.secure_url_stream_response = _stream
 
 
 async def _get(url: str) -> httpx.Response:
     place = unquote(url.partition(_OWN)[2])
     if place and "\0" not in place and is_in_or_equal(place, get_upload_folder()) and Path(place).is_file():
         return httpx.Response(200, content=Path(place).read_bytes())
-    raise gr.Error(_REFUSAL, print_exception=False)
+    raise gr.Error(REFUSAL, print_exception=False)
 
 
 async def _stream(*_: Any) -> PlainTextResponse:
-    return PlainTextResponse(_REFUSAL, status_code=403)
+    return PlainTextResponse(REFUSAL, status_code=403)

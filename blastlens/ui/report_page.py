@@ -13,45 +13,31 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..classifier import DISCLAIMER
-from ..evaluation import REPLICATES, Comparison, Evaluation, NoiseLevel, Score
+from ..evaluation import REPLICATES, Evaluation, NoiseLevel, Score, ScorePair
 from ..labelled import Reading, accepted
 from ..model_folder import ModelFolder
+from ..verdict import caveats, verdict
+from ..wording import count, percent
 from . import charts
 from .charts import Series
-from .words import WEIGHTED_F1, task_of, term
+from .words import MEANINGS, task_of, term
 
 HERE = Path(__file__).parent
 # A list longer than this helps nobody; the rest is counted.
 MAX_REFUSED = 200
 
-# Score -> its name on the page, and what it means. Those in _DECIMAL are shown as 0.85, the others as 85 %.
+# Score -> its name on the page, explained in words.MEANINGS. Those in _DECIMAL are shown as 0.85, the others as 85 %.
 WORDS = {
-    "balanced_accuracy": (
-        "balanced accuracy",
-        "The share of right answers of each class, averaged over the classes, so that it does not matter how many "
-        "images of each you gave. Always giving the same answer scores 50 % with two classes, 25 % with four.",
-    ),
-    "accuracy": ("accuracy", "The share of all images that were answered right."),
-    "weighted_f1": ("weighted F1", WEIGHTED_F1),
-    "sensitivity": ("sensitivity", "Of the leukemic images, the share that was called leukemic."),
-    "specificity": ("specificity", "Of the healthy images, the share that was called healthy."),
-    "auroc": (
-        "AUROC",
-        "How well the probabilities put images in order: the chance that of two images of different classes the right "
-        "one gets the higher score. 0.5 is a coin, 1 is perfect.",
-    ),
-    "ece": (
-        "calibration error (ECE)",
-        "How far, on average, its confidence is from how often it is right; 0 is perfect. With few images it comes out "
-        "larger by chance alone, so it is not compared.",
-    ),
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "auroc": "AUROC",
+    "ece": "calibration error",
 }
 _DECIMAL = ("weighted_f1", "auroc", "ece")
 _RECALL = "Of the images of this class, the share that was answered right."
-_INTERVAL = (
-    "Where the figure would likely fall for other people from the same source. The fewer people were measured, the "
-    "wider it is."
-)
 _NONE = "\N{EN DASH}"
 
 _TEMPLATES = Environment(
@@ -74,8 +60,10 @@ def body(evaluation: Evaluation, folder: ModelFolder) -> str:
     titles, rows = _noise_table(evaluation)
     return _TEMPLATES.get_template("report_body.html").render(
         e=evaluation,
+        verdict=verdict(evaluation),
+        caveats=caveats(evaluation),
         figures=_figures(evaluation),
-        scores=[_row(one) for one in evaluation.comparisons],
+        scores=[_row(one) for one in evaluation.scores],
         published_text=_published_text(evaluation, folder),
         confusion=Markup(charts.confusion_table(evaluation.confusion, evaluation.label_names)),
         reliability=Markup(charts.reliability_diagram(evaluation.bins, description=_reliability_text(evaluation))),
@@ -83,6 +71,7 @@ def body(evaluation: Evaluation, folder: ModelFolder) -> str:
         noise_titles=titles,
         noise_rows=rows,
         gate_text=_gate_text(evaluation),
+        remarks=[(text, count(images, "image")) for text, images in evaluation.remarks],
         left_out_text=_left_out_text(evaluation),
         refused=evaluation.refused[:MAX_REFUSED],
         refused_more=max(0, len(evaluation.refused) - MAX_REFUSED),
@@ -103,8 +92,8 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
         when: it was made.
     """
     task = task_of(folder)
-    used = {one.name for one in evaluation.comparisons}
-    words = [(name, meaning) for key, (name, meaning) in WORDS.items() if key in used]
+    used = {one.name for one in evaluation.scores}
+    words = [(name, MEANINGS[name]) for key, name in WORDS.items() if key in used]
     origin = [
         ("Images", given),
         ("Model", folder.model_id + (f" at revision {folder.revision}" if folder.revision else "")),
@@ -118,7 +107,7 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
         origin=origin,
         disclaimer=DISCLAIMER,
         body=Markup(body(evaluation, folder)),
-        words=[*words, ("95 % interval", _INTERVAL)],
+        words=[*words, ("95 % interval", MEANINGS["95 % interval"])],
         credit=f"The model learned from {task.credit}." if task.credit else "",
     )
 
@@ -139,11 +128,11 @@ def how_to_prepare(label_names: Sequence[str]) -> str:
     )
 
 
-def _row(one: Comparison) -> dict[str, Any]:
-    name, meaning = WORDS.get(one.name) or (one.name.replace("recall of ", "share found of "), _RECALL)
+def _row(one: ScorePair) -> dict[str, Any]:
+    name = WORDS.get(one.name) or one.name.replace("recall of ", "share found of ")
     decimal = one.name in _DECIMAL
     return {
-        "term": Markup(term(name, meaning)),
+        "term": Markup(term(name, MEANINGS.get(name, _RECALL))),
         "here": _shown(one.here, decimal),
         "published": _shown(one.published, decimal),
         "difference": _shown(one.difference, decimal, signed=True),
@@ -171,13 +160,13 @@ def _number(value: float, decimal: bool, signed: bool = False, unit: bool = True
 
 def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
     figures = [(f"{evaluation.images:,}", "image" if evaluation.images == 1 else "images")]
-    figures += [(f"{count:,}", label) for label, count in evaluation.counts.items()]
-    people = "person" if evaluation.people == 1 else "people"
-    figures.append((f"{evaluation.people:,}", people) if evaluation.people else ("?", "people, unknown"))
+    figures += [(f"{number:,}", label) for label, number in evaluation.counts.items()]
+    people = "person" if evaluation.subjects == 1 else "people"
+    figures.append((f"{evaluation.subjects:,}", people) if evaluation.subjects else ("?", "people, unknown"))
     if evaluation.left_out:
         figures.append((f"{evaluation.left_out:,}", "left out"))
     if evaluation.gate:
-        figures.append((f"{100 * evaluation.gate.unlike / evaluation.images:.0f} %", "look unfamiliar to it"))
+        figures.append((percent(evaluation.gate.unlike / evaluation.images), "look unfamiliar to it"))
     return figures
 
 
@@ -185,9 +174,9 @@ def _published_text(evaluation: Evaluation, folder: ModelFolder) -> str:
     there = evaluation.published
     if there is None:
         return ""
-    size = f"{there.images:,} images" if there.images else "images"
+    size = count(there.images, "image") if there.images else "images"
     if there.groups:
-        size += f" in {there.groups:,} groups of people or slides"
+        size += f" in {count(there.groups, 'group')} of people or slides"
     if there.by_group:
         return f"Published: protocol {there.protocol}, on {size}; {task_of(folder).unseen}."
     return f"Published: protocol {there.protocol}, image-level, on {size}."
@@ -197,7 +186,7 @@ def _reliability_text(evaluation: Evaluation) -> str:
     sure = sum(one.confidence * one.count for one in evaluation.bins) / evaluation.images
     right = sum(one.accuracy * one.count for one in evaluation.bins) / evaluation.images
     return (
-        f"On average it was {100 * sure:.0f} % sure and {100 * right:.0f} % right. Bars on the dashed line would mean "
+        f"On average it was {percent(sure)} sure and {percent(right)} right. Bars on the dashed line would mean "
         "that its confidence can be taken at its word; bars below it, that it is too sure of itself."
     )
 
@@ -265,14 +254,14 @@ def _gate_text(evaluation: Evaluation) -> str:
     if not gate.unlike:
         return "The input check finds nothing unusual: all images look like the kind this model learned from."
     text = (
-        f"The input check finds {gate.unlike:,} of {evaluation.images:,} images unlike those this model learned from "
-        f"({gate.unlike_right:,} of them answered right"
+        f"The input check finds {gate.unlike:,} of {count(evaluation.images, 'image')} unlike those this model learned "
+        f"from ({gate.unlike_right:,} of them answered right"
     )
     return text + (f"; of the others {gate.fitting_right:,} of {gate.fitting:,})." if gate.fitting else ").")
 
 
 def _left_out_text(evaluation: Evaluation) -> str:
-    images = "1 image is" if evaluation.left_out == 1 else f"{evaluation.left_out:,} images are"
+    images = count(evaluation.left_out, "image is", "images are")
     return f"{images} not counted. A folder that is no class stands here once; so does any file that is no image."
 
 
@@ -281,11 +270,10 @@ def _reading_text(one: Reading) -> str:
 
 
 def _people_text(evaluation: Evaluation) -> str:
-    if not evaluation.people:
+    if not evaluation.subjects:
         return "Nothing says whose the images are; each counts as a person of its own."
     text = f"People were told apart by {evaluation.labelled.subjects_by}; one name is one person, wherever it stands."
-    if evaluation.strangers == 1:
-        text += " 1 image without a person counts by itself."
-    elif evaluation.strangers:
-        text += f" {evaluation.strangers:,} images without a person count by themselves."
+    if evaluation.unnamed:
+        alone = "counts by itself" if evaluation.unnamed == 1 else "count by themselves"
+        text += f" {count(evaluation.unnamed, 'image')} without a person {alone}."
     return text

@@ -1,10 +1,15 @@
 """The exact lines by which people's own code asks a model, filled in. Pure: text in, text out; tests run every one."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from textwrap import wrap
 
 from ..model_folder import ModelFolder, bundled_root
+
+_WIDTH = 54  # letters in half of the page, less what follows a line that goes on
 
 
 @dataclass(frozen=True)
@@ -15,17 +20,19 @@ class Snippet:
         title: heading.
         sentence: what it is for, and what it needs.
         language: as Gradio's code box calls it: "python", "shell" or "json".
-        code: ready to be copied; everything it prints last is the answer.
+        code: ready to be copied, in lines that fit half of the page; everything it prints last is the answer.
+        needs: the packages that it imports, as pip calls them.
     """
 
     title: str
     sentence: str
     language: str
     code: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where other people's code finds a model.
 
     Attributes:
@@ -41,7 +48,7 @@ class Source:
     framed: bool = False
 
     @classmethod
-    def of(cls, folder: ModelFolder) -> "Source":
+    def of(cls, folder: ModelFolder) -> "Origin":
         """A bundled model is found under `models/`, one from the Hub under its name there, others where they lie."""
         if folder.path == bundled_root() / folder.model_id:
             name = f"models/{folder.model_id}"
@@ -50,10 +57,10 @@ class Source:
         return cls(name, folder.revision, "auto_map" in folder.config, folder.view.frame is not None)
 
 
-def in_python(source: Source, image: str) -> tuple[Snippet, ...]:
+def in_python(origin: Origin, image: str) -> tuple[Snippet, ...]:
     """The ways that run a model on one's own computer."""
-    timm = () if source.custom_code else (_timm(source, image),)
-    return (_pipeline(source, image), *timm, _classifier(source, image))
+    timm = () if origin.custom_code else (_timm(origin, image),)
+    return (_pipeline(origin, image), _classifier(origin, image), *timm)
 
 
 def over_the_network(address: str, model: str, image: str, tool: str = "classify") -> tuple[Snippet, ...]:
@@ -67,17 +74,43 @@ def over_the_network(address: str, model: str, image: str, tool: str = "classify
     """
     return (
         _gradio_client(address, model, image),
+        _many_images(address, model, image),
         _curl(address, model, image),
         _mcp_configuration(address),
         _mcp(address, model, image, tool),
     )
 
 
-def _pipeline(source: Source, image: str) -> Snippet:
-    revision = f",\n    revision={_quoted(source.revision)}" if source.revision else ""
-    trust = ",\n    trust_remote_code=True" if source.custom_code else ""
+def installing(snippets: Sequence[Snippet]) -> Snippet:
+    """One way to get whatever the snippets import, in the versions that this page runs on."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for snippet in snippets:
+        if snippet.needs:
+            titles.setdefault(snippet.needs, []).append(snippet.title)
+    commands = []
+    for packages, ways in titles.items():
+        command = wrap(f"pip install {' '.join(map(_pinned, packages))}", _WIDTH, break_on_hyphens=False)
+        commands.append(f"# {', '.join(ways)}\n" + " \\\n  ".join(command) + "\n")
+    return Snippet(
+        "First, once",
+        "The packages, in the versions that this page runs on; each way names its own.",
+        "shell",
+        "\n".join(commands),
+    )
+
+
+def _pinned(package: str) -> str:
+    try:
+        return f"{package}=={metadata.version(package).partition('+')[0]}"
+    except metadata.PackageNotFoundError:  # a page that only serves has no PyTorch
+        return package
+
+
+def _pipeline(origin: Origin, image: str) -> Snippet:
+    revision = f",\n    revision={_quoted(origin.revision)}" if origin.revision else ""
+    trust = ",\n    trust_remote_code=True" if origin.custom_code else ""
     sentence = "The usual way with transformers; it prints every label with its probability."
-    if source.custom_code:
+    if origin.custom_code:
         sentence += " This network comes with Python code of its own, which you allow to run."
     return Snippet(
         "transformers",
@@ -87,26 +120,34 @@ def _pipeline(source: Source, image: str) -> Snippet:
 
 classify = pipeline(
     "image-classification",
-    model={_quoted(source.name)}{revision}{trust},
+    model={_quoted(origin.name)}{revision}{trust},
 )
 print(classify({_quoted(image)}, top_k=None))
 """,
+        ("transformers", "torch", "torchvision", "timm", "pillow"),
     )
 
 
-def _timm(source: Source, image: str) -> Snippet:
-    name = f"hf_hub:{source.name}@{source.revision}" if source.revision else f"local-dir:{source.name}"
-    if source.framed:
-        revision = f", revision={_quoted(source.revision)}" if source.revision else ""
+def _timm(origin: Origin, image: str) -> Snippet:
+    names = f"model = {_quoted(origin.name)}\n"
+    place, which = '"local-dir:" + model', "model"
+    if origin.revision:
+        names += f"revision = {_quoted(origin.revision)}\n"
+        place, which = '"hf_hub:" + model + "@" + revision', "\n    model, revision=revision\n"
+    needs = ["timm", "torch", "torchvision", "pillow"]
+    if origin.framed:
+        needs.append("transformers")
         imports = "from transformers import AutoImageProcessor\n"
-        prepare = f"""# A published 450 px frame and a prepared 224 px cell become the same pixels.
-frame = AutoImageProcessor.from_pretrained({_quoted(source.name)}{revision})
+        prepare = f"""# Published frames of 450 px and prepared cells of 224 px
+# become the same pixels.
+frame = AutoImageProcessor.from_pretrained({which})
 pixels = frame(image, return_tensors="pt").pixel_values
 """
     else:
         imports = ""
         prepare = """settings = timm.data.resolve_model_data_config(network)
-pixels = timm.data.create_transform(**settings, is_training=False)(image)[None]
+see = timm.data.create_transform(**settings)
+pixels = see(image)[None]
 """
     return Snippet(
         "timm",
@@ -116,26 +157,36 @@ pixels = timm.data.create_transform(**settings, is_training=False)(image)[None]
 import torch
 from PIL import Image
 {imports}
-network = timm.create_model({_quoted(name)}, pretrained=True).eval()
+{names}network = timm.create_model(
+    {place},
+    pretrained=True,
+).eval()
 image = Image.open({_quoted(image)}).convert("RGB")
 {prepare}with torch.inference_mode():
-    probabilities = network(pixels).softmax(dim=1)[0].tolist()
-print(dict(zip(network.pretrained_cfg["label_names"], probabilities)))
+    shares = network(pixels).softmax(dim=1)[0].tolist()
+labels = network.pretrained_cfg["label_names"]
+print(dict(zip(labels, shares)))
 """,
+        tuple(needs),
     )
 
 
-def _classifier(source: Source, image: str) -> Snippet:
-    revision = f", revision={_quoted(source.revision)}" if source.revision else ""
+def _classifier(origin: Origin, image: str) -> Snippet:
+    revision = f"\n    revision={_quoted(origin.revision)}," if origin.revision else ""
     return Snippet(
         "blastlens",
-        "This project's own way, without PyTorch: warnings, noise curves and activation maps included.",
+        "This project's own way, in a copy of it and without PyTorch: warnings, noise curves and activation maps "
+        "included.",
         "python",
         f"""from blastlens import Classifier
 
-classifier = Classifier.from_pretrained({_quoted(source.name)}{revision})
-print(classifier.predict({_quoted(image)}, sigma=0).to_dict())
+classifier = Classifier.from_pretrained(
+    {_quoted(origin.name)},{revision}
+)
+answer = classifier.predict({_quoted(image)}, sigma=0)
+print(answer.to_dict())
 """,
+        ("numpy", "pillow", "onnxruntime", "huggingface-hub"),
     )
 
 
@@ -156,20 +207,48 @@ answer = client.predict(
 )
 print(answer)
 """,
+        ("gradio_client",),
+    )
+
+
+def _many_images(address: str, model: str, image: str) -> Snippet:
+    return Snippet(
+        "gradio_client: many images",
+        "Images, or zips of images, summed up by patient.",
+        "python",
+        f"""from gradio_client import Client, handle_file
+
+files = [{_quoted(image)}]
+client = Client({_quoted(address)}, verbose=False)
+answer = client.predict(
+    files=[handle_file(file) for file in files],
+    model={_quoted(model)},
+    sigma=0,
+    seed=0,
+    api_name="/score_images",
+)
+print(answer)
+""",
+        ("gradio_client",),
     )
 
 
 def _curl(address: str, model: str, image: str) -> Snippet:
-    question = '{"image": {"path": "\'"$file"\'", "meta": {"_type": "gradio.FileData"}}, '
-    question += f'"model": {_quoted(model)}, "sigma": 0, "seed": 0}}'
     return Snippet(
         "curl",
         "From a shell: hand the image over, ask, then fetch the answer, which is the last line.",
         "shell",
         f"""page={address}/gradio_api
-file=$(curl -sS -F {_in_shell(f"files=@{image}")} $page/upload | cut -d '"' -f 2)
-event=$(curl -sS $page/call/v2/classify -H 'Content-Type: application/json' \\
-  -d '{question}' | cut -d '"' -f 4)
+file=$(curl -sS -F {_in_shell(f"files=@{image}")} \\
+  $page/upload | cut -d '"' -f 2)
+event=$(curl -sS $page/call/v2/classify \\
+  -H 'Content-Type: application/json' -d '{{
+    "image": {{"path": "'"$file"'",
+      "meta": {{"_type": "gradio.FileData"}}}},
+    "model": {_quoted(model)},
+    "sigma": 0,
+    "seed": 0
+  }}' | cut -d '"' -f 4)
 curl -sSN $page/call/v2/classify/$event
 """,
     )
@@ -195,11 +274,15 @@ import base64
 from pathlib import Path
 
 from mcp import ClientSession
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.streamable_http import (
+    streamable_http_client,
+)
 
-image = base64.b64encode(Path({_quoted(image)}).read_bytes()).decode()
+server = {_quoted(f"{address}/gradio_api/mcp/")}
+image = Path({_quoted(image)}).read_bytes()
 question = {{
-    "image": "data:application/octet-stream;base64," + image,
+    "image": "data:application/octet-stream;base64,"
+    + base64.b64encode(image).decode(),
     "model": {_quoted(model)},
     "sigma": 0,
     "seed": 0,
@@ -207,15 +290,20 @@ question = {{
 
 
 async def ask():
-    async with streamable_http_client({_quoted(f"{address}/gradio_api/mcp/")}) as (read, write, _):
-        async with ClientSession(read, write) as session:
-            await session.initialize()
-            return await session.call_tool({_quoted(tool)}, question)
+    async with (
+        streamable_http_client(server) as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        return await session.call_tool(
+            {_quoted(tool)}, question
+        )
 
 
 answer = asyncio.run(ask())
 print(answer.content[0].text)
 """,
+        ("mcp",),
     )
 
 

@@ -4,6 +4,7 @@ Every button in a table carries the view it leads to; `RESORT` hands that back a
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -15,7 +16,8 @@ from ..sources import natural
 ROWS_A_PAGE = 25
 T = TypeVar("T")
 
-# A button that was pressed keeps the keyboard's focus when the table comes back sorted.
+# A button that was pressed keeps the keyboard's focus when the table comes back; at the last page, where "Next" can
+# have none, it goes to the button beside it.
 RESORT = """let pressed = "";
 element.addEventListener("click", event => {
   const button = event.target.closest("button[data-value]");
@@ -24,7 +26,8 @@ element.addEventListener("click", event => {
   trigger("select", {value: button.dataset.value});
 });
 watch("value", () => {
-  if (pressed) element.querySelector(`button[data-key="${pressed}"]`)?.focus();
+  const button = pressed && element.querySelector(`button[data-key="${pressed}"]`);
+  if (button) (button.disabled ? button.parentElement.querySelector("button:enabled") : button)?.focus();
   pressed = "";
 })"""
 
@@ -49,7 +52,7 @@ class Column(Generic[T]):
 
 
 @dataclass(frozen=True)
-class View:
+class TableView:
     """Which part of a table is shown: sorted by the column `key` ("" leaves the order), and which page, from 0."""
 
     key: str = ""
@@ -60,16 +63,13 @@ class View:
         return f"{self.key}/{'down' if self.descending else 'up'}/{self.page}"
 
     @classmethod
-    def parse(cls, text: object) -> "View":
+    def parse(cls, text: object) -> "TableView":
         """The view a button stands for; anything that is no view is the first one."""
-        key, slash, rest = str(text).partition("/")
-        direction, _, page = rest.partition("/")
-        if not slash or direction not in ("up", "down") or not (page.isascii() and page.isdecimal()):
-            return cls()
-        return cls(key, direction == "down", int(page))
+        found = re.fullmatch(r"([^/]*)/(up|down)/([0-9]{1,9})", str(text))
+        return cls(found[1], found[2] == "down", int(found[3])) if found else cls()
 
 
-def table(rows: Sequence[T], columns: Sequence[Column[T]], view: View, caption: str) -> str:
+def table(rows: Sequence[T], columns: Sequence[Column[T]], view: TableView, caption: str) -> str:
     """HTML of one page of a table; a view that leads beyond it shows the nearest there is."""
     pages = max(1, math.ceil(len(rows) / ROWS_A_PAGE))
     view = replace(view, page=min(view.page, pages - 1))
@@ -84,7 +84,7 @@ def table(rows: Sequence[T], columns: Sequence[Column[T]], view: View, caption: 
     )
 
 
-def arranged(rows: Sequence[T], columns: Sequence[Column[T]], view: View) -> list[T]:
+def arranged(rows: Sequence[T], columns: Sequence[Column[T]], view: TableView) -> list[T]:
     """The rows in the order of a view; equal ones keep theirs, and those without a value come last both ways."""
     column = next((column for column in columns if column.key == view.key), None)
     if column is None:
@@ -100,9 +100,9 @@ def arranged(rows: Sequence[T], columns: Sequence[Column[T]], view: View) -> lis
     return [row for _, row in there] + absent
 
 
-def _header(column: Column[T], view: View) -> str:
+def _header(column: Column[T], view: TableView) -> str:
     current = column.key == view.key
-    following = View(column.key, descending=not view.descending if current else column.number)
+    following = TableView(column.key, descending=not view.descending if current else column.number)
     direction = "descending" if view.descending else "ascending"
     arrow = ("▼" if view.descending else "▲") if current else "↕"
     return (
@@ -120,7 +120,7 @@ def _number(column: Column[T]) -> str:
     return ' class="number"' if column.number else ""
 
 
-def _turner(count: int, pages: int, view: View) -> str:
+def _turner(count: int, pages: int, view: TableView) -> str:
     if pages == 1:
         return ""
     start = view.page * ROWS_A_PAGE

@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..spreadsheet import to_csv
+from .offline import REFUSAL
 from .shelf import path_of
 
 Upload = dict[str, Any] | str
@@ -51,10 +52,7 @@ def _path(place: Any, keeper: gr.components.Component) -> str:
     elif "/gradio_api/file=" in place:
         place = unquote(place.partition("/gradio_api/file=")[2])
     elif place.startswith(("http://", "https://")):
-        try:
-            place = str(keeper.move_resource_to_block_cache(place))
-        except Exception as error:
-            raise BlastlensError(f"{place} cannot be fetched; upload the file instead.") from error
+        raise BlastlensError(REFUSAL)
     if not Path(path_of(place)).is_file():
         raise BlastlensError(f"{place!r} was not uploaded here; upload it first.")  # as if it were elsewhere
     return place

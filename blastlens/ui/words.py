@@ -48,6 +48,71 @@ TASKS = {
     ),
 }
 
+# What the page's words mean: on hover wherever they stand, and in one go under "About".
+MEANINGS = {
+    "ALL": "Acute lymphoblastic leukemia; as a label of a cell, a leukemic blast.",
+    "HEM": "The data set's name for a healthy precursor of the same cell line.",
+    "Benign, Early, Pre, Pro": "The labels of the smear fields: no leukemia, and three stages of B-cell leukemia.",
+    "probability": (
+        "Calibrated: of answers given at 90 %, about nine in ten were right on held-out images like the training "
+        "images. On other stains, microscopes or kinds of image that promise does not hold."
+    ),
+    "accuracy": "The share of all images that were answered right.",
+    "balanced accuracy": (
+        "The share of right answers of each class, averaged over the classes, so that it does not matter how many "
+        "images there are of each. Always giving the same answer scores 50 % with two classes, 25 % with four."
+    ),
+    "weighted F1": (
+        "One number from 0 to 1 for how often a model finds each kind of cell without raising false alarms, averaged "
+        "over the kinds by their numbers of images. 1 is perfect; always giving the same answer scores 0.33 where two "
+        "kinds are equally frequent."
+    ),
+    "sensitivity": "Of the leukemic images, the share that was called leukemic.",
+    "specificity": "Of the healthy images, the share that was called healthy.",
+    "AUROC": (
+        "How well the probabilities put images in order: the chance that of two images of different classes the right "
+        "one gets the higher score. 0.5 is a coin, 1 is perfect."
+    ),
+    "calibration error": (
+        "How far, on average, the stated probability is from how often it was right; 0 is perfect. With few images it "
+        "comes out larger by chance alone."
+    ),
+    "95 % interval": (
+        "Where the figure would likely fall for other people from the same source. The fewer people were measured, the "
+        "wider it is."
+    ),
+    "image-level": (
+        "The images were divided at random, so images of the same people are on both sides, in training and in the "
+        "test. It flatters every system and says nothing about new people."
+    ),
+    "group-disjoint": (
+        "Nobody's images are on both sides: the system is tested on people that it never saw. For smear fields, groups "
+        "of slides that look alike stand in for people. This is the figure that means something."
+    ),
+    "group-kfold:3": (
+        "Measured three times, each time on a third of the groups, none of which was among those that the model "
+        "learned from."
+    ),
+    "leak": "Image-level minus group-disjoint accuracy: what a split by image promises too much.",
+    "sigma": (
+        "How strong the noise is: how far a pixel's brightness typically strays, on its scale from 0 to 255. Around 10 "
+        "it is barely visible; at 100 little of the cell is left."
+    ),
+    "activation map": (
+        "Where in the image the network found support for its answer. It shows what moved the model, not disease, and "
+        "is no evidence."
+    ),
+    "ImageNet weights": (
+        "What a network has learned from a million everyday photographs. Starting from there takes fewer images of "
+        "cells than starting from random numbers."
+    ),
+    "parameters": "The numbers that a network learns, in millions; the more there are, the larger its file.",
+    "MobileNetV1": "A small network made for phones in 2017, here the yardstick for time: 2 means twice as long.",
+    "fp32": "The usual precision of a network: 32 bits per number.",
+    "int8": "8 bits per number: a smaller and quicker file of the same network, and a little less exact.",
+    "MCP": "Model Context Protocol: how AI assistants call programs. This page is such a program.",
+}
+
 
 def task_of(folder: ModelFolder) -> Task:
     """The task of a model folder; one with other labels gets a task that says no more than the labels."""
@@ -103,21 +168,20 @@ def _how_good(folder: ModelFolder, task: Task) -> str:
     evidence = (
         f"on {escape(task.unseen)}"
         if protocol.startswith("group")
-        else f"{term('image-level', IMAGE_LEVEL)}: flattered by a split by image"
+        else f"{term('image-level')}: flattered by a split by image"
     )
-    return f"<strong>{term('weighted F1', WEIGHTED_F1)} {score['value']:.2f}</strong>{interval} {evidence}"
+    return f"<strong>{term('weighted F1')} {score['value']:.2f}</strong>{interval} {evidence}"
 
 
-WEIGHTED_F1 = (
-    "One number from 0 to 1 for how often a model finds each kind of cell without raising false alarms, averaged over "
-    "the kinds. Always giving the same answer scores below 0.6; 1 is perfect."
-)
-IMAGE_LEVEL = (
-    "Cells of the same person were among both the training and the test images, so the figure says little about new "
-    "people."
-)
+def term(word: str, meaning: str = "") -> str:
+    """HTML: a word whose explanation opens on hover, on keyboard focus and on a tap.
 
-
-def term(word: str, meaning: str) -> str:
-    """HTML: a word with its explanation on hover and on keyboard focus."""
-    return f'<abbr class="term" tabindex="0" title="{escape(meaning)}">{escape(word)}</abbr>'
+    Args:
+        word: as it is shown.
+        meaning: left out for the words of MEANINGS.
+    """
+    meaning = escape(meaning or MEANINGS[word])
+    return (
+        f'<span class="term" tabindex="0" role="note" aria-label="{escape(word)}: {meaning}" '
+        f'data-meaning="{meaning}">{escape(word)}</span>'
+    )

@@ -15,7 +15,9 @@ from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
 from ..evaluation import Evaluation, Measured, evaluate, measure
 from ..labelled import MAX_LABELLED, LabelledImages, match_labels
-from ..sources import list_sources
+from ..sources import is_zip, list_sources
+from ..verdict import caveats, verdict
+from ..wording import count, duration
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file
 from .report_page import body, how_to_prepare, standalone
 from .shelf import Shelf, path_of, provenance, refusals
@@ -44,14 +46,8 @@ class YourSlides:
 
     def look(self, archive: Upload, model: str) -> tuple[str, str, str, Any, Any]:
         """What was found in the zip, no progress and no findings yet, and the buttons to start and to stop."""
-        found, ready = "", False
-        if archive:
-            try:
-                classifier = self.shelf.classifier(model)
-                found, ready = _found(self._labelled(archive, classifier), classifier), True
-            except BlastlensError as error:
-                found = f'<div class="found">{_alert(error)}</div>'
-        return found, "", _NOTHING_YET, gr.Button(interactive=ready), gr.Button(interactive=False)
+        found, ready = self._told(archive, model)
+        return found, "", _NOTHING_YET, *_buttons(ready, running=False)
 
     def prepare(self, model: str) -> str:
         """How to prepare images for a model."""
@@ -59,7 +55,7 @@ class YourSlides:
 
     def run(self, archive: Upload, model: str) -> Iterator[tuple[str, str, Any, Any]]:
         """Test: how far it is, findings, and the buttons to start and to stop."""
-        busy, idle = _buttons(running=True), _buttons(running=False)
+        busy, idle = _buttons(ready=False, running=True), _buttons(ready=True, running=False)
         try:
             classifier = self.shelf.classifier(model)
             labelled = self._labelled(archive, classifier)
@@ -75,27 +71,44 @@ class YourSlides:
             evaluation = evaluate(classifier, labelled, outcomes)
             yield _DONE, _findings(evaluation, classifier, Path(path_of(archive)).name), *idle
         except BlastlensError as error:
-            yield f'<div class="found">{_alert(error)}</div>', _NOTHING_YET, *idle
+            yield _alert(error), _NOTHING_YET, *idle
 
-    def stopped(self) -> tuple[str, str, Any, Any]:
-        """After the cancel button."""
+    def stopped(self, archive: Upload, model: str) -> tuple[str, str, Any, Any]:
+        """After a test that came to no end."""
         said = '<p class="found" role="status">Stopped; nothing was kept.</p>'
-        return said, _NOTHING_YET, *_buttons(running=False)
+        _, ready = self._told(archive, model)
+        return said, _NOTHING_YET, *_buttons(ready, running=False)
 
     def answer(self, archive: Upload, model: str) -> dict[str, Any]:
         """The findings as JSON values."""
         classifier = self.shelf.classifier(model)
         labelled = self._labelled(archive, classifier)
         evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images)))
-        remarks = [f"{text} ({count} images)" for text, count in evaluation.remarks]
-        return evaluation.to_dict() | provenance(classifier, warnings=[*evaluation.caveats, *remarks])
+        found, limits = verdict(evaluation), list(caveats(evaluation))
+        remarks = [f"{text} ({count(images, 'image')})" for text, images in evaluation.remarks]
+        return {
+            "verdict": {"tone": found.tone, "headline": found.headline, "details": list(found.details)},
+            "caveats": limits,
+            **evaluation.to_dict(),
+            **provenance(classifier, warnings=[*limits, *remarks]),
+        }
+
+    def _told(self, archive: Upload, model: str) -> tuple[str, bool]:
+        """HTML: what is in the zip, and whether it can be tested."""
+        if not archive:
+            return "", False
+        try:
+            classifier = self.shelf.classifier(model)
+            return _found(self._labelled(archive, classifier), classifier), True
+        except BlastlensError as error:
+            return _alert(error), False
 
     def _labelled(self, archive: Upload, classifier: Classifier) -> LabelledImages:
         if not archive:
             raise BlastlensError("There is no zip yet; give one with a folder of images for each class.")
-        path = uploaded(archive, self.keeper)[0]
-        if Path(path).suffix.lower() != ".zip":
-            raise BlastlensError(f"{Path(path).name} is not a zip; zip one folder of images for each class.")
+        path = Path(uploaded(archive, self.keeper)[0])
+        if not is_zip(path):
+            raise BlastlensError(f"{path.name} is not a zip; zip one folder of images for each class.")
         return match_labels(list_sources([path]), classifier.label_names)
 
 
@@ -132,11 +145,14 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     settings, shown = [archive, model], [progress, findings, start, stop]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
     running = start.click(tab.run, settings, shown, **quiet, **ONE_AT_A_TIME)
+    # Gradio stops a test only after the event that asks for it has been answered, and the test may write on the page
+    # until then: that it was stopped is said when it has ended.
+    running.failure(tab.stopped, settings, shown, queue=False, **quiet)
+    stop.click(None, cancels=running, api_visibility="private")
     # Whatever changes what would be tested also ends the test of what was there before. The page sets the model while
     # it loads, which is no such change.
     gr.on([archive.change, model.input], tab.look, settings, [found, *shown], cancels=running, **quiet)
     model.change(tab.prepare, model, prepare, **quiet)
-    stop.click(tab.stopped, None, shown, cancels=running, **quiet)
     _endpoint(tab)
 
 
@@ -160,8 +176,9 @@ def _endpoint(tab: YourSlides) -> None:
     endpoint(test_on_labelled_images, ONE_AT_A_TIME, archive=example_file("my-slides.zip"), model=first)
 
 
-def _buttons(running: bool) -> tuple[Any, Any]:
-    return gr.Button(interactive=not running), gr.Button(interactive=running)
+def _buttons(ready: bool, running: bool) -> tuple[Any, Any]:
+    """The buttons to start and to stop."""
+    return gr.Button(interactive=ready), gr.Button(interactive=running)
 
 
 _DONE = '<p class="found" role="status">Done: <a href="#findings">see the findings</a>.</p>'
@@ -169,14 +186,14 @@ _NOTHING_YET = '<div class="nothing">Here: how it does on your images, beside it
 
 
 def _alert(error: BlastlensError) -> str:
-    return f'<p class="error" role="alert">{escape(str(error))}</p>'
+    return f'<div class="notes"><p class="error" role="alert">{escape(str(error))}</p></div>'
 
 
 def _found(labelled: LabelledImages, classifier: Classifier) -> str:
     """HTML: how the names were read, before anything is tested."""
     people = len({image.subject for image in labelled.images} - {None})
-    whose = f"{people:,} {'person' if people == 1 else 'people'}" if people else "nothing says of whom"
-    images = "1 labelled image" if len(labelled.images) == 1 else f"{len(labelled.images):,} labelled images"
+    whose = count(people, "person", "people") if people else "nothing says of whom"
+    images = count(len(labelled.images), "labelled image")
     readings = "".join(
         f"<li><strong>{escape(one.name)}</strong>{' read as' if one.by_synonym else ':'} "
         f"{escape(label_text(classifier.folder, one.label))} ({one.images:,})</li>"
@@ -191,20 +208,16 @@ def _found(labelled: LabelledImages, classifier: Classifier) -> str:
 
 
 def _progress(done: int, of: int, seconds: float) -> str:
-    left = f", about {_duration(seconds / done * (of - done))} left" if done and seconds > 1 else ""
+    left = f", about {duration(seconds / done * (of - done))} left" if done and seconds > 1 else ""
     return (
-        f'<div class="running"><progress max="{of}" value="{done}" aria-label="Images tested"></progress>'
-        f"<p>{done:,} of {of:,} images{left}.</p></div>"
+        f'<div class="run"><progress max="{of}" value="{done}" aria-label="Images tested"></progress>'
+        f"<p>{done:,} of {count(of, 'image')}{left}.</p></div>"
     )
 
 
 def _working_out() -> str:
     bar = '<progress aria-label="Working out the intervals"></progress>'
-    return f'<div class="running">{bar}<p>Working out the intervals.</p></div>'
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} minutes"
+    return f'<div class="run">{bar}<p>Working out the intervals.</p></div>'
 
 
 def _findings(evaluation: Evaluation, classifier: Classifier, given: str) -> str:
