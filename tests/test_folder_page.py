@@ -135,3 +135,12 @@ def test_files_are_added_to_those_there_and_nothing_at_all_is_refused(visit, tmp
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Done: 6 images").wait_for()
     assert column(page, "Answers by patient", 1) == ["not named"]
+
+
+def test_a_visitor_without_files_can_try_drawn_ones(visit):
+    page = visit(FOLDER).page
+    page.get_by_role("button", name="Use drawn examples").click()
+    page.locator(".many-files .file-preview").wait_for()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Done: 24 images").wait_for()
+    page.get_by_role("cell", name="made-up 4", exact=True).first.wait_for()

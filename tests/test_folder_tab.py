@@ -438,3 +438,11 @@ def test_a_run_lets_go_of_the_images_when_it_ends_or_is_given_up(shelf, patient_
         else:
             assert len(list(steps)) == total - 1
         assert run.listing.sources == () and run.total == total > 1
+
+
+def test_drawn_images_of_made_up_people_are_there_to_try(shelf):
+    tab = FolderTab(shelf, gr.Radio())
+    for model, people in (("tiny-cell", 4), ("tiny-field", 8)):
+        run = Run.of(shelf.classifier(model), tab.drawn(model), 0)
+        assert {source.subject for source in run.listing.sources} == {f"made-up {n + 1}" for n in range(people)}
+        assert run.total == 6 * people and not run.failures

@@ -5,15 +5,21 @@ They are written into the temporary folder of this process; nothing else is copi
 
 import csv
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from .. import scratch
 from ..drawn import draw_cell, draw_field
 
 PER_LABEL = 3
+# Of the made-up people of a zip to try: how many there are for each label, and images of each.
+PEOPLE, IMAGES_OF_EACH = 2, 6
 # Folder of each data set under BLASTLENS_DATA, by the labels of the models it belongs to.
 DATASETS = {("ALL", "HEM"): "cnmc2019", ("Benign", "Early", "Pre", "Pro"): "aria2021"}
 
@@ -36,15 +42,37 @@ def examples_for(label_names: Sequence[str], data: Path | None) -> tuple[Example
     return (*drawn, *(_local(data / DATASETS[labels], labels) if data else ()))
 
 
+@cache
+def drawn_zip(label_names: tuple[str, ...]) -> Path | None:
+    """A zip of drawn images of made-up people, with a table of whose they are; None for labels nobody draws."""
+    if label_names not in DATASETS:
+        return None
+    path = _folder() / "drawn-examples.zip" if len(label_names) == 2 else _folder() / "drawn-fields.zip"
+    rows = ["file_name,subject"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, label in enumerate(label_names):
+            for image in range(PEOPLE * IMAGES_OF_EACH):
+                name, person = f"{label}-{image + 1}.png", number * PEOPLE + image // IMAGES_OF_EACH + 1
+                file = BytesIO()
+                _drawing(label, 100 + image).save(file, "PNG")
+                archive.writestr(name, file.getvalue())
+                rows.append(f"{name},made-up {person}")
+        archive.writestr("people.csv", "\n".join(rows))
+    return path
+
+
 def _drawn_per_label(labels: Sequence[str]) -> int:
     return PER_LABEL if len(labels) == 2 else 1
 
 
 def _draw(label: str, seed: int) -> Example:
     path = _folder() / f"drawn-{label}-{seed + 1}.png"
-    image = draw_cell(label, seed) if label in ("ALL", "HEM") else draw_field(label, seed)
-    image.save(path)
+    _drawing(label, seed).save(path)
     return Example(path, label, drawn=True)
+
+
+def _drawing(label: str, seed: int) -> Image.Image:
+    return draw_cell(label, seed) if label in ("ALL", "HEM") else draw_field(label, seed)
 
 
 def _local(root: Path, labels: tuple[str, ...]) -> Iterator[Example]:

@@ -13,6 +13,7 @@ from ..sources import MAX_IMAGES
 from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file
+from .examples import drawn_zip
 from .shelf import Shelf, refusals
 from .tables import RESORT, TableView
 from .uploads import Upload, uploaded, write_csv
@@ -37,6 +38,11 @@ class FolderTab:
 
     shelf: Shelf
     keeper: gr.components.Component
+
+    def drawn(self, model: str) -> list[str] | None:
+        """Something to try the tab with: drawn images of made-up people."""
+        path = drawn_zip(self.shelf.classifier(model).label_names)
+        return [str(path)] if path else None
 
     def wait(self) -> tuple[Any, ...]:
         """The page from the press of the button until the run's turn comes."""
@@ -115,6 +121,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
             with gr.Row(elem_classes="many-controls"):
                 more = gr.UploadButton("Add files", file_count="multiple", size="md", min_width=100)
                 folder = gr.UploadButton("Add a folder", file_count="directory", size="md", min_width=100)
+                drawn = gr.Button("Use drawn examples", size="md", min_width=100)
             sigma = gr.Number(
                 0,
                 label="Noise to add (sigma)",
@@ -138,6 +145,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
     for button in (more, folder):
         button.upload(_together, [files, button], files, queue=False, postprocess=False, **quiet)
+    drawn.click(tab.drawn, model, files, queue=False, **quiet)
     running = start.click(tab.wait, None, [run, *shown], queue=False, **quiet).then(
         tab.run, [files, model, sigma], [run, *shown], **ONE_AT_A_TIME, **quiet
     )
