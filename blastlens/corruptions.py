@@ -43,27 +43,27 @@ class Kind:
     Attributes:
         name: as in code, "jpeg"; title: as on a page, "JPEG compression".
         explanation: one sentence for people who are new to it.
-        unit: of the level, "" where it has none.
+        change: (pixels, level, seed) to pixels, uint8 (H, W, 3) both; not called at the neutral level.
         low, high, step: the range of levels, and a sensible step for a slider.
-        neutral: the level that changes nothing.
         levels: what a curve samples, ascending, neutral included.
+        neutral: the level that changes nothing.
+        unit: of the level, "" where it has none.
         marks: levels with a meaning of their own.
         seeded: whether it draws random numbers, so that another seed gives another result.
-        change: (pixels, level, seed) to pixels, uint8 (H, W, 3) both; not called at the neutral level.
     """
 
     name: str
     title: str
     explanation: str
-    unit: str
+    change: Callable[[np.ndarray, float, int], np.ndarray]
     low: float
     high: float
     step: float
-    neutral: float
     levels: tuple[float, ...]
-    marks: tuple[Mark, ...]
-    seeded: bool
-    change: Callable[[np.ndarray, float, int], np.ndarray]
+    neutral: float = 0
+    unit: str = ""
+    marks: tuple[Mark, ...] = ()
+    seeded: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,9 @@ KINDS = {
             "gaussian_noise",
             "Noise",
             "Grain, as from a camera with too little light.",
-            unit="",
             low=0,
             high=MAX_SIGMA,
             step=1,
-            neutral=0,
             levels=CURVE_SIGMAS,
             marks=_SIGMA_MARKS,
             seeded=True,
@@ -225,25 +223,21 @@ KINDS = {
             low=0,
             high=8,
             step=0.25,
-            neutral=0,
             levels=(0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
             # Gaussian blur of ImageNet-C's extra corruptions, its sigmas at 224 px.
             marks=tuple(
                 Mark(radius, f"ImageNet-C severity {s}", "ImageNet-C")
                 for s, radius in enumerate((1, 2, 3, 4, 6), start=1)
             ),
-            seeded=False,
             change=_blur,
         ),
         Kind(
             "jpeg",
             "JPEG compression",
             "Saved too small: blocks and smeared colour (100 minus the usual quality number).",
-            unit="",
             low=0,
             high=95,
             step=1,
-            neutral=0,
             levels=(0, 5, 10, 25, 40, 50, 60, 70, 75, 82, 85, 90, 93, 95),
             marks=(
                 Mark(25, "quality 75, the default of many programs", "usual"),
@@ -252,7 +246,6 @@ KINDS = {
                     for s, quality in enumerate((25, 18, 15, 10, 7), start=1)
                 ),
             ),
-            seeded=False,
             change=_jpeg,
         ),
         Kind(
@@ -263,10 +256,7 @@ KINDS = {
             low=-100,
             high=100,
             step=1,
-            neutral=0,
             levels=_PERCENT_LEVELS,
-            marks=(),
-            seeded=False,
             change=_brightness,
         ),
         Kind(
@@ -277,10 +267,7 @@ KINDS = {
             low=-100,
             high=100,
             step=1,
-            neutral=0,
             levels=_PERCENT_LEVELS,
-            marks=(),
-            seeded=False,
             change=_contrast,
         ),
         Kind(
@@ -291,10 +278,7 @@ KINDS = {
             low=-90,
             high=90,
             step=1,
-            neutral=0,
             levels=(-90, -60, -45, -30, -20, -10, 0, 10, 20, 30, 45, 60, 90),
-            marks=(),
-            seeded=False,
             change=_hue,
         ),
         Kind(
@@ -305,10 +289,7 @@ KINDS = {
             low=-100,
             high=100,
             step=1,
-            neutral=0,
             levels=_PERCENT_LEVELS,
-            marks=(),
-            seeded=False,
             change=_saturation,
         ),
         Kind(
@@ -321,8 +302,6 @@ KINDS = {
             step=0.5,
             neutral=1,
             levels=(1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16),
-            marks=(),
-            seeded=False,
             change=_downsample,
         ),
     )
