@@ -20,6 +20,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 scratch.claim()  # before any test imports Gradio, as app.py does
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test in the browser is a slow one: each opens a page or two, and there are many."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 def _folder(variable: str) -> Path:
     value = os.environ.get(variable)
     if value and Path(value).is_dir():

@@ -56,15 +56,21 @@ class Visit:
         ]
 
 
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, without a window; a missing one skips visibly, and fails where it is required."""
+def chromium_path() -> str:
+    """Where Debian's Chromium is; a missing one skips the test visibly, and fails it where it is required."""
     path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
     if not path:
         reason = "there is no chromium: tests in a browser cannot run"
         if os.environ.get("BLASTLENS_REQUIRE_BROWSER"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return path
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Chromium without a window."""
+    path = chromium_path()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_QUIET))
         yield browser

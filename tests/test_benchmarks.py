@@ -1,11 +1,15 @@
-"""Timing training loops: what is read from logs, how it is summed up, and one real run of our loop."""
+"""Timing: what is read from logs, how it is summed up, one real run of our loop, and one of the page."""
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from helpers_browser import chromium_path
 from PIL import Image
 
 from benchmarks import latency, our_loop, timm_loop, training
@@ -13,6 +17,7 @@ from benchmarks.timings import Timings, summarise, table
 from blastlens.drawn import drawn_dataset
 from train.recipe import Recipe
 
+ROOT = Path(__file__).resolve().parents[1]
 RECIPE = {
     "name": "tiny",
     "title": "small and quick",
@@ -167,3 +172,19 @@ def test_latency_is_measured_beside_its_reference():
     for times in record["systems"].values():
         assert times["onnx_fp32_ms"] > 0 and times["times_mobilenetv1"] > 0
     assert "CPU" in record["machine"]
+
+
+@pytest.mark.slow
+def test_the_page_is_measured_in_a_real_browser(tmp_path):
+    chromium_path()
+    command = [sys.executable, "-m", "benchmarks.page", "--starts=1", "--repeats=2", "--seconds=1"]
+    run = subprocess.run(
+        [*command, "--out", tmp_path / "page.json"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    record = json.loads((tmp_path / "page.json").read_text())
+    assert record["curve_levels"] == 14
+    assert 0 < record["bare_model_ms"] < record["release_to_answer_ms"]["low"]
+    assert record["preview_per_second"] > 0
+    for name in ("ready_s", "curve_s", "new_image_to_answer_ms", "new_image_to_curve_ms"):
+        assert record[name]["low"] > 0
+    assert "| at least 10 |" in run.stdout and "| at most 150 |" in run.stdout
