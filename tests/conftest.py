@@ -21,9 +21,9 @@ scratch.claim()  # before any test imports Gradio, as app.py does
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in the browser is a slow one: each opens a page or two, and there are many."""
+    """Tests that need one of these are slow ones: a browser, or networks that are trained before the first of them."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        if {"browser", "compared", "cross_validated"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
 
 

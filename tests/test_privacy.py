@@ -160,7 +160,11 @@ def wait_for(address, process):
 
 
 @pytest.mark.parametrize(
-    "importing", ["from blastlens import Classifier; Classifier.from_pretrained(sys.argv[1])", "import train.evaluate"]
+    "importing",
+    [
+        "from blastlens import Classifier; Classifier.from_pretrained(sys.argv[1])",
+        pytest.param("import train.evaluate", marks=pytest.mark.slow),
+    ],
 )
 def test_the_inference_engine_reports_nothing_to_its_maker(tmp_path, importing):
     """ONNX Runtime 1.31 leaves a file for its telemetry session in TMPDIR as soon as it may send."""
