@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers_machine import lacking
 
 from blastlens import scratch
 
@@ -31,10 +32,7 @@ def _folder(variable: str) -> Path:
     value = os.environ.get(variable)
     if value and Path(value).is_dir():
         return Path(value)
-    reason = f"{variable} names no folder: tests on real files cannot run"
-    if os.environ.get("BLASTLENS_REQUIRE_DATA"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking(f"{variable} names no folder: tests on real files cannot run", "BLASTLENS_REQUIRE_DATA")
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
+from helpers_machine import lacking
 from playwright.sync_api import Browser, Page, sync_playwright
 
 # Names resolve to nothing, so that even what Chromium asks on its own account ends on this machine.
@@ -60,10 +60,7 @@ def chromium_path() -> str:
     """Where Debian's Chromium is; a missing one skips the test visibly, and fails it where it is required."""
     path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
     if not path:
-        reason = "there is no chromium: tests in a browser cannot run"
-        if os.environ.get("BLASTLENS_REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("there is no chromium: tests in a browser cannot run", "BLASTLENS_REQUIRE_BROWSER")
     return path
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client
+from helpers_machine import lacking
 from helpers_models import make_model_folder, shared_model_folder, write_json
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
@@ -183,8 +184,7 @@ def test_lines_fit_half_of_the_page():
 def test_asking_the_page_with_curl_answers_what_the_classifier_answers(kind, images, demo_address):
     if not shutil.which("curl"):
         reason = "there is no curl: the lines for the shell cannot run"
-        required = {"BLASTLENS_REQUIRE_DATA", "BLASTLENS_REQUIRE_BROWSER"} & set(os.environ)
-        pytest.fail(reason) if required else pytest.skip(reason)
+        lacking(reason, "BLASTLENS_REQUIRE_DATA", "BLASTLENS_REQUIRE_BROWSER")
     classifier = Classifier.from_pretrained(shared_model_folder(kind))
     (curl,) = by_title(over_the_network(demo_address, classifier.folder.model_id, str(images[kind])), "curl")
     done = subprocess.run(["sh", "-c", curl.code], capture_output=True, text=True)

@@ -99,6 +99,7 @@ class TryACell:
             seconds = time.perf_counter() - start
             clean = _pixels(classifier, path)
             changed = change.apply(clean, seed)
+            untouched = prediction if change.is_neutral else _untouched(classifier, path)
         except BlastlensError as error:
             return _refused(error)
         named = {label_text(classifier.folder, label): p for label, p in prediction.probabilities.items()}
@@ -107,7 +108,7 @@ class TryACell:
             _focus(classifier, changed, prediction.label),
             caution_html(prediction),
             _verdict(named, prediction.in_domain is not False),
-            notes_html(prediction, change, _untouched(classifier, path), self._example(path, model), seconds),
+            notes_html(prediction, change, untouched, self._example(path, model), seconds),
             link_html(Scene(model, self._name(path, model), change, seed)),
         )
 
