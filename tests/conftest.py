@@ -12,6 +12,7 @@ from blastlens import scratch
 
 if TYPE_CHECKING:
     from helpers_browser import Visit
+    from helpers_hub import LoopbackHub
     from playwright.sync_api import Browser
 
 # One thread per library: the suite's many small networks run faster so, and timings repeat.
@@ -60,6 +61,15 @@ def demo_address() -> Iterator[str]:
     _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
     yield address.rstrip("/")
     demo.close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> "Iterator[LoopbackHub]":
+    """A Hub on the loopback, and this process's huggingface_hub turned to it, with an empty cache and no token."""
+    from helpers_hub import LoopbackHub, point_client_at
+
+    with LoopbackHub() as running, point_client_at(running, tmp_path / "huggingface"):
+        yield running
 
 
 @pytest.fixture(scope="module")
