@@ -1,0 +1,38 @@
+"""A model folder's card: its README.md and figures, rendered from what was measured. Data in, bytes out.
+
+    python -m train.card models/mobilenet_m-cnmc2019
+
+The prose is in `model_card.md`, with no figure typed in it. `facts` reads the files, `known` says what is known of data
+sets and first weights, `numbers` turns measured values into words, `metadata` makes the front matter, `figures` draws,
+`page` puts it all together.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from blastlens.errors import BlastlensError
+from train.card.numbers import interval
+from train.card.page import render
+
+__all__ = ["interval", "main", "render"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the card into each folder. Returns 2 where one cannot be rendered."""
+    parser = argparse.ArgumentParser(prog="python -m train.card", description="Render the cards of model folders.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--repo-id", help="what the lines to copy call the model (default: models/FOLDER)")
+    arguments = parser.parse_args(argv)
+    for folder in arguments.folders:
+        try:
+            files = render(folder, arguments.repo_id)
+        except BlastlensError as error:
+            print(error, file=sys.stderr)
+            return 2
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        print(folder / "README.md")
+    return 0

@@ -1,0 +1,166 @@
+"""Puts a card together: front matter, the template's prose filled with measured values, figures."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+from jinja2 import Environment, StrictUndefined, UndefinedError
+
+from blastlens.comparison import Level, System
+from blastlens.errors import BlastlensError
+from blastlens.metrics import constant_weighted_f1
+from train.card import figures, numbers
+from train.card.facts import Facts
+from train.card.known import RECIPE_LIMITS, RECIPE_REMARKS, STRANGERS, UNKNOWN
+from train.card.metadata import LEVELS, SIGMAS, card_data
+
+TEMPLATE = Path(__file__).parents[2] / "model_card.md"
+WORST = 10  # groups that are listed at once, where none are of special interest
+
+
+def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
+    """The card's files by their path in the folder: README.md and figures/*.png.
+
+    Args:
+        folder: model folder with config.json and metrics.json.
+        repo_id: "owner/name" for the lines to copy; without it they name `models/` and the model's name.
+
+    Raises:
+        BlastlensError: a file is missing, damaged, or lacks a value that the card needs.
+    """
+    try:
+        facts = Facts.read(folder, repo_id)
+        return _rendered(facts)
+    except (KeyError, IndexError, TypeError, UndefinedError) as error:
+        raise BlastlensError(
+            f"The card of {folder} cannot be rendered: metrics.json or gate.json lacks something "
+            f"({type(error).__name__}: {error}); measure the folder again with `python -m train.evaluate`."
+        ) from error
+
+
+def _rendered(facts: Facts) -> dict[str, bytes]:
+    rows = facts.protocol["by_sigma"]
+    floors = _floors(facts)
+    drawn = {"figures/noise.png": figures.noise(rows, f"this recipe, {facts.protocol['name']}, 95 % band", floors)}
+    if facts.protocol.get("reliability"):
+        drawn["figures/calibration.png"] = figures.calibration(facts.protocol["reliability"])
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= numbers.FILTERS
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = template.render(card_data=card_data(facts).to_yaml(), drawn=sorted(drawn), **_context(facts, floors))
+    # What a template leaves out leaves spaces and empty lines behind.
+    card = ModelCard(re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M)))
+    return {"README.md": card.content.encode(), **drawn}
+
+
+def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
+    protocol, training, view = facts.protocol, facts.training, facts.view
+    rows = protocol["by_sigma"]
+    group_level = protocol["level"] == "group"
+    return {
+        "facts": facts,
+        "data": facts.data,
+        "start": facts.start,
+        "labels": facts.metrics["label_names"],
+        "protocol": protocol,
+        "level": LEVELS[protocol["level"]],
+        "group_level": group_level,
+        "seen_on": facts.data.unseen if group_level else "images of groups it was trained on (image-level)",
+        "clean": facts.clean,
+        "noisy": [row for row in rows if row["sigma"] in SIGMAS[1:]],
+        "floors": floors,
+        "lost": {
+            name: sigma for name, height in floors.items() if (sigma := numbers.lost_from(rows, height)) is not None
+        },
+        "without_network": dict(facts.compared.without_network) if facts.compared else {},
+        "groups": _groups(facts),
+        "others": facts.metrics["protocols"][1:],
+        "level_names": LEVELS,
+        "systems": _systems(facts),
+        "training": training,
+        "recipe": training["recipe"],
+        "recipe_yaml": yaml.safe_dump(training["recipe"], sort_keys=False, width=110, allow_unicode=True).strip(),
+        "recipe_limit": RECIPE_LIMITS.get(training["recipe"]["name"]) if facts.data.known else None,
+        "recipe_remark": RECIPE_REMARKS.get(training["recipe"]["name"]),
+        "int8": facts.metrics.get("int8"),
+        "sizes": facts.metrics.get("size_bytes", {}),
+        "latency": facts.metrics.get("latency_ms"),
+        "check": facts.metrics.get("check"),
+        "refused": _refused(facts.gate),
+        "view": view,
+        "mean": [round(v, 6) for v in view.mean],
+        "std": [round(v, 6) for v in view.std],
+        "project": facts.project,
+        "unknown": UNKNOWN,
+    }
+
+
+def _floors(facts: Facts) -> dict[str, float]:
+    """Weighted F1 that needs no skill, or no network, by what reaches it; the latter on images without noise."""
+    supports = {name: row["support"] for name, row in facts.clean["per_class"].items()}
+    most = max(supports, key=lambda name: supports[name])
+    floors = {}
+    if facts.compared and facts.compared.without_network:
+        best = max(facts.compared.without_network.items(), key=lambda item: item[1].value)
+        floors[f"{best[0]} alone, no network (without noise)"] = best[1].value
+    return {**floors, f"always answering {most}": constant_weighted_f1(supports[most] / sum(supports.values()))}
+
+
+def _groups(facts: Facts) -> dict[str, Any]:
+    """The groups of a protocol, worst first: those to look at, and the rest."""
+    groups = sorted(facts.protocol["per_group"], key=lambda group: (group["accuracy"], group["group"]))
+    if facts.data.healthy:
+        label = facts.data.healthy[0]
+        return {
+            "shown": [group for group in groups if group["label"] == label],
+            "rest": [group for group in groups if group["label"] != label],
+        }
+    return {"shown": groups[:WORST], "rest": groups[WORST:]}
+
+
+def _systems(facts: Facts) -> dict[str, Any]:
+    """The systems measured on the model's data set, and how many were not."""
+    if not (facts.comparison and facts.system):
+        return {"measured": [], "missing": 0, "changed": []}
+    everyone = facts.comparison.of(facts.system.dataset)
+    measured = [system for system in everyone if system.measured]
+    return {
+        "measured": [_system_row(facts, system) for system in measured],
+        "missing": len(everyone) - len(measured),
+        "changed": [(system.title, system.changed) for system in measured if system.changed not in ("nothing", "-")],
+    }
+
+
+def _system_row(facts: Facts, system: System) -> dict[str, Any]:
+    return {
+        "title": system.title,
+        "ours": system.name == facts.training["recipe"]["name"],
+        "claimed": system.claimed_in_words,
+        "image": _level(system.image),
+        "group": _level(system.group),
+        "leak": numbers.interval(vars(system.leak), sign="+") if system.leak else "-",
+    }
+
+
+def _level(level: Level | str) -> str:
+    if isinstance(level, str):
+        return level
+    folds = f", {level.folds}" if level.folds else ""
+    return f"{numbers.interval(vars(level.accuracy))}, `{level.protocol}`{folds}"
+
+
+def _refused(gate: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How often the input check is wrong: on held-out images of its own kind, and on strangers."""
+    if not (gate and "measured" in gate):
+        return None
+    strangers = gate["measured"]["strangers"]
+    return {
+        **gate["measured"]["held_out"],
+        "strangers": {STRANGERS.get(name, name): found for name, found in strangers.items()},
+        "all": sum(value["images"] for value in strangers.values()),
+        "caught": sum(value["refused"] for value in strangers.values()),
+    }
