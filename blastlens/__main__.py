@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("images", nargs="+", metavar="IMAGE", help=f"{ACCEPTED} file")
     classify.add_argument(
         "--model",
-        help="bundled name, folder, or Hub owner/repo (default: the first bundled single-cell model)",
+        help="bundled name, folder, or Hub owner/name[@revision] (default: the first bundled single-cell model)",
     )
     classify.add_argument("--sigma", type=float, default=0.0, help="add Gaussian noise, 0 to 100 on the 0 to 255 scale")
     classify.add_argument(

@@ -114,12 +114,14 @@ class Classifier:
         """Load a model by bundled name, local folder or Hub repository.
 
         Args:
-            name_or_path: "mobilenet_m-cnmc2019" (or "models/..."), a path, or "owner/repo".
-            revision: branch, tag or commit of a Hub repository.
+            name_or_path: "mobilenet_m-cnmc2019" (or "models/..."), a path, or the Hub's "owner/name" or
+                "owner/name@revision".
+            revision: branch, tag or commit of a Hub repository, if not given with its name. A commit that is in
+                the Hub's cache is loaded from there without asking the Hub.
             precision: "fp32", or "int8" for the quantised ONNX file: quicker, a little less accurate.
 
         Raises:
-            BlastlensError: no such model, or one that cannot be served.
+            BlastlensError: no such model, none that may be read or can be fetched, or one that cannot be served.
         """
         return cls(fetch(name_or_path, revision), precision)
 

@@ -1,12 +1,11 @@
 """What a served model is: a folder, read and validated, found among the bundled ones, on disk or on the Hub.
 
-Loading the network is `backend`'s work, predicting `classifier`'s. Models that timm lacks carry Python code for
-transformers; it is neither read nor downloaded here, since their ONNX files do without it.
+Downloading is `hub`'s work, loading the network `backend`'s, predicting `classifier`'s. Models that timm lacks carry
+Python code for transformers; it is neither read nor downloaded here, since their ONNX files do without it.
 """
 
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from .gate import Gate
 from .images import View
 
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+SAFETENSORS = "model.safetensors"
+JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
 # Formats that run code when they are loaded; a folder that holds one is refused, whether or not it would be
 # read.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-HUB_FILES = ("*.json", "*.safetensors", "onnx/*.onnx", "README.md")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class ModelFolder:
     ) -> "ModelFolder":
         """Read and validate a folder; model_id defaults to the folder's name.
 
+        A folder with a revision is the Hub's, or was made from it: no pickle among its files is one that was asked
+        for, since the Hub's cache holds what other programs fetched, too.
+
         Raises:
             BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes, or a
                 pickle among the files.
@@ -61,15 +64,12 @@ class ModelFolder:
         if not path.is_dir():
             raise BlastlensError(f"{path} is not a folder; a model folder with a config.json is expected.")
         try:
-            config = _read_json(path / "config.json")
-            if config is None:
-                raise BlastlensError("config.json is missing; a timm model's config.json is expected.")
-            _refuse_pickles(path)
-            files = [*PRECISIONS.values(), "model.safetensors"]
+            config = read_config(path)
+            if revision is None:
+                _refuse_pickles(path)
+            files = [*PRECISIONS.values(), SAFETENSORS]
             if not any((path / file).is_file() for file in files):
                 raise BlastlensError(f"no weights are there; one of {', '.join(files)} is expected.")
-            if not isinstance(config.get("architecture"), str):
-                raise BlastlensError("config.json has no architecture; the network's name is expected.")
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
             metrics = _read_json(path / "metrics.json") or {}
@@ -106,14 +106,14 @@ def bundled_models() -> list[str]:
 
 
 def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFolder:
-    """Find a model folder by bundled name ("name" or "models/name"), path, or Hub repository ("owner/repo").
+    """Find a model folder by bundled name ("name" or "models/name"), path, or Hub repository ("owner/name").
 
     From the Hub only weights and JSON are downloaded, never code or pickles, into the Hub's own cache, which
-    also serves without a network.
+    also serves without a network; see `hub.snapshot`.
 
     Args:
-        name_or_path: see above; looked up in that order.
-        revision: branch, tag or commit of a Hub repository.
+        name_or_path: see above, looked up in that order; "owner/name@revision" names a revision, too.
+        revision: branch, tag or commit of a Hub repository; given once, here or with the name.
 
     Raises:
         BlastlensError: nothing of that name, no access to it, no network, or a folder that does not validate.
@@ -124,49 +124,45 @@ def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> 
         folder = ModelFolder.load(bundled_root() / bundled, bundled)
     elif name and Path(name).is_dir():
         folder = ModelFolder.load(name)
-    elif re.fullmatch(r"(?!models/)[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists():
-        return _download(name, revision)
     else:
-        known = ", ".join(bundled_models()) or "none"
-        raise BlastlensError(
-            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
-            "repository as owner/repo."
-        )
+        return _from_hub(name, revision)
     if revision is not None:
         kind = "bundled" if is_bundled else "a local folder"
         raise BlastlensError(f"Model {name} is {kind} and has no revisions; leave revision out.")
     return folder
 
 
-def _download(repo: str, revision: str | None) -> ModelFolder:
-    from huggingface_hub import errors, snapshot_download
+def _from_hub(name: str, revision: str | None) -> ModelFolder:
+    from .hub import snapshot, split_name  # here, because it knows from this module what to fetch
 
-    at = f"{repo} at revision {revision}" if revision else repo
-    try:
-        path = Path(snapshot_download(repo, revision=revision, allow_patterns=list(HUB_FILES)))
-    except errors.GatedRepoError as error:
+    found = None if Path(name).exists() else split_name(name)
+    if found is None:
+        known = ", ".join(bundled_models()) or "none"
         raise BlastlensError(
-            f"Model {repo} is gated; ask for access on its Hub page and log in with `hf auth login`."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BlastlensError(f"Model {at} does not exist; give a branch, tag or commit that it has.") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise BlastlensError(
-            f"There is no folder and no public Hub repository {repo}; check the name, or log in if it is private."
-        ) from error
-    except (
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
-        raise BlastlensError(
-            f"Model {at} is not on this machine and the Hub cannot be reached; connect once, or give a local folder."
-        ) from error
-    except Exception as error:  # whatever else a network, a proxy or a full disk comes up with
-        raise BlastlensError(f"Model {at} could not be fetched from the Hub ({type(error).__name__}).") from error
+            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
+            "repository as owner/name or owner/name@revision."
+        )
+    repo_id, named = found
+    if named is not None and revision is not None:
+        raise BlastlensError(f"The revision is given twice, in {name} and as {revision}; give it once.")
+    path = snapshot(repo_id, named if revision is None else revision)
     # The cache keeps each snapshot in a folder named by its commit.
-    return ModelFolder.load(path, repo, path.name)
+    return ModelFolder.load(path, repo_id, path.name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json, with the name of the network and of each class.
+
+    Raises:
+        BlastlensError: there is none, or it is not that of an image classifier as timm writes it.
+    """
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise BlastlensError("config.json is missing; a timm model's config.json is expected.")
+    if not isinstance(config.get("architecture"), str):
+        raise BlastlensError("config.json has no architecture; the network's name is expected.")
+    _label_names(config)
+    return config
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
