@@ -1,0 +1,109 @@
+"""Publish on the Hugging Face Hub: a model folder, the demo as a Space, or everything in one go.
+
+    python hub_upload.py model models/mobilenet_m-cnmc2019 --repo-id owner/name --tag v1.0
+    python hub_upload.py space --repo-id owner/space --models owner/name@v1.0
+    python hub_upload.py collection --owner owner
+
+Each shows what will change, changes it in one commit or not at all, and fetches it back to compare. The token is that
+of `hf auth login` or HF_TOKEN; `--dry-run` needs none and changes nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from blastlens.errors import BlastlensError
+from publish.hub import Hub
+
+INTERRUPTED = "Interrupted: what is not reported above as committed was not changed; run it again to finish."
+Tell = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 where something was refused, 130 where it was interrupted."""
+    arguments = _parser().parse_args(argv)
+    hub = Hub()
+
+    def tell(line: str) -> None:
+        print(hub.redact(line), flush=True)
+
+    try:
+        if not arguments.dry_run:
+            tell(f"publishing to {hub.endpoint} as {hub.require_token()}")
+        arguments.run(hub, arguments, tell)
+    except BlastlensError as error:
+        print(hub.redact(str(error)), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(INTERRUPTED, *getattr(stopped, "__notes__", ()), file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hub_upload.py", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = commands.add_parser("model", help="a model folder")
+    model.add_argument("folder", type=Path, help="such as models/mobilenet_m-cnmc2019")
+    model.add_argument("--tag", help="name for the commit, such as v1.0")
+    model.add_argument("--create-pr", action="store_true", help="open a pull request instead of changing main")
+    model.set_defaults(run=_model)
+
+    space = commands.add_parser("space", help="the demo, serving models from the Hub")
+    space.add_argument("--models", nargs="+", default=[], metavar="OWNER/NAME@REVISION", help="in the page's order")
+    space.set_defaults(run=_space)
+
+    everything = commands.add_parser(
+        "collection", help="all bundled models, the results, the Space, and a page of them"
+    )
+    everything.add_argument("--owner", required=True, help="user or organization")
+    everything.add_argument("--tag", help="name for the models' commits, such as v1.0")
+    everything.set_defaults(run=_collection)
+
+    for command in (model, space):
+        command.add_argument("--repo-id", required=True, metavar="OWNER/NAME")
+    for command in (model, space, everything):
+        command.add_argument("--private", action="store_true", help="where a repository has to be made")
+        command.add_argument("--overwrite", action="store_true", help="even if it holds something else now")
+        command.add_argument("--dry-run", action="store_true", help="only check, and show what would change")
+    return parser
+
+
+# Each imports what it needs when it runs: PyTorch and transformers take seconds that `--help` need not wait for.
+
+
+def _model(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
+    from publish import model
+
+    if arguments.create_pr and arguments.tag:
+        raise BlastlensError("A pull request cannot be tagged before it is merged; leave --tag or --create-pr out.")
+    upload = model.upload_of(
+        arguments.folder,
+        arguments.repo_id,
+        arguments.private,
+        arguments.tag,
+        arguments.create_pr,
+        arguments.overwrite,
+    )
+    model.publish(hub, arguments.folder, upload, tell, arguments.dry_run)
+
+
+def _space(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
+    from publish import space
+
+    upload = space.upload_of(arguments.repo_id, arguments.models, arguments.private, arguments.overwrite)
+    space.publish(hub, upload, tell, arguments.dry_run)
+
+
+def _collection(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
+    from publish import collection
+
+    options = (arguments.tag, arguments.private, arguments.overwrite, arguments.dry_run)
+    if address := collection.publish(hub, arguments.owner, tell, *options):
+        tell(f"all together: {address}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

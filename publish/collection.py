@@ -1,0 +1,89 @@
+"""Everything of the project in one go: the bundled models, the measured results, the Space, and a page of them all."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from blastlens.model_folder import bundled_models, bundled_root
+from publish import model, space
+from publish.changes import File
+from publish.hub import Hub, Place
+from publish.upload import Tell, Upload, Uploaded, plan, send
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, SPACE = "blastlens-results", "blastlens"
+MARK = "comparison.json"
+TITLE = "blastlens: leukemia classifiers, honestly measured"
+DESCRIPTION = "Models with a noise slider, every published system re-measured on people it never saw."  # 150 at most
+
+
+def results_of(repo_id: str, private: bool = False, overwrite: bool = False, root: Path = ROOT) -> Upload:
+    """`results/` as a data set repository; its front page is the comparison's, with what the Hub wants to know."""
+    folder = root / "results"
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."}
+    front = {
+        "pretty_name": "blastlens results",
+        "license": "apache-2.0",
+        "tags": ["leukemia", "blood-smear", "benchmark", "robustness"],
+        "viewer": False,  # records of runs and their figures, no table of rows
+    }
+    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{(folder / 'README.md').read_text(encoding='utf-8')}"
+    contents: dict[str, Path | bytes] = {**files, "README.md": text.encode()}
+    return Upload(
+        Place(repo_id, "dataset"),
+        tuple(File(path, content) for path, content in sorted(contents.items())),
+        "The measured results",
+        MARK,
+        private,
+        None,
+        False,
+        overwrite,
+    )
+
+
+def publish(
+    hub: Hub, owner: str, tell: Tell, tag: str | None, private: bool, overwrite: bool, dry_run: bool
+) -> str | None:
+    """Publish all of it; what is there already as it should be stays as it is.
+
+    Returns:
+        The address of the page that lists them; None for a dry run.
+
+    Raises:
+        BlastlensError: what failed; what was told before stays published.
+    """
+    folders = [bundled_root() / name for name in bundled_models()]
+    uploads = [model.upload_of(f, f"{owner}/{f.name}", private, tag, overwrite=overwrite) for f in folders]
+    results = results_of(f"{owner}/{RESULTS}", private, overwrite)
+    if dry_run:
+        for folder, upload in zip(folders, uploads, strict=True):
+            model.publish(hub, folder, upload, tell, dry_run)
+        send(hub, results, tell, dry_run)
+        tell(f"space {owner}/{SPACE}: it is made from the models' new commits, so nothing to show yet")
+        return None
+    for upload in (*uploads, results):
+        plan(hub, upload)  # so that a refusal comes before the first change
+    done = [model.publish(hub, folder, upload, tell) for folder, upload in zip(folders, uploads, strict=True)]
+    done.append(send(hub, results, tell))
+    pinned = [f"{uploaded.place.repo_id}@{uploaded.commit}" for uploaded in done[: len(folders)] if uploaded]
+    done.append(space.publish(hub, space.upload_of(f"{owner}/{SPACE}", pinned, private, overwrite), tell))
+    return list_together(hub, owner, [uploaded for uploaded in done if uploaded], private)
+
+
+def list_together(hub: Hub, owner: str, done: Sequence[Uploaded], private: bool = False) -> str:
+    """One page on the Hub with all of them; what it lists already stays. Returns its address."""
+    collection = hub.persistently(
+        f"make the collection of {owner}",
+        lambda: hub.api.create_collection(
+            TITLE, namespace=owner, description=DESCRIPTION, private=private, exists_ok=True
+        ),
+    )
+    for uploaded in done:
+        hub.persistently(f"list {uploaded.place}", partial(_add, hub, collection.slug, uploaded.place))
+    return f"{hub.endpoint}/collections/{collection.slug}"
+
+
+def _add(hub: Hub, slug: str, place: Place) -> None:
+    hub.api.add_collection_item(slug, item_id=place.repo_id, item_type=place.kind, exists_ok=True)

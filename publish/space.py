@@ -1,0 +1,256 @@
+"""The demo as a Space: exactly the files it needs, generated from the project's pins and from models on the Hub.
+
+It serves the named revisions of its models from the Hub. A copy of each stands in the Space, taken from that very
+revision, for times when the Hub cannot be reached.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gradio_client import Client, handle_file
+
+from blastlens import Classifier
+from blastlens.classifier import DISCLAIMER
+from blastlens.errors import BlastlensError
+from blastlens.hub import snapshot
+from blastlens.model_folder import PRECISIONS, ModelFolder
+from publish import check
+from publish.changes import File
+from publish.hub import Hub, Place
+from publish.upload import Tell, Upload, Uploaded, send
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "space.json"
+PYTHON = "3.12"
+HARDWARE = "zero-a10g"  # ZeroGPU by the Hub's name; see app.py for what it asks of a page
+WHOLE = ("app.py", "LICENSE", "CITATION.cff", "results/comparison.json", "results/networks.json")
+PACKAGE = (".py", ".css", ".html", ".svg")
+START_S = 120
+
+BODY = """
+# blastlens
+
+{disclaimer}
+
+Ask a leukemia (ALL) screening model about a blood cell, then make the image worse and watch how long its answer holds.
+The page says how good each model is on people that it never saw, and how that was measured.
+
+| model | revision | weighted F1 (95 % interval) | measured by |
+| --- | --- | --- | --- |
+{rows}
+
+This Space is generated: the models come from the Hub at exactly these revisions, and a copy of each stands in `models/`
+for times when the Hub cannot be reached; the page says so then. Images you give are deleted within the hour.
+Code: Apache-2.0. The models' terms stand in their cards.
+"""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A model of the Space.
+
+    Attributes:
+        repo_id: on the Hub.
+        commit: 40 hexadecimal digits.
+        folder: the files that a page needs, fetched at that commit.
+    """
+
+    repo_id: str
+    commit: str
+    folder: ModelFolder
+
+    @property
+    def name(self) -> str:
+        return self.repo_id.rpartition("/")[2]
+
+    @property
+    def files(self) -> list[str]:
+        """Paths in the repository, sorted."""
+        root = self.folder.path
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def pinned(model: str) -> Pinned:
+    """Fetch "owner/name", "owner/name@branch", "...@tag" or "...@commit".
+
+    Raises:
+        BlastlensError: it cannot be had, or could not be served without PyTorch.
+    """
+    repo_id, _, revision = model.partition("@")
+    place = Place(repo_id)
+    path = snapshot(place.repo_id, revision or None)
+    folder = ModelFolder.load(path, repo_id, path.name)
+    if not folder.onnx_file("fp32").is_file():
+        raise BlastlensError(f"{model} has no {PRECISIONS['fp32']}; a Space serves ONNX files only.")
+    return Pinned(repo_id, path.name, folder)
+
+
+def upload_of(repo_id: str, models: Sequence[str], private: bool = False, overwrite: bool = False) -> Upload:
+    """The Space with these models, in the order in which the page offers them.
+
+    Raises:
+        BlastlensError: no models, one that cannot be had, or two of the same name.
+    """
+    place = Place(repo_id, "space")
+    if not models:
+        raise BlastlensError("A Space needs at least one model; give --models owner/name@revision.")
+    return Upload(
+        place, tuple(files_of([pinned(model) for model in models])), "The demo", MARK, private, None, False, overwrite
+    )
+
+
+def publish(hub: Hub, upload: Upload, tell: Tell, dry_run: bool = False) -> Uploaded | None:
+    """Try the Space out here, and upload it."""
+    tell(try_out(upload.files))
+    return send(hub, upload, tell, dry_run)
+
+
+def files_of(models: Sequence[Pinned], root: Path = ROOT) -> list[File]:
+    """Every file of the Space, sorted by path."""
+    names = [model.name for model in models]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BlastlensError(f"Two models are called {twice[0]}; a Space needs different names.")
+    files: dict[str, Path | bytes] = {path: root / path for path in WHOLE}
+    for path in (root / "blastlens").rglob("*"):
+        if path.suffix in PACKAGE:
+            files[path.relative_to(root).as_posix()] = path
+    for model in models:
+        files |= {f"models/{model.name}/{path}": model.folder.path / path for path in model.files}
+    served = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
+    files[MARK] = (json.dumps({"models": served}, indent=2) + "\n").encode()
+    files["requirements.txt"] = serving_pins((root / "requirements.txt").read_text(encoding="utf-8")).encode()
+    files["README.md"] = readme(
+        (root / "README.md").read_text(encoding="utf-8"), models, pin_of("gradio", root)
+    ).encode()
+    return [File(path, content) for path, content in sorted(files.items())]
+
+
+def serving_pins(requirements: str) -> str:
+    """The blocks of requirements.txt up to what only training needs: a page needs no PyTorch."""
+    serving, found, _ = requirements.partition("\n# Training")
+    if not found:
+        raise BlastlensError(
+            "requirements.txt has no line that starts with '# Training'; the pins of a page end there."
+        )
+    return serving.rstrip() + "\n"
+
+
+def pin_of(package: str, root: Path = ROOT) -> str:
+    """The version of a package in requirements.txt."""
+    for line in (root / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        name, equal, version = line.partition("#")[0].strip().partition("==")
+        if equal and name == package:
+            return version
+    raise BlastlensError(f"requirements.txt has no pin of {package}.")
+
+
+def readme(project: str, models: Sequence[Pinned], gradio: str) -> str:
+    """The Space's README.md: front matter from the project's own, the pins and the models; then what it is."""
+    front = yaml.safe_load(project.split("---")[1])
+    look = {key: front[key] for key in ("title", "emoji", "colorFrom", "colorTo", "short_description", "license")}
+    settings = {
+        **look,
+        "sdk": "gradio",
+        "sdk_version": gradio,
+        "python_version": PYTHON,
+        "app_file": "app.py",
+        "pinned": False,
+        "suggested_hardware": HARDWARE,
+        "models": [model.repo_id for model in models],
+        "preload_from_hub": [f"{model.repo_id} {','.join(model.files)} {model.commit}" for model in models],
+        "tags": ["mcp-server", "image-classification", "leukemia", "blood-smear", "robustness"],
+    }
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=10_000)
+    rows = "\n".join(map(_row, models))
+    return f"---\n{text}---\n{BODY.format(disclaimer=f'**{DISCLAIMER}**', rows=rows)}"
+
+
+def _row(model: Pinned) -> str:
+    headline = model.folder.metrics.get("headline") or {}
+    score = headline.get("weighted_f1") or {}
+    if score.get("low") is None:
+        told = "not measured"
+    else:
+        told = f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+    page = f"[{model.repo_id}](https://huggingface.co/{model.repo_id})"
+    return f"| {page} | `{model.commit[:12]}` | {told} | {headline.get('protocol', '-')} |"
+
+
+def write(files: Sequence[File], folder: Path) -> None:
+    """Put the files into a folder, which must not exist yet or be empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BlastlensError(f"{folder} is not empty; give a new folder.")
+    for file in files:
+        path = folder / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.read())
+
+
+def try_out(files: Sequence[File]) -> str:
+    """Start the Space's own app.py from its files alone, and ask each model about one image through the API.
+
+    Returns:
+        What was seen, in words.
+
+    Raises:
+        BlastlensError: it does not start, or answers otherwise than the model.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "space"
+        write(files, folder)
+        served = json.loads((folder / MARK).read_text())["models"]
+        with running(folder, Path(temporary)) as (address, seconds):
+            client = Client(address, verbose=False)
+            for row in served:
+                model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
+                image = Path(temporary) / "image.png"
+                check.images_for(model)[0].save(image)
+                expected = Classifier(model).predict(image)
+                answer: dict[str, Any] = client.predict(
+                    handle_file(str(image)), row["repo_id"], 0, 0, api_name="/classify"
+                )
+                if answer["probabilities"] != expected.probabilities or answer["revision"] != row["revision"]:
+                    raise BlastlensError(f"The Space answers otherwise than {row['repo_id']}; it is not uploaded.")
+    return f"started from its own files in {seconds:.1f} s; its API gives the answers of {len(served)} models"
+
+
+@contextmanager
+def running(folder: Path, home: Path) -> Iterator[tuple[str, float]]:
+    """The Space of a folder, started by its entry point with nothing of this project's settings: address, seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("BLASTLENS_", "HF_TOKEN"))}
+    environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": ""}
+    log = home / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=folder, env=environment, stdout=output, stderr=output
+        )
+    try:
+        start = time.monotonic()
+        while True:
+            with socket.socket() as door:
+                if door.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() - start > START_S:
+                last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+                raise BlastlensError(
+                    f"The Space does not start ({' '.join(last) or 'it says nothing'}); it is not uploaded."
+                )
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", time.monotonic() - start
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,227 @@
+"""`hub_upload.py model`: what arrives is what was measured, on every road, over HTTP."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_models import blobs, make_model_folder, write_json
+from PIL import Image
+
+import hub_upload
+from blastlens import Classifier
+from blastlens.errors import BlastlensError
+from publish import check
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = {"cell": "mobilenet_m-cnmc2019", "field": "mobilenetv2-aria2021"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A small untrained single-cell model in the form that is published, with a record to render a card from."""
+    return measured(make_model_folder(tmp_path_factory.mktemp("models") / "tiny-cells", "cell"), "cell")
+
+
+def measured(folder: Path, kind: str) -> Path:
+    record = json.loads((ROOT / "models" / BUNDLED[kind] / "metrics.json").read_text())
+    write_json(folder / "metrics.json", record | {"model": folder.name})
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return shutil.copytree(made, tmp_path / "models" / made.name)
+
+
+@pytest.fixture
+def publish(hub, monkeypatch, capfd, caplog):
+    """`hub_upload.py`, run in this process: exit code, and everything it printed. The token may be in none of it."""
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    caplog.set_level(logging.DEBUG)
+
+    def run(*arguments):
+        code = hub_upload.main([str(argument) for argument in arguments])
+        printed = "".join(capfd.readouterr())
+        assert hub.token not in printed + caplog.text
+        return code, printed
+
+    return run
+
+
+def test_a_folder_goes_up_is_tagged_and_comes_back_the_same(hub, publish, folder):
+    code, printed = publish("model", folder, "--repo-id", "someone/cells", "--tag", "v1.0")
+    assert code == 0, printed
+    there = hub.files("someone/cells")
+    for path in ("config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx", "metrics.json"):
+        assert there[path] == (folder / path).read_bytes()
+    assert set(hub.tags("someone/cells")) == {"v1.0"} and len(hub.commits("someone/cells")) == 2
+    assert "ONNX Runtime, transformers, timm: same answers" in printed
+    assert "the same answers on every road" in printed and "the same byte by byte" in printed
+
+
+def test_its_card_tells_people_to_load_it_from_there(hub, publish, folder):
+    publish("model", folder, "--repo-id", "someone/cells")
+    card = hub.files("someone/cells")["README.md"].decode()
+    assert 'model="someone/cells"' in card and "models/tiny-cells" not in card
+    assert not (folder / "README.md").exists()  # the folder is only read
+
+
+def test_the_same_folder_again_makes_no_commit(hub, publish, folder):
+    publish("model", folder, "--repo-id", "someone/cells")
+    first = hub.commits("someone/cells")
+    code, printed = publish("model", folder, "--repo-id", "someone/cells")
+    assert code == 0 and hub.commits("someone/cells") == first
+    assert "no new commit" in printed
+
+
+def test_a_dry_run_needs_no_token_and_changes_nothing(hub, publish, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    code, printed = publish("model", folder, "--repo-id", "someone/cells", "--dry-run")
+    assert code == 0 and "+ model.safetensors" in printed and printed.rstrip().endswith("nothing was changed")
+    assert not hub.exists("someone/cells")
+
+
+def test_a_pull_request_is_not_tagged(hub, publish, folder):
+    code, printed = publish("model", folder, "--repo-id", "someone/cells", "--create-pr", "--tag", "v1")
+    assert code == 2 and "cannot be tagged" in printed and not hub.exists("someone/cells")
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def with_a(name, content=b""):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def with_other_weights(folder):
+    shutil.copy(make_model_folder(folder.parent / "other", "cell", seed=1) / "model.safetensors", folder)
+
+
+def unmeasured(folder):
+    write_json(folder / "metrics.json", {"schema": 1, "model": folder.name, "protocols": []})
+
+
+@pytest.mark.parametrize(
+    "spoil, sentence",
+    [
+        (without("metrics.json"), "has no metrics.json"),
+        (without("onnx/model.onnx"), "has no onnx/model.onnx"),
+        (without("model.safetensors"), "has no model.safetensors"),
+        (unmeasured, "holds no measurement"),
+        (with_a("optimizer.pt"), "may run code"),
+        (with_a("pytorch_model.bin"), "may run code"),
+        (with_a("modeling_blastlens.py", b"print()"), "is not this project's"),
+        (with_a("notes.docx"), "is no file of a model folder"),
+        (with_a("onnx/model_int8.onnx", b"broken"), "model_int8.onnx"),
+        (with_other_weights, "answers differently"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_folder_that_is_not_fit_to_publish_never_reaches_the_hub(hub, publish, folder, spoil, sentence):
+    spoil(folder)
+    code, printed = publish("model", folder, "--repo-id", "someone/cells")
+    assert code == 2 and sentence in printed and "Traceback" not in printed
+    assert not hub.exists("someone/cells")
+    assert {request.method for request in hub.requests} <= {"GET"}
+
+
+def test_hidden_files_stay_at_home(folder):
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert not [path for path in check.model_files(folder) if path.name == ".DS_Store"]
+
+
+def test_no_folder_is_named(publish, tmp_path):
+    code, printed = publish("model", tmp_path / "nothing", "--repo-id", "someone/cells")
+    assert code == 2 and "is not a folder" in printed
+
+
+def test_answers_that_are_no_numbers_do_not_pass_as_equal():
+    nan = check.Answers({"a": np.array([[np.nan, np.nan]]), "b": np.array([[0.5, 0.5]])})
+    assert not nan.spread <= check.TOLERANCE
+
+
+def test_help_is_quick_and_names_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "hub_upload.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and all(word in done.stdout for word in ("model", "space", "collection"))
+    assert not [line for line in done.stderr.splitlines() if line.endswith((" torch", " transformers", " gradio"))]
+
+
+# A stranger with nothing but transformers and timm, an empty cache, and the Hub's address.
+STRANGER = """
+import json, sys
+from transformers import pipeline
+import timm
+classify = pipeline("image-classification", model=sys.argv[1])
+answers = [{a["label"]: a["score"] for a in classify(path, top_k=None)} for path in sys.argv[2:]]
+network = timm.create_model("hf-hub:" + sys.argv[1], pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+from PIL import Image
+import torch, huggingface_hub, onnxruntime
+pixels = torch.stack([transform(Image.open(path).convert("RGB")) for path in sys.argv[2:]])
+with torch.inference_mode():
+    by_timm = network(pixels).softmax(1).tolist()
+session = onnxruntime.InferenceSession(huggingface_hub.hf_hub_download(sys.argv[1], "onnx/model.onnx", revision="v1.0"))
+by_onnx = torch.tensor(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).softmax(1).tolist()
+assert not any(name.split(".")[0] in ("blastlens", "train", "publish") for name in sys.modules)
+print(json.dumps([answers, by_timm, by_onnx]))
+"""
+
+
+def by_a_stranger(hub, home: Path, repo_id: str, paths: list[Path]):
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, repo_id, *map(str, paths)],
+        env=hub.environment(home),
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_the_stranger_gets(expected, stranger):
+    by_pipeline, by_timm, by_onnx = stranger
+    for mine, theirs, timms, onnxs in zip(expected, by_pipeline, by_timm, by_onnx, strict=True):
+        assert theirs == pytest.approx(mine.probabilities, abs=1e-4)
+        assert timms == pytest.approx(list(mine.probabilities.values()), abs=1e-4)
+        assert onnxs == pytest.approx(list(mine.probabilities.values()), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_stranger_with_an_empty_cache_gets_the_same_answers_from_the_hub(hub, publish, folder, tmp_path):
+    publish("model", folder, "--repo-id", "someone/cells", "--tag", "v1.0")
+    paths = [tmp_path / f"{seed}.png" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        Image.fromarray(blobs(seed)).save(path)
+    expected = Classifier.from_pretrained(folder).predict(paths)
+    served = len(hub.requests)
+    assert_the_stranger_gets(expected, by_a_stranger(hub, tmp_path / "empty", "someone/cells", paths))
+    assert [r for r in hub.requests[served:] if "model.safetensors" in r.path or "/cdn/" in r.path]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("kind", BUNDLED)
+def test_the_shipped_models_published_give_a_stranger_the_measured_answers(hub, publish, data_dir, kind, tmp_path):
+    folder = ROOT / "models" / BUNDLED[kind]
+    code, printed = publish("model", folder, "--repo-id", f"someone/{folder.name}", "--tag", "v1.0")
+    assert code == 0, printed
+    pattern = "cnmc2019/**/*.webp" if kind == "cell" else "aria2021/**/*.jpg"
+    images = sorted(data_dir.glob(pattern))
+    paths = [images[i] for i in np.linspace(0, len(images) - 1, 12).astype(int)]
+    expected = Classifier.from_pretrained(folder).predict(paths)
+    assert_the_stranger_gets(expected, by_a_stranger(hub, tmp_path / "empty", f"someone/{folder.name}", paths))
+
+
+def test_a_broken_road_is_told_in_one_sentence(folder):
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(BlastlensError, match="does not load in transformers"):
+        check.answers(folder)
