@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import csv
+import dataclasses
 import io
 import json
 import zipfile
@@ -349,8 +350,7 @@ def test_what_is_written_for_download_lies_with_the_uploads_and_goes_with_them(d
 def test_a_model_of_other_labels_sums_nothing_up(shelf, tmp_path):
     (tmp_path / "a.png").write_bytes(png(0))
     run = Run.of(shelf.classifiers["tiny-cell"], [str(tmp_path / "a.png")], 0)
-    run.classifier = SimpleNamespace(**vars(run.classifier) | {"label_names": ("cat", "dog")})
-    run.classifier.predict_each = shelf.classifiers["tiny-cell"].predict_each
+    run.folder = dataclasses.replace(run.folder, label_names=("cat", "dog"))
     list(run.steps())
     assert run.patients() == [] == list(patient_rows(run))
 

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from datetime import timedelta
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def test_what_idle_visitors_have_seen_is_forgotten(tmp_path):
         demo.state_holder[session]
     demo.state_holder.time_last_used["idle"] -= timedelta(seconds=100)
     draw_cell("ALL", 0).save(tmp_path / "cell.png")
-    try_a_cell._pixels(Classifier.from_pretrained(shared_model_folder("cell")), str(tmp_path / "cell.png"))
+    classifier = Classifier.from_pretrained(shared_model_folder("cell"))
+    try_a_cell._pixels(weakref.ref(classifier), str(tmp_path / "cell.png"))
     forget(demo, older_than=60)
     assert list(demo.state_holder.session_data) == ["busy"]
     assert try_a_cell._pixels.cache_info().currsize == 0

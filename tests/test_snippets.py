@@ -256,7 +256,7 @@ def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
 
 def test_the_page_shows_the_snippets_letter_by_letter():
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
-    page = from_code._own(classifier) + from_code._asked("tiny-cell", "http://here:1")
+    page = from_code._own(classifier.folder) + from_code._asked("tiny-cell", "http://here:1")
     shown = [html.unescape(text) for text in re.findall(r"<code>(.*?)</code></pre>", page, re.DOTALL)]
     own = in_python(Origin.of(classifier.folder), from_code.IMAGE)
     asked = over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
@@ -280,7 +280,7 @@ def test_list_models_tells_what_each_model_is_worth(demo_address):
 def test_the_headline_of_a_bundled_model_is_its_group_disjoint_figure():
     classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
     record = classifier.folder.metrics
-    headline = described(classifier)["headline"]
+    headline = described(classifier.folder)["headline"]
     assert headline["score"] == "weighted F1" and headline["protocol"] == "group-kfold:3"
     assert {end: headline[end] for end in ("value", "low", "high")} == record["headline"]["weighted_f1"]
     assert headline["measured_on"] == "cells of people it had never seen"

@@ -1,7 +1,7 @@
 """The demo: one page, one module per tab. Only `app.py` imports this."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -9,16 +9,16 @@ from typing import Any
 
 import gradio as gr
 
-from ..classifier import DISCLAIMER, Classifier
-from ..errors import BlastlensError
-from ..model_folder import bundled_models, bundled_root
-from . import about, compared, folder, from_code, try_a_cell, your_slides
+from ..classifier import DISCLAIMER
+from ..guests import Guests
+from ..serving import Wanted, serve, wanted
+from . import about, compared, folder, from_code, hub_line, try_a_cell, your_slides
 from .examples import examples_for
 from .links import TABS
 from .offline import refuse_addresses
 from .shelf import Shelf
 from .theme import THEME
-from .words import TASKS, facts, model_choice
+from .words import TASKS, facts
 
 HERE = Path(__file__).parent
 LOGO = HERE / "logo.svg"
@@ -51,35 +51,45 @@ REMEMBER_TAB = """() => document.addEventListener("click", event => {
 })"""
 
 
-def build(models: Sequence[str | os.PathLike[str]] | None = None, data: Path | None = None) -> gr.Blocks:
+def build(
+    models: Sequence[str | os.PathLike[str] | Wanted] | None = None,
+    data: Path | None = None,
+    open_hub: bool | None = None,
+) -> gr.Blocks:
     """Build the page.
 
     Args:
-        models: those to offer, as `Classifier.from_pretrained` takes them; by default the bundled ones.
+        models: those to offer, wanted or as `Classifier.from_pretrained` takes them; by default `serving.wanted`.
         data: folder of data sets whose images are offered beside the drawn ones; by default BLASTLENS_DATA.
+        open_hub: whether visitors may open other models of the Hub; by default only where BLASTLENS_OPEN_HUB is 1.
 
     Raises:
         BlastlensError: no model to offer, or one that cannot be served.
     """
-    shelf = _shelf(models, data)
+    if open_hub is None:
+        open_hub = os.environ.get("BLASTLENS_OPEN_HUB") == "1"
+    shelf = _shelf(models, data, Guests() if open_hub else None)
     # Looked after every ten minutes, so that no upload outlives the hour.
     with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=(600, 3000)) as demo:
         gr.HTML(_masthead())
+        if shelf.notices:
+            gr.HTML(_notices(shelf.notices))
         with gr.Group():
             model = gr.Radio(
-                [(model_choice(c.folder), name) for name, c in shelf.classifiers.items()],
+                shelf.choices,
                 value=shelf.first.folder.model_id,
                 label="What do you want to ask?",
                 elem_classes="models",
             )
             told = gr.HTML(facts(shelf.first.folder), padding=True)
+            opening = hub_line.build(shelf, demo, model) if shelf.guests else None
         with gr.Tabs(elem_classes="tabs") as tabs:
             with gr.Tab("Try a cell", id="try"):
-                try_a_cell.build(shelf, demo, model, told)
+                try_a_cell.build(shelf, demo, model, told, opening)
             with gr.Tab("A patient or a folder", id="folder"):
                 folder.build(shelf, model)
             with gr.Tab("Test it on your slides", id="slides"):
-                your_slides.build(shelf, model)
+                your_slides.build(shelf, model, opening)
             with gr.Tab("Models compared", id="compared"):
                 compared.build(shelf, model)
             with gr.Tab("Use it from code", id="code"):
@@ -106,17 +116,18 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
     try_a_cell.forget()
 
 
-def _shelf(models: Sequence[str | os.PathLike[str]] | None, data: Path | None) -> Shelf:
-    names = bundled_models() if models is None else models
-    if not names:
-        raise BlastlensError(f"There is no model folder in {bundled_root()}; the demo needs at least one.")
+def _shelf(models: Sequence[str | os.PathLike[str] | Wanted] | None, data: Path | None, guests: Guests | None) -> Shelf:
+    asked = wanted() if models is None else [m if isinstance(m, Wanted) else Wanted(os.fspath(m)) for m in models]
     if data is None and os.environ.get("BLASTLENS_DATA"):
         data = Path(os.environ["BLASTLENS_DATA"])
-    classifiers = [Classifier.from_pretrained(name) for name in names]
-    by_labels = {labels: examples_for(labels, data) for labels in {c.label_names for c in classifiers}}
+    served = {one.classifier.folder.model_id: one for one in serve(asked)}
+    labels_of = {name: one.classifier.label_names for name, one in served.items()}
+    by_labels = {labels: examples_for(labels, data) for labels in set(labels_of.values())}
     return Shelf(
-        classifiers={c.folder.model_id: c for c in classifiers},
-        examples={c.folder.model_id: by_labels[c.label_names] for c in classifiers},
+        classifiers={name: one.classifier for name, one in served.items()},
+        examples={name: by_labels[labels] for name, labels in labels_of.items()},
+        notices={name: one.notice for name, one in served.items() if one.notice},
+        guests=guests,
     )
 
 
@@ -135,6 +146,11 @@ holds.</p>
 </div></header>
 <p class="disclaimer"><strong>{escape(DISCLAIMER)}</strong> It cannot tell whether anybody is ill;
 please make no decision about health with it.</p>"""
+
+
+def _notices(notices: Mapping[str, str]) -> str:
+    told = "".join(f"<p>{escape(notice)}</p>" for notice in notices.values())
+    return f'<aside class="notices" aria-label="Where the models come from">{told}</aside>'
 
 
 def _fineprint() -> str:

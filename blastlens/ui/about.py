@@ -11,7 +11,7 @@ from ..classifier import DISCLAIMER
 from ..comparison import Comparison
 from ..model_folder import ModelFolder
 from .compared import recipe_of
-from .shelf import Shelf
+from .shelf import Shelf, refusals
 from .words import MEANINGS, TASKS, task_of
 
 
@@ -21,14 +21,13 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     folders = [classifier.folder for classifier in shelf.classifiers.values()]
     with gr.Group():
         shown = gr.HTML(about_html(shelf.first.folder, folders, record), padding=True)
-    model.change(
-        lambda chosen: about_html(shelf.classifier(chosen).folder, folders, record),
-        model,
-        shown,
-        trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-    )
+
+    def follow(chosen: str) -> str:
+        with refusals():
+            return about_html(shelf.classifier(chosen).folder, folders, record)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+    model.change(follow, model, shown, trigger_mode="always_last", **quiet)
 
 
 def about_html(chosen: ModelFolder, folders: Sequence[ModelFolder], record: Comparison | None) -> str:
@@ -78,7 +77,10 @@ def _section(title: str, content: str) -> str:
 def _limits(folder: ModelFolder, record: Comparison | None) -> str:
     protocol = folder.protocol()
     if protocol is None:
-        return "<p>Nothing was measured on people it never saw. Until somebody does, its answers mean nothing.</p>"
+        return (
+            "<p>This page knows of no measurement on people it never saw. Until there is one, its answers mean nothing."
+            "</p>"
+        )
     items = [_how_good(folder, protocol), _worst(protocol)]
     if folder.label_names == ("ALL", "HEM"):
         donors = sum(group["label"] == "HEM" for group in protocol["per_group"])

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ..classifier import DISCLAIMER, Classifier, Prediction
 from ..errors import BlastlensError
 from ..images import ImageSource
+from ..model_folder import ModelFolder
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
 from ..sources import LONGEST_RUN_S, Sources, list_sources
@@ -33,6 +34,8 @@ class Run:
     """One pass of a model over images; it fills up while `steps` goes on, and keeps what was done if it is stopped.
 
     Attributes:
+        classifier: None once the run is over: the page keeps the run for its tables, and a network is large.
+        folder: the model's.
         total: how many images there are to try.
         answered, failures: so far; failures are name and reason, beginning with what cannot be an image.
         done: how many of the images have been tried.
@@ -40,7 +43,8 @@ class Run:
         stopped: set from outside, ends the steps.
     """
 
-    classifier: Classifier
+    classifier: Classifier | None
+    folder: ModelFolder
     sigma: float
     seed: int
     listing: Sources
@@ -56,7 +60,8 @@ class Run:
         """List what is to be done; raises BlastlensError where that is nothing, or too much."""
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         listing = list_sources(paths)
-        run = cls(classifier, sigma, seed, listing, len(listing.sources), failures=list(listing.refused))
+        failures = list(listing.refused)
+        run = cls(classifier, classifier.folder, sigma, seed, listing, len(listing.sources), failures=failures)
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among the files given.{reason}")
@@ -69,8 +74,9 @@ class Run:
 
     def steps(self) -> Iterator[None]:
         """Do the work, an image at a time."""
+        assert self.classifier is not None  # its steps are gone through once
         start = time.perf_counter()
-        leukemic = leukemic_labels(self.classifier.label_names)
+        leukemic = leukemic_labels(self.folder.label_names)
         images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
         outcomes = self.classifier.predict_each(images, self.sigma, self.seed)
         try:
@@ -91,12 +97,13 @@ class Run:
                 self.seconds = time.perf_counter() - start
                 yield
         finally:
-            # The page keeps the run for its tables; the images, and with them an open zip, are not needed again.
+            # The images, and with them an open zip, are not needed again, either.
+            self.classifier = None
             self.listing = replace(self.listing, sources=())
 
     def patients(self) -> list[Patient]:
         """What was answered so far by patient; none where the model's labels do not say what is leukemia."""
-        leukemic = leukemic_labels(self.classifier.label_names)
+        leukemic = leukemic_labels(self.folder.label_names)
         if not leukemic:
             return []
         return by_patient(Answer(one.subject, one.prediction.label in leukemic, one.leukemia) for one in self.answered)
@@ -108,7 +115,7 @@ class Run:
             "patients": [_patient_dict(patient) for patient in self.patients()],
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
-            **provenance(self.classifier, self.sigma, [*self.listing.notes, CAVEAT]),
+            **provenance(self.folder, self.sigma, [*self.listing.notes, CAVEAT]),
         }
 
 
@@ -146,7 +153,7 @@ def _or_none(value: float) -> float | None:
 
 def image_rows(run: Run) -> Iterator[dict[str, object]]:
     """The table of images for download; what failed is part of it, with the reason."""
-    labels = run.classifier.label_names
+    labels = run.folder.label_names
     for one in run.answered:
         p = one.prediction
         yield {
@@ -179,10 +186,9 @@ def patient_rows(run: Run) -> Iterator[dict[str, object]]:
 
 
 def _origin(run: Run) -> dict[str, object]:
-    folder = run.classifier.folder
     return {
-        "model_id": folder.model_id,
-        "revision": folder.revision,
+        "model_id": run.folder.model_id,
+        "revision": run.folder.revision,
         "sigma": run.sigma,
         "seed": run.seed,
         "images_given": run.total,

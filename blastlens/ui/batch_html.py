@@ -47,7 +47,7 @@ def summary(run: Run) -> str:
         )
     return (
         f'<div class="run notes"><p role="status" class="headline"><strong>{headline}</strong></p>'
-        f"<p>{whose}Answered by {escape(run.classifier.folder.model_id)}.{noise} {DISCLAIMER}</p>{notes}"
+        f"<p>{whose}Answered by {escape(run.folder.model_id)}.{noise} {DISCLAIMER}</p>{notes}"
         f"{_failures(run)}</div>"
     )
 
@@ -81,10 +81,10 @@ def images_html(run: Run, view: TableView) -> str:
         Column("file", "File", lambda one: one.name, lambda one: f'<span class="name file">{escape(one.name)}</span>'),
         Column("patient", "Patient", lambda one: one.subject, lambda one: _subject(one.subject)),
         Column("answer", "Answer", lambda one: one.prediction.label, _answer),
-        *(_probability_column(place, label) for place, label in enumerate(run.classifier.label_names)),
+        *(_probability_column(place, label) for place, label in enumerate(run.folder.label_names)),
         Column("check", "Input check", lambda one: _check(one)[0], lambda one: _check(one)[1]),
     ]
-    meanings = task_of(run.classifier.folder).meanings
+    meanings = task_of(run.folder).meanings
     meant = "; ".join(f"{label}: {meaning}" for label, meaning in meanings.items())
     return (
         f'<h3 class="heading">Each image</h3>{table(run.answered, columns, view, "Answers by image")}'

@@ -15,7 +15,7 @@ from ..metrics import Bin, Interval, constant_weighted_f1
 from ..model_folder import ModelFolder
 from ..wording import count
 from .charts import Series, confusion_table, line_chart, reliability_diagram
-from .shelf import Shelf
+from .shelf import Shelf, refusals
 from .words import MEANINGS, task_of, term
 
 MOST_LINES = 6  # beside the model's own and the constant answer's; more than eight would look alike
@@ -41,11 +41,13 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         )
 
     def follow(chosen: str) -> tuple[Any, ...]:
-        shown, choice, *rest = view(chosen)
+        with refusals():
+            shown, choice, *rest = view(chosen)
         return shown, gr.update(**choice), *rest
 
     def draw(chosen: str, names: list[str]) -> str:
-        return noise_html(record, shelf.classifier(chosen).folder, names)
+        with refusals():
+            return noise_html(record, shelf.classifier(chosen).folder, names)
 
     shown, choice, curves, itself, quickness = view(shelf.first.folder.model_id)
     with gr.Group():
@@ -63,6 +65,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         "show_progress": "hidden",
         "api_visibility": "private",
         "trigger_mode": "always_last",
+        "preprocess": False,
     }
     model.change(follow, model, [systems, wanted, noise, own, speed], **quick)
     wanted.input(draw, [model, wanted], noise, **quick)
@@ -267,7 +270,8 @@ def noise_html(record: Comparison | None, folder: ModelFolder, names: Sequence[s
             values = [score.value for score in system.noise.weighted_f1]
             series.append(Series(system.title, system.noise.sigmas, values))
     if not series:
-        return f'<p class="compared">How {escape(folder.model_id)} holds against noise was not measured.</p>'
+        told = f"How {escape(folder.model_id)} holds against noise was not measured, as far as this page knows."
+        return f'<p class="compared">{told}</p>'
     dataset = _dataset_of(record, folder)
     if dataset and dataset.most_frequent_share:
         constant = constant_weighted_f1(dataset.most_frequent_share)
@@ -344,7 +348,7 @@ def model_html(folder: ModelFolder) -> str:
     heading = f"<h2>{escape(folder.model_id)}: can its probabilities be believed, and what does it mix up?</h2>"
     protocol = folder.protocol()
     if protocol is None:
-        text = "Nothing was measured on people it never saw, so its answers mean nothing yet."
+        text = "This page knows of no measurement on people it never saw, so its answers mean nothing yet."
         return f'<section class="compared">{heading}<p>{text}</p></section>'
     clean, unseen = protocol["by_sigma"][0], task_of(folder).unseen
     opening = (
@@ -397,7 +401,8 @@ def _worst_group(protocol: Mapping[str, Any]) -> str:
 def speed_html(record: Comparison | None, folders: Sequence[ModelFolder], chosen: ModelFolder) -> str:
     """Time and size of the models on this page, then of every published network."""
     heading = "<h2>How quick, how large</h2>"
-    own = "".join(_model_line(folder, folder is chosen or folder.model_id == chosen.model_id) for folder in folders)
+    shown = [*folders, *([] if any(folder is chosen for folder in folders) else [chosen])]
+    own = "".join(_model_line(folder, folder is chosen) for folder in shown)
     table = "" if record is None else _speed_table(record)
     return f'<section class="compared">{heading}<ul class="own-speed">{own}</ul>{table}</section>'
 

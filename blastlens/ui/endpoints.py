@@ -1,11 +1,14 @@
 """Functions as public endpoints, for gradio_client, curl and MCP, with what a caller needs to know of each argument."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.utils import get_function_description
 
+from .shelf import Shelf
+
+Function = TypeVar("Function", bound=Callable[..., dict[str, Any]])
 # Many images at once keep the processor busy for minutes: one such run at a time, whoever asks for it.
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "many images", "concurrency_limit": 1}
 
@@ -30,6 +33,22 @@ def endpoint(function: Callable[..., dict[str, Any]], queue: Mapping[str, Any] |
         component.label = name
         component.api_info()["additional_description"] = described[name]
         component.example_payload = component.example_value = lambda value=examples[name]: value
+
+
+def model_described(shelf: Shelf) -> Callable[[Function], Function]:
+    """Decorate an endpoint's function: "{model}" in its docstring becomes what may be given as `model`."""
+    said = "model: id of one of the models on offer, as list_models gives them; empty for the first."
+    if shelf.guests:
+        said = (
+            "model: id of one of those on offer, as list_models gives them, or owner/name[@revision] of another on the "
+            "Hub; empty for the first."
+        )
+
+    def describe(function: Function) -> Function:
+        function.__doc__ = (function.__doc__ or "").replace("{model}", said)
+        return function
+
+    return describe
 
 
 def example_file(name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..errors import BlastlensError
 from ..sources import MAX_IMAGES
 from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
-from .endpoints import ONE_AT_A_TIME, endpoint, example_file
+from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
 from .examples import drawn_zip
 from .shelf import Shelf, refusals
 from .tables import RESORT, TableView
@@ -39,10 +39,13 @@ class FolderTab:
     shelf: Shelf
     keeper: gr.components.Component
 
-    def drawn(self, model: str) -> list[str] | None:
+    def drawn(self, model: str) -> Any:
         """Something to try the tab with: drawn images of made-up people."""
-        path = drawn_zip(self.shelf.classifier(model).label_names)
-        return [str(path)] if path else None
+        with refusals():
+            path = drawn_zip(self.shelf.classifier(model).label_names)
+            if path is None:
+                raise BlastlensError("Nobody draws images for this model's labels; give some of your own.")
+            return [str(path)]
 
     def wait(self) -> tuple[Any, ...]:
         """The page from the press of the button until the run's turn comes."""
@@ -161,12 +164,13 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
 def _endpoint(tab: FolderTab) -> None:
     """Make the tab's public endpoint, inside the Blocks that are being built."""
 
+    @model_described(tab.shelf)
     def score_images(files: list[gr.FileData], model: str = "", sigma: float = 0, seed: int = 0) -> dict[str, Any]:
         """Classify many images, and sum them up by patient. Research demonstration, not a medical device.
 
         Args:
             files: images, or zips of images, up to 5,000 in all; a CSV of file_name and subject names patients.
-            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            {model}
             sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
 

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_space
 
-from ..classifier import DISCLAIMER, Classifier
-from ..model_folder import PRECISIONS
+from ..classifier import DISCLAIMER
+from ..model_folder import PRECISIONS, ModelFolder
 from .endpoints import endpoint
-from .shelf import Shelf, provenance
+from .shelf import Shelf, provenance, refusals
 from .snippets import Origin, Snippet, in_python, installing, over_the_network
 from .words import task_of, term
 
@@ -37,37 +37,42 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     """Lay the tab out, follow the model picker, and offer `list_models`."""
 
     def shown(chosen: str, request: gr.Request) -> tuple[str, str]:
-        return _own(shelf.classifier(chosen)), _asked(chosen, address_of(request.headers, request.request.scope))
+        with refusals():
+            classifier = shelf.classifier(chosen)
+        own = _own(classifier.folder, shelf.is_guest(classifier))
+        return own, _asked(shelf.name_of(classifier), address_of(request.headers, request.request.scope))
 
     def list_models() -> dict[str, Any]:
         """Which models there are, and how good each is on unseen people. Research demonstration, not a medical device.
 
         Returns:
             models (a list: model_id, revision, labels, task, looks_at, headline: the honest score with its 95 %
-            interval and protocol, or null where nothing was measured; size_bytes by precision; sigma, warnings and
-            disclaimer as in every answer) and disclaimer.
+            interval and protocol, or null where nothing was measured; size_bytes by precision; sigma, warnings, such
+            as why a copy is served in place of the Hub's model, and disclaimer as in every answer) and disclaimer.
         """
-        return {"models": [described(c) for c in shelf.classifiers.values()], "disclaimer": DISCLAIMER}
+        models = [described(c.folder, shelf.notices.get(name, "")) for name, c in shelf.classifiers.items()]
+        return {"models": models, "disclaimer": DISCLAIMER}
 
     first = shelf.first
     with gr.Group():
         gr.HTML(_opening(), padding=True)
     with gr.Group():
-        own = gr.HTML(_own(first), padding=True, js_on_load=COPY)
+        own = gr.HTML(_own(first.folder), padding=True, js_on_load=COPY)
     with gr.Group():
         asked = gr.HTML(_asked(first.folder.model_id, LOCAL), padding=True, js_on_load=COPY)
     # Without triggers it runs when the page opens, too: only then is the page's address known.
     follow: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
+    follow["preprocess"] = False
     gr.on(None, shown, model, [own, asked], **follow)
     endpoint(list_models)
 
 
-def described(classifier: Classifier) -> dict[str, Any]:
-    """What a program may want to know of a model before it asks."""
-    folder, task = classifier.folder, task_of(classifier.folder)
+def described(folder: ModelFolder, notice: str = "") -> dict[str, Any]:
+    """What a program may want to know of a model before it asks; `notice` says why it is a copy."""
+    task = task_of(folder)
     files = {name: folder.path / file for name, file in PRECISIONS.items()}
     return {
-        **provenance(classifier),
+        **provenance(folder, warnings=[notice] if notice else []),
         "labels": {label: task.meanings.get(label, "") for label in folder.label_names},
         "task": task.question,
         "looks_at": task.looks_at,
@@ -122,17 +127,21 @@ def _opening() -> str:
     )
 
 
-def _own(classifier: Classifier) -> str:
-    origin = Origin.of(classifier.folder)
+def _own(folder: ModelFolder, guest: bool = False) -> str:
+    origin = Origin.of(folder)
     where = (
         "Run these lines in a copy of this project: the model is in its folder <code>models</code>."
         if origin.name.startswith("models/")
         else "The model is fetched from the Hugging Face Hub the first time."
-        if origin.revision
+        if origin.on_the_hub
         else "The model is read from its folder."
     )
+    if guest:
+        where += " Nobody here has checked it."
+        if origin.custom_code:
+            where += " Ways that would run Python code of its own are left out."
     heading = f"<h2>On your own computer</h2><p>Your images stay with you. {where}</p>"
-    return _boxes(heading, in_python(origin, IMAGE))
+    return _boxes(heading, in_python(origin, IMAGE, trusted=not guest))
 
 
 def _asked(model: str, address: str) -> str:

@@ -21,7 +21,7 @@ class Scene:
     """What the first tab shows.
 
     Attributes:
-        model: id of the model.
+        model: name of the model, a guest's with its commit.
         example: name of the example, such as "drawn-ALL-1"; "" for an image of the visitor's own, or none.
         change: how the image is changed.
         seed: of the noise.
@@ -45,12 +45,12 @@ def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str
     range falls back to that; the others are kept.
     """
     remarks = []
-    model = query.get("model", "")
-    if model and model not in shelf.classifiers:
-        remarks.append(f"The link names a model that is not on offer here ({model}).")
-        model = ""
-    model = model or shelf.first.folder.model_id
-    names = [name_of(example) for example in shelf.examples[model]]
+    classifier = shelf.first
+    try:
+        classifier = shelf.classifier(query.get("model", ""), patience=0)
+    except BlastlensError as error:
+        remarks.append(f"The link names a model that is not on offer here. {error}")
+    names = [name_of(example) for example in shelf.examples_of(classifier)]
     example = query.get("image", "")
     if example and example not in names:
         remarks.append(f"The link names an example that is not here ({example}).")
@@ -68,7 +68,7 @@ def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str
         seed = checked_seed(int(query.get("seed") or 0))
     except (ValueError, BlastlensError):
         remarks.append("The link's seed is no whole number from 0 on.")
-    return Scene(model, example, change, seed), tuple(remarks)
+    return Scene(shelf.name_of(classifier), example, change, seed), tuple(remarks)
 
 
 def name_of(example: Example) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -10,8 +10,15 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
+from ..guests import PATIENCE_S, Guests, pinned
+from ..hub import split_name
 from ..images import ACCEPTED
+from ..model_folder import ModelFolder
 from .examples import Example
+from .words import model_choice
+
+LONGEST_NAME = 300
+Choice = tuple[str, str]  # what is read in the picker, and the name of the model it stands for
 
 
 @dataclass(frozen=True)
@@ -21,30 +28,77 @@ class Shelf:
     Attributes:
         classifiers: by model id; the first is the one the page opens with.
         examples: by model id, the images on offer for each.
+        notices: by model id, why a copy is served in place of the Hub's model, in one sentence.
+        guests: models of the Hub that visitors ask for themselves; None where they may not.
     """
 
     classifiers: Mapping[str, Classifier]
     examples: Mapping[str, tuple[Example, ...]]
+    notices: Mapping[str, str] = field(default_factory=dict)
+    guests: Guests | None = None
 
     @property
     def first(self) -> Classifier:
         """The model the page opens with."""
         return next(iter(self.classifiers.values()))
 
-    def classifier(self, model: str) -> Classifier:
-        """The model of that id, "" for the first; raises BlastlensError, naming those there are, for an unknown one."""
+    @property
+    def choices(self) -> list[Choice]:
+        """The models on offer, as the picker takes them."""
+        return [(model_choice(c.folder), name) for name, c in self.classifiers.items()]
+
+    def classifier(self, model: str, patience: float = PATIENCE_S) -> Classifier:
+        """The model of that name.
+
+        Args:
+            model: the id of one on offer, alone or followed by "@" and its revision; "" for the first; and where
+                guests are admitted, any "owner/name" or "owner/name@revision" of the Hub.
+            patience: how many seconds to wait at most for a guest that is not here yet.
+
+        Raises:
+            NotYetError: a guest that is being fetched.
+            BlastlensError: unknown, naming those there are, or a guest that cannot be had.
+        """
         if not model:
             return self.first
-        if not isinstance(model, str) or model not in self.classifiers:
-            raise BlastlensError(f"There is no model {model!r} here; choose one of {', '.join(self.classifiers)}.")
-        return self.classifiers[model]
+        if isinstance(model, str) and model in self.classifiers:
+            return self.classifiers[model]
+        offered = ", ".join(self.classifiers)
+        named = split_name(model) if isinstance(model, str) and len(model) <= LONGEST_NAME else None
+        if named is None:
+            more = ", or give owner/name of a model on the Hub" if self.guests else ""
+            told = repr(model)
+            told = told if len(told) <= LONGEST_NAME else f"{told[:LONGEST_NAME]}..."
+            raise BlastlensError(f"There is no model {told} here; choose one of {offered}{more}.")
+        model_id, revision = named
+        if model_id in self.classifiers and revision == self.classifiers[model_id].folder.revision:
+            return self.classifiers[model_id]
+        if self.guests:
+            return self.guests.classifier(model, patience)
+        raise BlastlensError(f"This page offers only {offered}; it does not open other models of the Hub ({model}).")
+
+    def name_of(self, classifier: Classifier) -> str:
+        """By what name the page and its links ask for a model: its id, or that of a guest with its commit."""
+        folder = classifier.folder
+        return folder.model_id if self.classifiers.get(folder.model_id) is classifier else pinned(folder)
+
+    def is_guest(self, classifier: Classifier) -> bool:
+        """Whether a visitor asked for it, so that nobody here has chosen or checked it."""
+        return self.classifiers.get(classifier.folder.model_id) is not classifier
+
+    def examples_of(self, classifier: Classifier) -> tuple[Example, ...]:
+        """The images on offer for a model; for a guest, those of a model on offer with the same labels."""
+        if not self.is_guest(classifier):
+            return self.examples[classifier.folder.model_id]
+        alike = (name for name, c in self.classifiers.items() if c.label_names == classifier.label_names)
+        return next((self.examples[name] for name in alike), ())
 
 
-def provenance(classifier: Classifier, sigma: float = 0.0, warnings: Sequence[str] = ()) -> dict[str, Any]:
+def provenance(folder: ModelFolder, sigma: float = 0.0, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """What every answer says of its origin: model_id, revision, sigma, warnings, disclaimer."""
     return {
-        "model_id": classifier.folder.model_id,
-        "revision": classifier.folder.revision,
+        "model_id": folder.model_id,
+        "revision": folder.revision,
         "sigma": sigma,
         "warnings": list(warnings),
         "disclaimer": DISCLAIMER,

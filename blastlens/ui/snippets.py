@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from textwrap import wrap
 
+from ..hub import split_name
 from ..model_folder import ModelFolder, bundled_root
 
 _WIDTH = 54  # letters in half of the page, less what follows a line that goes on
@@ -47,18 +48,32 @@ class Origin:
     custom_code: bool = False
     framed: bool = False
 
+    @property
+    def on_the_hub(self) -> bool:
+        """Whether it is fetched from there."""
+        return split_name(self.name) is not None
+
     @classmethod
     def of(cls, folder: ModelFolder) -> "Origin":
         """A bundled model is found under `models/`, one from the Hub under its name there, others where they lie."""
         if folder.path == bundled_root() / folder.model_id:
             name = f"models/{folder.model_id}"
         else:
-            name = folder.model_id if folder.revision else str(folder.path)
+            # A copy that is served in place of the Hub's model is that model, wherever it lies.
+            name = folder.model_id if folder.revision or split_name(folder.model_id) else str(folder.path)
         return cls(name, folder.revision, "auto_map" in folder.config, folder.view.frame is not None)
 
 
-def in_python(origin: Origin, image: str) -> tuple[Snippet, ...]:
-    """The ways that run a model on one's own computer."""
+def in_python(origin: Origin, image: str, trusted: bool = True) -> tuple[Snippet, ...]:
+    """The ways that run a model on one's own computer.
+
+    Args:
+        origin: of the model.
+        image: path of an image file.
+        trusted: whether the model is one of the page's own; of others no way is shown that runs code of theirs.
+    """
+    if origin.custom_code and not trusted:
+        return (_classifier(origin, image),)
     timm = () if origin.custom_code else (_timm(origin, image),)
     return (_pipeline(origin, image), _classifier(origin, image), *timm)
 

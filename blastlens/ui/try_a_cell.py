@@ -7,6 +7,7 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
+from weakref import ref
 
 import gradio as gr
 import numpy as np
@@ -16,8 +17,9 @@ from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..noise import checked_seed
-from .endpoints import endpoint, example_file
+from .endpoints import endpoint, example_file, model_described
 from .examples import Example
+from .hub_line import Opening
 from .links import Scene, name_of, read_scene
 from .pictures import curve_figure, figure, heat_overlay
 from .shelf import Shelf, path_of, provenance, refusals
@@ -81,7 +83,7 @@ class TryACell:
             path = path_of(image)
             if not Path(path).is_file():
                 # Uploads are deleted within the hour, and with them Gradio's copies of the examples.
-                example = self._example(path, model)
+                example = self._example(path, self.shelf.classifier(model))
                 if example is None:
                     raise BlastlensError("This image has been deleted, as promised; please give it again.")
                 path = str(example.path)
@@ -97,9 +99,9 @@ class TryACell:
             start = time.perf_counter()
             prediction = classifier.predict(path, seed=seed, corruption=change)
             seconds = time.perf_counter() - start
-            clean = _pixels(classifier, path)
+            clean = _pixels(ref(classifier), path)
             changed = change.apply(clean, seed)
-            untouched = prediction if change.is_neutral else _untouched(classifier, path)
+            untouched = prediction if change.is_neutral else _untouched(ref(classifier), path)
         except BlastlensError as error:
             return _refused(error)
         named = {label_text(classifier.folder, label): p for label, p in prediction.probabilities.items()}
@@ -108,17 +110,16 @@ class TryACell:
             _focus(classifier, changed, prediction.label),
             caution_html(prediction),
             _verdict(named, prediction.in_domain is not False),
-            notes_html(prediction, change, untouched, self._example(path, model), seconds),
-            link_html(Scene(model, self._name(path, model), change, seed)),
+            notes_html(prediction, change, untouched, self._example(path, classifier), seconds),
+            link_html(Scene(self.shelf.name_of(classifier), self._name(path, classifier), change, seed)),
         )
 
     def curve(self, image: Upload, model: str, kind: str, level: float, seed: int) -> str:
         """The answer at every level of a kind, as a figure; empty where there is nothing to draw."""
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
-            return curve_figure(
-                _curve(classifier, path, kind, checked_seed(seed)), classifier.label_names, change.level
-            )
+            curve = _curve(ref(classifier), path, kind, checked_seed(seed))
+            return curve_figure(curve, classifier.label_names, change.level)
         except BlastlensError:
             return _NO_CURVE  # the answer says what is wrong
 
@@ -126,7 +127,7 @@ class TryACell:
         """The changed picture and the curve's marker, while the slider is still moving."""
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
-            clean = _pixels(classifier, path)
+            clean = _pixels(ref(classifier), path)
             seen = seen_html(clean, change.apply(clean, checked_seed(seed)), change)
         except BlastlensError:
             return gr.skip(), gr.skip()  # the last answer has said what is wrong
@@ -135,8 +136,9 @@ class TryACell:
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """The first look at the page: what its link asks for, or the first example."""
         scene, remarks = read_scene(dict(request.query_params) if request else {}, self.shelf)
-        classifier = self.shelf.classifier(scene.model)
-        path = self._example_path(scene.model, scene.example)
+        with refusals():
+            classifier = self.shelf.classifier(scene.model)
+        path = self._example_path(classifier, scene.example)
         seen, focus, caution, verdict, notes, link = self._shown(
             path, scene.model, scene.change.kind, scene.change.level, scene.seed
         )
@@ -144,7 +146,7 @@ class TryACell:
         return (
             scene.model,
             facts(classifier.folder),
-            offer_html(self.shelf.examples[scene.model], scene.example),
+            offer_html(self.shelf.examples_of(classifier), scene.example),
             scene.change.kind,
             *_controls(scene.change),
             scene.seed,
@@ -159,22 +161,25 @@ class TryACell:
 
     def pick(self, event: gr.EventData, *settings: Any) -> tuple[Any, ...]:
         """A click on an example."""
-        return self._with_image(self._example_path(settings[0], event.value), *settings)
+        with refusals():
+            path = self._example_path(self.shelf.classifier(settings[0]), event.value)
+        return self._with_image(path, *settings)
 
     def switch(self, image: Upload, model: str, *change: Any) -> tuple[Any, ...]:
         """Another model: a visitor's own image stays, an example makes room for one that suits the model."""
-        classifier = self.shelf.classifier(model)
+        with refusals():
+            classifier = self.shelf.classifier(model)
         try:
             path = path_of(image) if image else None
         except BlastlensError:  # no upload: somebody plays with the requests
             path = None
-        offered = {example.path.name for example in self.shelf.examples[model]}
+        offered = self.shelf.examples_of(classifier)
         others = {example.path.name for examples in self.shelf.examples.values() for example in examples}
-        if path and Path(path).name in others - offered and self.shelf.examples[model]:
-            path = str(self.shelf.examples[model][0].path)
+        if path and Path(path).name in others - {example.path.name for example in offered} and offered:
+            path = str(offered[0].path)
         return (
             facts(classifier.folder),
-            offer_html(self.shelf.examples[model], self._name(path, model)),
+            offer_html(offered, self._name(path, classifier)),
             *self._with_image(path, model, *change),
         )
 
@@ -190,14 +195,14 @@ class TryACell:
     def _with_image(self, path: str | None, *settings: Any) -> tuple[Any, ...]:
         return path, *self._shown(path, *settings)
 
-    def _example_path(self, model: str, name: str) -> str | None:
-        return next((str(one.path) for one in self.shelf.examples.get(model, ()) if name_of(one) == name), None)
+    def _example_path(self, classifier: Classifier, name: str) -> str | None:
+        return next((str(one.path) for one in self.shelf.examples_of(classifier) if name_of(one) == name), None)
 
-    def _example(self, path: str, model: str) -> Example | None:
-        return next((one for one in self.shelf.examples.get(model, ()) if one.path.name == Path(path).name), None)
+    def _example(self, path: str, classifier: Classifier) -> Example | None:
+        return next((one for one in self.shelf.examples_of(classifier) if one.path.name == Path(path).name), None)
 
-    def _name(self, path: str | None, model: str) -> str:
-        example = self._example(path, model) if path else None
+    def _name(self, path: str | None, classifier: Classifier) -> str:
+        example = self._example(path, classifier) if path else None
         return name_of(example) if example else ""
 
 
@@ -205,6 +210,7 @@ def endpoints(shelf: Shelf) -> None:
     """Make the tab's two public endpoints, inside the Blocks that are being built."""
     other_kinds = Literal["none", *(kind for kind in KINDS if kind != NOISE)]  # type: ignore[valid-type]
 
+    @model_described(shelf)
     def classify(
         image: gr.FileData,
         model: str = "",
@@ -217,7 +223,7 @@ def endpoints(shelf: Shelf) -> None:
 
         Args:
             image: a PNG, JPEG, BMP, GIF, TIFF or WebP file of up to 50 megapixels.
-            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            {model}
             sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
             corruption: another change, made before the noise.
@@ -231,6 +237,7 @@ def endpoints(shelf: Shelf) -> None:
             change = None if corruption == "none" else Corruption(corruption, level)
             return shelf.classifier(model).predict(path_of(image), sigma, seed, change).to_dict()
 
+    @model_described(shelf)
     def noise_curve(
         image: gr.FileData,
         model: str = "",
@@ -242,7 +249,7 @@ def endpoints(shelf: Shelf) -> None:
 
         Args:
             image: a PNG, JPEG, BMP, GIF, TIFF or WebP file of up to 50 megapixels.
-            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            {model}
             kind: what makes it worse.
             patterns: how many noise patterns to average, 1 to 8.
             seed: of the first pattern, a whole number from 0 on.
@@ -265,7 +272,7 @@ def endpoints(shelf: Shelf) -> None:
                 **{name: _by_label(curve, rows) for name, rows in columns.items()},
                 "flip_level": curve.flip_level,
                 "in_domain": clean.in_domain,
-                **provenance(classifier, warnings=clean.warnings),
+                **provenance(classifier.folder, warnings=clean.warnings),
             }
 
     first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
@@ -277,13 +284,14 @@ def _by_label(curve: Curve, rows: np.ndarray) -> dict[str, list[float]]:
     return dict(zip(curve.label_names, rows.T.tolist(), strict=True))
 
 
-def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> None:
+def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, opening: Opening | None = None) -> None:
     """Lay the tab out and connect its events.
 
     Args:
         shelf: the models on offer.
         demo: the page that is being built; its load opens this tab.
         model, about: the picker above all tabs, and what it says of the picked model; this tab keeps both.
+        opening: the events by which another model gets into the picker.
     """
     tab = TryACell(shelf)
     with gr.Row(equal_height=False):
@@ -298,7 +306,7 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
                 placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
                 elem_classes="given",
             )
-            offer = gr.HTML(offer_html(shelf.examples[shelf.first.folder.model_id]), padding=True, js_on_load=PICK)
+            offer = gr.HTML(offer_html(shelf.examples_of(shelf.first)), padding=True, js_on_load=PICK)
         with gr.Column(scale=7, min_width=320):
             with gr.Group():
                 with gr.Row(elem_classes="pictures"):
@@ -353,11 +361,14 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
     def follows(event: gr.events.Dependency) -> None:
         event.then(tab.curve, settings, curve, **quiet)
 
-    follows(demo.load(tab.open, None, [model, about, offer, kind, *controls, seed, image, *shown], **quiet))
+    # A link may name a model that has to be fetched before it can be shown.
+    opened = opening.linked.then if opening else demo.load
+    follows(opened(tab.open, None, [model, about, offer, kind, *controls, seed, image, *shown], **quiet))
     demo.load(None, js=KEYBOARD_RELEASE)
     demo.load(None, js=PASTE)
     follows(offer.select(tab.pick, [model, *change], [image, *shown], **click))
-    follows(model.input(tab.switch, settings, [about, offer, image, *shown], **quiet))
+    picked = [model.input, *([opening.picked] if opening else [])]
+    follows(gr.on(picked, tab.switch, settings, [about, offer, image, *shown], **quiet))
     follows(kind.input(tab.other_kind, [image, model, kind, seed], [*controls, *shown], **quiet))
     follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **click))
     follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))
@@ -368,21 +379,28 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
     endpoints(shelf)
 
 
-# Gradio stores an upload under a hash of its bytes, so its path stands for its content.
+# Gradio stores an upload under a hash of its bytes, so its path stands for its content. A classifier stands for itself
+# only by reference: one that the page has let go of must not stay in memory for what it once answered.
 @lru_cache(maxsize=32)
-def _pixels(classifier: Classifier, path: str) -> np.ndarray:
+def _pixels(classifier: "ref[Classifier]", path: str) -> np.ndarray:
     with _DECODING:
-        return classifier.pixels(path)
+        return _there(classifier).pixels(path)
 
 
 @lru_cache(maxsize=32)
-def _untouched(classifier: Classifier, path: str) -> Prediction:
-    return classifier.predict(path)
+def _untouched(classifier: "ref[Classifier]", path: str) -> Prediction:
+    return _there(classifier).predict(path)
 
 
 @lru_cache(maxsize=64)
-def _curve(classifier: Classifier, path: str, kind: str, seed: int) -> Curve:
-    return classifier.curve(_pixels(classifier, path), kind, seeds=_seeds(seed, PATTERNS))
+def _curve(classifier: "ref[Classifier]", path: str, kind: str, seed: int) -> Curve:
+    return _there(classifier).curve(_pixels(classifier, path), kind, seeds=_seeds(seed, PATTERNS))
+
+
+def _there(classifier: "ref[Classifier]") -> Classifier:
+    found = classifier()
+    assert found is not None  # whoever asks holds it
+    return found
 
 
 def forget() -> None:

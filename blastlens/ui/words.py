@@ -1,5 +1,6 @@
 """What the page says about models and labels, in words a visitor need not look up. No layout, no Gradio."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -110,6 +111,7 @@ MEANINGS = {
     "MobileNetV1": "A small network made for phones in 2017, here the yardstick for time: 2 means twice as long.",
     "fp32": "The usual precision of a network: 32 bits per number.",
     "int8": "8 bits per number: a smaller and quicker file of the same network, and a little less exact.",
+    "Hub": "The Hugging Face Hub, where people publish models, each with all its earlier versions, its revisions.",
     "MCP": "Model Context Protocol: how AI assistants call programs. This page is such a program.",
 }
 
@@ -118,12 +120,19 @@ def task_of(folder: ModelFolder) -> Task:
     """The task of a model folder; one with other labels gets a task that says no more than the labels."""
     names = folder.label_names
     return TASKS.get(names) or Task(
-        question=" or ".join(names),
+        question=_question(names),
         looks_at="images like those it was trained on",
         meanings={},
         unseen="groups of images it had never seen",
         credit="",
     )
+
+
+def _question(names: Sequence[str]) -> str:
+    """The labels themselves; of many, the first."""
+    if len(names) <= 4:
+        return " or ".join(names)
+    return f"{', '.join(names[:3])} or one of {len(names) - 3} others"
 
 
 def label_text(folder: ModelFolder, label: str) -> str:
@@ -154,6 +163,8 @@ def facts(folder: ModelFolder) -> str:
         rows.append(("Size", f"{weights.stat().st_size / 1e6:.1f} MB"))
     if time := folder.metrics.get("latency_ms"):
         rows.append(("Takes", f"{time['fp32']:.1f} ms an image on {time['threads']} cores"))
+    if folder.revision:
+        rows.append(("From", f"{term('Hub')}, revision {escape(folder.revision[:7])}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows)
     return f'<dl class="facts">{items}</dl>'
 
@@ -162,7 +173,7 @@ def _how_good(folder: ModelFolder, task: Task) -> str:
     headline = folder.metrics.get("headline") or {}
     score = headline.get("weighted_f1")
     if not score:
-        return "not measured: its answers mean nothing yet"
+        return "not measured, as far as this page knows: its answers mean nothing yet"
     interval = f" (95 % interval {score['low']:.2f} to {score['high']:.2f})" if "low" in score else ""
     protocol = str(headline.get("protocol", ""))
     evidence = (

@@ -18,7 +18,8 @@ from ..labelled import MAX_LABELLED, LabelledImages, match_labels
 from ..sources import is_zip, list_sources
 from ..verdict import caveats, verdict
 from ..wording import count, duration
-from .endpoints import ONE_AT_A_TIME, endpoint, example_file
+from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
+from .hub_line import Opening
 from .report_page import body, how_to_prepare, standalone
 from .shelf import Shelf, path_of, provenance, refusals
 from .uploads import uploaded
@@ -51,7 +52,8 @@ class YourSlides:
 
     def prepare(self, model: str) -> str:
         """How to prepare images for a model."""
-        return how_to_prepare(self.shelf.classifier(model).label_names)
+        with refusals():
+            return how_to_prepare(self.shelf.classifier(model).label_names)
 
     def run(self, archive: Upload, model: str) -> Iterator[tuple[str, str, Any, Any]]:
         """Test: how far it is, findings, and the buttons to start and to stop."""
@@ -90,7 +92,7 @@ class YourSlides:
             "verdict": {"tone": found.tone, "headline": found.headline, "details": list(found.details)},
             "caveats": limits,
             **evaluation.to_dict(),
-            **provenance(classifier, warnings=[*limits, *remarks]),
+            **provenance(classifier.folder, warnings=[*limits, *remarks]),
         }
 
     def _told(self, archive: Upload, model: str) -> tuple[str, bool]:
@@ -112,12 +114,13 @@ class YourSlides:
         return match_labels(list_sources([path]), classifier.label_names)
 
 
-def build(shelf: Shelf, model: gr.Radio) -> None:
+def build(shelf: Shelf, model: gr.Radio, opening: Opening | None = None) -> None:
     """Lay the tab out and connect its events.
 
     Args:
         shelf: the models on offer.
         model: the picker above all tabs.
+        opening: the events by which another model gets into the picker.
     """
     gr.HTML(
         '<p class="quiet">A published figure was measured on somebody else\'s slides and scanner. Give images of your '
@@ -151,18 +154,20 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     stop.click(None, cancels=running, api_visibility="private")
     # Whatever changes what would be tested also ends the test of what was there before. The page sets the model while
     # it loads, which is no such change.
-    gr.on([archive.change, model.input], tab.look, settings, [found, *shown], cancels=running, **quiet)
+    looked_at = [archive.change, model.input, *([opening.picked] if opening else [])]
+    gr.on(looked_at, tab.look, settings, [found, *shown], cancels=running, **quiet)
     model.change(tab.prepare, model, prepare, **quiet)
     _endpoint(tab)
 
 
 def _endpoint(tab: YourSlides) -> None:
+    @model_described(tab.shelf)
     def test_on_labelled_images(archive: gr.FileData, model: str = "") -> dict[str, Any]:
         """Test a model on labelled images of one's own. Research demonstration, not a medical device.
 
         Args:
             archive: a zip of at most 2,000 images: one folder per class, in it one per person, or a CSV that says so.
-            model: id of one of the models on offer, as list_models gives them; empty for the first.
+            {model}
 
         Returns:
             verdict, caveats, scores (here, published, difference, each with the ends of its 95 % interval), confusion
