@@ -9,6 +9,7 @@ of `hf auth login` or HF_TOKEN; `--dry-run` needs none and changes nothing.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,11 @@ Tell = Callable[[str], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 where something was refused, 130 where it was interrupted."""
     arguments = _parser().parse_args(argv)
-    hub = Hub()
+    try:
+        hub = Hub()
+    except BlastlensError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     def tell(line: str) -> None:
         print(hub.redact(line), flush=True)
@@ -38,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(INTERRUPTED, *getattr(stopped, "__notes__", ()), file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     return 0
 
 
@@ -79,15 +87,9 @@ def _model(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
 
     if arguments.create_pr and arguments.tag:
         raise BlastlensError("A pull request cannot be tagged before it is merged; leave --tag or --create-pr out.")
-    upload = model.upload_of(
-        arguments.folder,
-        arguments.repo_id,
-        arguments.private,
-        arguments.tag,
-        arguments.create_pr,
-        arguments.overwrite,
-    )
-    model.publish(hub, arguments.folder, upload, tell, arguments.dry_run)
+    options = (arguments.private, arguments.tag, arguments.create_pr, arguments.overwrite)
+    with model.staged(arguments.folder) as copy:
+        model.publish(hub, copy, model.upload_of(copy, arguments.repo_id, *options), tell, arguments.dry_run)
 
 
 def _space(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:

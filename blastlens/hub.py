@@ -390,13 +390,13 @@ def _refusal(error: "HfHubHTTPError", repo_id: str, revision: str, at: str, hub:
             return f"Model {repo_id} has no revision {revision}; give a branch, tag or commit that it has."
         case errors.RepositoryNotFoundError() if get_token():
             return (
-                f"There is no folder and no model {repo_id} on the Hub that your token may read; check the name, or "
-                "ask its owner for access."
+                f"There is no model {repo_id} on the Hub that your token may read; nor is there a folder of that "
+                "name: check it, or ask the model's owner for access."
             )
         case errors.RepositoryNotFoundError():
             return (
-                f"There is no folder and no public model {repo_id} on the Hub; check the name, or {log_in} if it is "
-                "private."
+                f"There is no public model {repo_id} on the Hub; nor is there a folder of that name: check it, or "
+                f"{log_in} if it is private."
             )
         case errors.EntryNotFoundError():
             return f"Model {at} changed on the Hub while it was fetched; call again."

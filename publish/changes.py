@@ -8,6 +8,7 @@ from pathlib import Path
 
 # The Hub writes it when a repository is made, and needs it to tell large files from small ones.
 KEPT = (".gitattributes",)
+MANY = 20  # changes, from which on they are shown by folder
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,28 @@ class Changes:
         return self.added + self.changed
 
     def lines(self) -> Iterator[str]:
-        """One per file that changes: + new, ~ changed, - deleted."""
-        marked = {file.path: f"+ {file.path}  {readable(file.size)}" for file in self.added}
-        marked |= {file.path: f"~ {file.path}  {readable(file.size)}" for file in self.changed}
-        marked |= {path: f"- {path}" for path in self.deleted}
-        for path in sorted(marked):
-            yield f"  {marked[path]}"
+        """One per file that changes: + new, ~ changed, - deleted; where they are many, one per folder and kind."""
+        marked = [("+", file.path, file.size) for file in self.added]
+        marked += [("~", file.path, file.size) for file in self.changed]
+        marked += [("-", path, 0) for path in self.deleted]
+        if len(marked) > MANY:
+            folders: dict[tuple[str, str], list[int]] = {}
+            for mark, path, size in marked:
+                top, inside, _ = path.partition("/")
+                folders.setdefault((mark, top + inside), []).append(size)
+            marked = [
+                (mark, f"{top} ({len(sizes)} files)" if top.endswith("/") else top, sum(sizes))
+                for (mark, top), sizes in folders.items()
+            ]
+        for mark, path, size in sorted(marked, key=lambda row: row[1]):
+            yield f"  {mark} {printable(path)}" + ("" if mark == "-" else f"  {readable(size)}")
         if self.same:
             yield f"  = {len(self.same)} unchanged"
+
+
+def printable(text: str) -> str:
+    """Text without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def readable(size: int) -> str:

@@ -3,7 +3,8 @@
 The roads are those of the card: ONNX Runtime through `Classifier`, a stock `transformers` pipeline and timm.
 """
 
-from collections.abc import Sequence
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
-from blastlens.model_folder import PICKLE_SUFFIXES, PRECISIONS, ModelFolder
+from blastlens.images import ImageSource
+from blastlens.model_folder import JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, ModelFolder
 from train import modeling_blastlens
 
-NEEDED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
-SUFFIXES = (".json", ".safetensors", ".onnx", ".md", ".png", ".svg")
 CODE = Path(modeling_blastlens.__file__)
+MEASURED = {"safetensors": "model.safetensors", **PRECISIONS}  # by the names metrics.json has for them
+NEEDED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
+# All that a model folder may hold. Anything else is there by mistake, or should not be on the Hub.
+NAMES = frozenset(
+    {*JSON_FILES, *MEASURED.values(), "README.md", "figures/noise.png", "figures/calibration.png", CODE.name}
+)
 TOLERANCE = 1e-4  # of a probability, between two roads
 DRAWN = {("ALL", "HEM"): draw_cell, ("Benign", "Early", "Pre", "Pro"): draw_field}
 
@@ -46,32 +52,58 @@ class Answers:
         return f"{', '.join(self.by_road)}: same answers to {images} images within {self.spread:.1e}"
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that are published, sorted; hidden ones are not.
+def model_files(folder: Path) -> dict[str, Path]:
+    """The files of a model folder that are published, by their path in it; hidden ones are not.
 
     Raises:
-        BlastlensError: a file is missing, or one does not belong there.
+        BlastlensError: a file is missing, does not belong there, or is a link.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    names = [path.relative_to(folder).as_posix() for path in files]
-    for name in NEEDED:
-        if name not in names:
-            raise BlastlensError(f"{folder} has no {name}; export and evaluate the model first (see README.md).")
-    for path, name in zip(files, names, strict=True):
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith((".", "__pycache__")) for part in name.split("/")):
+            continue
+        if path.is_symlink():
+            raise BlastlensError(f"{path} is a link; put the file itself there.")
+        if path.is_dir():
+            continue
         if path.suffix.lower() in PICKLE_SUFFIXES:
-            raise BlastlensError(f"{folder / name} may run code when it is loaded; publish safetensors and ONNX only.")
-        if path.name == CODE.name:
-            if path.read_bytes() != CODE.read_bytes():
-                raise BlastlensError(f"{folder / name} is not this project's {CODE.name}; export the model again.")
-        elif path.suffix.lower() not in SUFFIXES:
-            raise BlastlensError(f"{folder / name} is no file of a model folder; move it elsewhere.")
+            raise BlastlensError(f"{path} may run code when it is loaded; publish safetensors and ONNX only.")
+        if name not in NAMES:
+            raise BlastlensError(f"{path} is no file of a model folder; move it elsewhere.")
+        files[name] = path
+    for name in NEEDED:
+        if name not in files:
+            raise BlastlensError(f"{folder} has no {name}; export and evaluate the model first (see README.md).")
+    if CODE.name in files and files[CODE.name].read_bytes() != CODE.read_bytes():
+        raise BlastlensError(f"{files[CODE.name]} is not this project's {CODE.name}; export the model again.")
     return files
 
 
 def require_measured(folder: ModelFolder) -> None:
-    """Raises BlastlensError unless metrics.json holds a measurement of this model on held-out images."""
-    if not folder.metrics.get("protocols") or not folder.metrics.get("headline"):
-        raise BlastlensError(f"{folder.path}/metrics.json holds no measurement; run `python -m train.evaluate` first.")
+    """Raises BlastlensError unless metrics.json holds a measurement on held-out images, of this very model."""
+    metrics = folder.metrics
+    if not metrics.get("protocols") or not metrics.get("headline"):
+        raise BlastlensError(f"metrics.json of {folder.model_id} holds no measurement; run `python -m train.evaluate`.")
+    again = "evaluate it again by `python -m train.evaluate`"
+    if metrics.get("label_names") != list(folder.label_names):
+        raise BlastlensError(f"metrics.json of {folder.model_id} has other labels than config.json; {again}.")
+    recorded = metrics.get("sha256") or {}
+    for name, file in MEASURED.items():
+        path = folder.path / file
+        if path.is_file() and recorded.get(name) != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise BlastlensError(f"{file} of {folder.model_id} is not the one that metrics.json measured; {again}.")
+
+
+def require_own_code(folder: ModelFolder) -> None:
+    """Raises BlastlensError where loading it would run any code but this project's, which `model_files` compares."""
+    named = folder.config.get("auto_map")
+    references = list(named.values()) if isinstance(named, dict) else [named]
+    ours = all(isinstance(one, str) and re.fullmatch(rf"{CODE.stem}\.\w+", one) for one in references)
+    if ("auto_map" in folder.config and not (ours and (folder.path / CODE.name).is_file())) or (
+        "custom_pipelines" in folder.config
+    ):
+        raise BlastlensError(f"config.json of {folder.model_id} names code that is not {CODE.name}; export it again.")
 
 
 def answers(path: Path, model_id: str | None = None) -> Answers:
@@ -81,20 +113,15 @@ def answers(path: Path, model_id: str | None = None) -> Answers:
         BlastlensError: a road does not load it, or the answers differ by more than TOLERANCE.
     """
     folder = ModelFolder.load(path, model_id)
+    require_own_code(folder)
     images = images_for(folder)
     roads: dict[str, Any] = {"ONNX Runtime": _onnx, "transformers": _pipeline}
     if "auto_map" not in folder.config:  # timm has no words for a network that brings its own code
         roads["timm"] = _timm
-    by_road = {}
-    for road, ask in roads.items():
-        try:
-            by_road[road] = ask(folder, images)
-        except Exception as error:
-            raise BlastlensError(f"{path} does not load in {road}: {type(error).__name__}: {error}") from error
-    found = Answers(by_road)
+    found = Answers({road: _asked(folder, road, ask, images) for road, ask in roads.items()})
     if not found.spread <= TOLERANCE:  # NaN, too
         raise BlastlensError(
-            f"{path} answers differently in {', '.join(by_road)}: up to {found.spread:.2g} in a probability; "
+            f"{folder.model_id} answers differently in {', '.join(roads)}: up to {found.spread:.2g} in a probability; "
             "export it again."
         )
     if folder.onnx_file("int8").is_file():
@@ -102,11 +129,16 @@ def answers(path: Path, model_id: str | None = None) -> Answers:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__pycache__")) for part in path.parts)
+def _asked(folder: ModelFolder, road: str, ask: Any, images: list[ImageSource]) -> np.ndarray:
+    try:
+        return np.asarray(ask(folder, images))
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    # Outside of the handler: what a client raised may hold the token, so it is not even the context.
+    raise BlastlensError(f"{folder.model_id} does not load in {road} ({said}); export it again.")
 
 
-def images_for(folder: ModelFolder) -> list[Image.Image]:
+def images_for(folder: ModelFolder) -> list[ImageSource]:
     """Drawn images of the model's kind where there are any, and coloured clouds, of the size the network sees.
 
     Framing and resizing are the image processor's business, and timm's transform knows nothing of the former.
@@ -118,23 +150,25 @@ def images_for(folder: ModelFolder) -> list[Image.Image]:
     return clouds + [draw(label, seed, size) for label in folder.label_names if draw for seed in (1, 2)]
 
 
-def _onnx(folder: ModelFolder, images: Sequence[Image.Image]) -> np.ndarray:
-    return np.array([list(answer.probabilities.values()) for answer in Classifier(folder).predict(list(images))])
+def _onnx(folder: ModelFolder, images: list[ImageSource]) -> np.ndarray:
+    return np.array([list(answer.probabilities.values()) for answer in Classifier(folder).predict(images)])
 
 
-def _pipeline(folder: ModelFolder, images: Sequence[Image.Image]) -> np.ndarray:
+def _pipeline(folder: ModelFolder, images: list[ImageSource]) -> np.ndarray:
+    from huggingface_hub.utils import enable_progress_bars
     from transformers import pipeline
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    trusted = {"trust_remote_code": True} if "auto_map" in folder.config else {}  # `model_files` has compared it
+    enable_progress_bars()  # transformers has switched off those of uploads, too
+    trusted = {"trust_remote_code": True} if "auto_map" in folder.config else {}  # see `require_own_code`
     classify = pipeline("image-classification", model=str(folder.path), **trusted)
-    given = [{row["label"]: row["score"] for row in answer} for answer in classify(list(images), top_k=None)]
+    given = [{row["label"]: row["score"] for row in answer} for answer in classify(images, top_k=None)]
     return np.array([[row[label] for label in folder.label_names] for row in given])
 
 
-def _timm(folder: ModelFolder, images: Sequence[Image.Image]) -> np.ndarray:
+def _timm(folder: ModelFolder, images: list[ImageSource]) -> np.ndarray:
     import timm
     import torch
 

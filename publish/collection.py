@@ -1,18 +1,19 @@
 """Everything of the project in one go: the bundled models, the measured results, the Space, and a page of them all."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import yaml
 
 from blastlens.model_folder import bundled_models, bundled_root
-from publish import model, space
+from publish import check, model, space
 from publish.changes import File
 from publish.hub import Hub, Place
+from publish.project import ROOT, files_in
 from publish.upload import Tell, Upload, Uploaded, plan, send
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, SPACE = "blastlens-results", "blastlens"
 MARK = "comparison.json"
 TITLE = "blastlens: leukemia classifiers, honestly measured"
@@ -21,16 +22,15 @@ DESCRIPTION = "Models with a noise slider, every published system re-measured on
 
 def results_of(repo_id: str, private: bool = False, overwrite: bool = False, root: Path = ROOT) -> Upload:
     """`results/` as a data set repository; its front page is the comparison's, with what the Hub wants to know."""
-    folder = root / "results"
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."}
+    files = {path.partition("/")[2]: file for path, file in files_in("results", root).items()}
     front = {
         "pretty_name": "blastlens results",
         "license": "apache-2.0",
         "tags": ["leukemia", "blood-smear", "benchmark", "robustness"],
         "viewer": False,  # records of runs and their figures, no table of rows
     }
-    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{(folder / 'README.md').read_text(encoding='utf-8')}"
-    contents: dict[str, Path | bytes] = {**files, "README.md": text.encode()}
+    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{files['README.md'].read_text(encoding='utf-8')}"
+    contents = {path: file.read_bytes() for path, file in files.items()} | {"README.md": text.encode()}
     return Upload(
         Place(repo_id, "dataset"),
         tuple(File(path, content) for path, content in sorted(contents.items())),
@@ -54,21 +54,25 @@ def publish(
     Raises:
         BlastlensError: what failed; what was told before stays published.
     """
-    folders = [bundled_root() / name for name in bundled_models()]
-    uploads = [model.upload_of(f, f"{owner}/{f.name}", private, tag, overwrite=overwrite) for f in folders]
-    results = results_of(f"{owner}/{RESULTS}", private, overwrite)
-    if dry_run:
-        for folder, upload in zip(folders, uploads, strict=True):
-            model.publish(hub, folder, upload, tell, dry_run)
-        send(hub, results, tell, dry_run)
-        tell(f"space {owner}/{SPACE}: it is made from the models' new commits, so nothing to show yet")
-        return None
-    for upload in (*uploads, results):
-        plan(hub, upload)  # so that a refusal comes before the first change
-    done = [model.publish(hub, folder, upload, tell) for folder, upload in zip(folders, uploads, strict=True)]
-    done.append(send(hub, results, tell))
-    pinned = [f"{uploaded.place.repo_id}@{uploaded.commit}" for uploaded in done[: len(folders)] if uploaded]
-    done.append(space.publish(hub, space.upload_of(f"{owner}/{SPACE}", pinned, private, overwrite), tell))
+    with ExitStack() as stack:
+        copies = [stack.enter_context(model.staged(bundled_root() / name)) for name in bundled_models()]
+        uploads = [model.upload_of(copy, f"{owner}/{copy.name}", private, tag, overwrite=overwrite) for copy in copies]
+        results = results_of(f"{owner}/{RESULTS}", private, overwrite)
+        if dry_run:
+            for copy, upload in zip(copies, uploads, strict=True):
+                model.publish(hub, copy, upload, tell, dry_run)
+            send(hub, results, tell, dry_run)
+            tell(f"space {owner}/{SPACE}: it is made from the models' new commits, so nothing to show yet")
+            return None
+        # What can be known before the first change: whatever is refused, is refused here.
+        for copy in copies:
+            check.answers(copy)
+        for upload in (*uploads, results, Upload(Place(f"{owner}/{SPACE}", "space"), (), "", space.MARK)):
+            plan(hub, upload)
+        done = [model.publish(hub, copy, upload, tell) for copy, upload in zip(copies, uploads, strict=True)]
+        done.append(send(hub, results, tell))
+        pinned = [f"{one.place.repo_id}@{one.commit}" for one in done[: len(copies)] if one]
+        done.append(space.publish(hub, space.upload_of(f"{owner}/{SPACE}", pinned, private, overwrite), tell))
     return list_together(hub, owner, [uploaded for uploaded in done if uploaded], private)
 
 

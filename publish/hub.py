@@ -5,6 +5,8 @@ request with its Authorization header, so none of them is ever chained to ours, 
 a server says.
 """
 
+import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -23,13 +26,17 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from blastlens.errors import BlastlensError
-from publish.changes import Changes, Remote
+from publish.changes import Changes, Remote, printable
 
 Kind = Literal["model", "dataset", "space"]
 Answer = TypeVar("Answer")
 BUSY = (408, 429, 500, 502, 503, 504)  # likely to pass
+UNCLEAR = (408, 500, 502, 504)  # it may have been done before the answer was lost
 WAITS_S = (1, 2, 4, 8)  # between tries of what may safely be asked again
 PATIENCE_S = 60.0  # for one answer; the client would wait for ever
+COMMIT_PATIENCE_S = 600.0  # for a commit of many files
+TEMPLATE = (".gitattributes", "README.md")  # what the Hub may put into a repository that it makes
+HARDWARE = "zero-a10g"  # ZeroGPU by the Hub's name: a free account's pages run on nothing else
 
 
 class Refused(BlastlensError):
@@ -38,12 +45,19 @@ class Refused(BlastlensError):
     Attributes:
         passing: whether the same may work in a while.
         status: the HTTP status, None where there was no answer.
+        doubtful: whether what was asked may have been done all the same.
     """
 
-    def __init__(self, sentence: str, passing: bool = False, status: int | None = None) -> None:
+    def __init__(self, sentence: str, passing: bool = False, status: int | None = None, doubtful: bool = False) -> None:
         super().__init__(sentence)
         self.passing = passing
         self.status = status
+        self.doubtful = doubtful
+
+    @property
+    def may_arrive(self) -> bool:
+        """Whether what was asked may be done later yet: nobody said that it failed."""
+        return self.doubtful and self.status in (None, 408, 504)
 
 
 @dataclass(frozen=True)
@@ -89,19 +103,25 @@ class Hub:
     """The Hub, asked with the token of HF_TOKEN or of `hf auth login`."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.token = get_token()
-        self.api = HfApi(token=self.token or False, library_name="blastlens")
         self._sleep = sleep
-        get_session().timeout = PATIENCE_S
+        self.token: str | None = None
+        self.api = HfApi(token=False)
+        self.token = self.once("find a token", get_token)
+        self.api = HfApi(token=self.token or False, library_name="blastlens")
 
     @property
     def endpoint(self) -> str:
-        return self.api.endpoint
+        """The Hub's address, without a password that may stand in it."""
+        return re.sub(r"//[^/@]*@", "//", self.api.endpoint)
 
     def address(self, place: Place) -> str:
         """Of the repository's page."""
         prefix = "" if place.kind == "model" else f"{place.kind}s/"
         return f"{self.endpoint}/{prefix}{place.repo_id}"
+
+    def pull_request(self, place: Place, ref: str) -> str:
+        """Address of the page of "refs/pr/N"."""
+        return f"{self.address(place)}/discussions/{ref.rpartition('/')[2]}"
 
     def require_token(self) -> str:
         """Whose token it is; raises Refused where there is none, or none that is valid."""
@@ -117,12 +137,9 @@ class Hub:
                 info = self.api.repo_info(place.repo_id, repo_type=place.kind)
             except RepositoryNotFoundError:
                 return None
-            entries = self.api.list_repo_tree(place.repo_id, recursive=True, revision=info.sha, repo_type=place.kind)
-            files = {
-                entry.path: Remote(entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
-                for entry in entries
-                if isinstance(entry, RepoFile)
-            }
+            if info.id != place.repo_id:  # the Hub leads on from a former name
+                raise Refused(f"The {place} is called {info.id} now; give that name.")
+            files = self._files(place, str(info.sha))
             refs = self.api.list_repo_refs(place.repo_id, repo_type=place.kind, include_pull_requests=True)
             return State(
                 str(info.sha),
@@ -137,28 +154,39 @@ class Hub:
     def files_at(self, place: Place, revision: str) -> dict[str, Remote]:
         """What it holds at a commit or ref."""
 
-        def ask() -> dict[str, Remote]:
-            entries = self.api.list_repo_tree(place.repo_id, recursive=True, revision=revision, repo_type=place.kind)
-            return {
-                e.path: Remote(e.blob_id, e.lfs.sha256 if e.lfs else None) for e in entries if isinstance(e, RepoFile)
-            }
+        return self.persistently(f"list {place} at {revision}", lambda: self._files(place, revision))
 
-        return self.persistently(f"list {place} at {revision}", ask)
+    def _files(self, place: Place, revision: str) -> dict[str, Remote]:
+        entries = self.api.list_repo_tree(place.repo_id, recursive=True, revision=revision, repo_type=place.kind)
+        return {e.path: Remote(e.blob_id, e.lfs.sha256 if e.lfs else None) for e in entries if isinstance(e, RepoFile)}
+
+    def is_untouched(self, place: Place, state: State) -> bool:
+        """Whether nobody has put anything into a repository since the Hub made it."""
+        if not set(state.files) <= set(TEMPLATE):
+            return False
+        commits = self.persistently(
+            f"list the commits of {place}", lambda: self.api.list_repo_commits(place.repo_id, repo_type=place.kind)
+        )
+        return len(commits) <= 1
 
     def create(self, place: Place, private: bool) -> bool:
-        """Make an empty repository; False where somebody made it just now."""
-        options: dict[str, Any] = {"space_sdk": "gradio"} if place.kind == "space" else {}
+        """Ask for an empty repository.
+
+        Returns:
+            Whether it was surely made by this request; False where the answer was lost, so that somebody else may have
+            made the one that is there.
+        """
+        options: dict[str, Any] = {}
+        if place.kind == "space":
+            options = {"space_sdk": "gradio", "space_hardware": HARDWARE}
         try:
             self.once(
                 f"create {place}",
                 lambda: self.api.create_repo(place.repo_id, repo_type=place.kind, private=private, **options),
             )
         except Refused as refusal:
-            if refusal.status == 409:
+            if refusal.doubtful and self.look(place) is not None:
                 return False
-            # A lost answer may hide a success; and what is there and empty now, nobody else has filled.
-            if refusal.passing and (state := self.look(place)) is not None:
-                return not Changes.between((), state.files)
             raise
         return True
 
@@ -181,9 +209,18 @@ class Hub:
         self.once(
             f"upload to {place}",
             lambda: self.api.preupload_lfs_files(
-                place.repo_id, additions, repo_type=place.kind, create_pr=create_pr, free_memory=False
+                place.repo_id,
+                additions,
+                repo_type=place.kind,
+                create_pr=create_pr,
+                free_memory=False,
+                gitignore_content="",  # or the repository's own would silently leave files out of the commit
             ),
         )
+        if ignored := [file.path_in_repo for file in additions if file._should_ignore]:
+            raise Refused(
+                f"The Hub would leave {', '.join(ignored)} out by a .gitignore of {place}; remove that first."
+            )
         return [*additions, *(CommitOperationDelete(path, is_folder=False) for path in changes.deleted)]
 
     def commit(self, place: Place, operations: list[Any], parent: str, message: str, create_pr: bool) -> CommitInfo:
@@ -198,14 +235,26 @@ class Hub:
                 parent_commit=parent,
                 create_pr=create_pr,
             ),
+            COMMIT_PATIENCE_S,
         )
 
     def tag(self, place: Place, tag: str, commit: str) -> None:
-        """Name a commit; no error where it already has that name."""
-        self.persistently(
-            f"tag {place}",
-            lambda: self.api.create_tag(place.repo_id, tag=tag, revision=commit, repo_type=place.kind, exist_ok=True),
-        )
+        """Name a commit; no error where it has that name already, but one where another commit has."""
+
+        def ask() -> None:
+            try:
+                self.api.create_tag(place.repo_id, tag=tag, revision=commit, repo_type=place.kind)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 409:
+                    raise
+            else:
+                return
+            refs = self.api.list_repo_refs(place.repo_id, repo_type=place.kind)
+            named = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
+            if named != commit:
+                raise Refused(f"The tag {tag} of {place} names {named or 'another commit'}; give another --tag.")
+
+        self.persistently(f"tag {place}", ask)
 
     def persistently(self, doing: str, ask: Callable[[], Answer]) -> Answer:
         """Ask, and again while the refusal is a passing one: only for what may be asked twice."""
@@ -218,8 +267,9 @@ class Hub:
             self._sleep(wait)
         return self.once(doing, ask)
 
-    def once(self, doing: str, ask: Callable[[], Answer]) -> Answer:
+    def once(self, doing: str, ask: Callable[[], Answer], patience: float = PATIENCE_S) -> Answer:
         """Ask once; any refusal is a Refused that begins "Could not {doing}"."""
+        get_session().timeout = patience  # each time, since the client makes a new session after some failures
         try:
             return ask()
         except BlastlensError:
@@ -233,21 +283,27 @@ class Hub:
         """Wait before the next try."""
         self._sleep(WAITS_S[attempt - 1])
 
+    def told(self, text: str) -> str:
+        """What a server or the client said, short, on one line, and without the token."""
+        return printable(self.redact(" ".join(text.split())))[:300]
+
     def redact(self, text: str) -> str:
         """The text without the token."""
         return text.replace(self.token, "(token)") if self.token else text
 
     def _refusal(self, doing: str, error: BaseException) -> Refused:
-        # The client wraps what went wrong with a file in an exception that only names the file.
-        while not isinstance(error, (httpx2.HTTPError, OSError)) and error.__cause__ is not None:
+        # The client wraps what went wrong in exceptions that only name the file, or the cache that lacks it.
+        while error.__cause__ is not None and (
+            isinstance(error, LocalEntryNotFoundError) or not isinstance(error, (httpx2.HTTPError, OSError))
+        ):
             error = error.__cause__
         start = f"Could not {doing}"
         if isinstance(error, RevisionNotFoundError):
             return Refused(f"{start}: it has no such revision.", status=404)
         if isinstance(error, HfHubHTTPError):
             status = error.response.status_code
-            said = self.redact(" ".join((error.server_message or "").split()))[:300]
-            return Refused(f"{start}: {_meaning(status, said)}", status in BUSY, status)
+            said = self.told(error.server_message or "")
+            return Refused(f"{start}: {_meaning(status, said)}", status in BUSY, status, status in UNCLEAR)
         if isinstance(error, OfflineModeIsEnabled):
             return Refused(f"{start}: the client is offline by HF_HUB_OFFLINE; unset it to publish.")
         if isinstance(error, httpx2.TransportError):
@@ -255,8 +311,11 @@ class Hub:
                 f"{start}: {self.endpoint} cannot be reached or broke off ({type(error).__name__}); "
                 "check the network and try again.",
                 passing=True,
+                doubtful=not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout),
             )
-        return Refused(f"{start}: {type(error).__name__}: {self.redact(' '.join(str(error).split()))[:300]}")
+        if isinstance(error, json.JSONDecodeError):
+            return Refused(f"{start}: what answers at {self.endpoint} is not the Hub; check HF_ENDPOINT and any proxy.")
+        return Refused(f"{start}: {type(error).__name__}: {self.told(str(error)).rstrip('.')}.", doubtful=True)
 
 
 def _meaning(status: int, said: str) -> str:
@@ -264,7 +323,7 @@ def _meaning(status: int, said: str) -> str:
     meanings = {
         400: f"the Hub finds the request wrong{told}.",
         401: "the Hub does not accept the token; log in with one that is valid, by `hf auth login` or HF_TOKEN.",
-        402: f"the Hub wants this account to pay for it{told}.",
+        402: f"the Hub wants this account to pay for it{told}; a Space needs an account that may host ZeroGPU ones.",
         403: f"the token may not do that; use one with write access to it{told}.",
         404: "the Hub knows no such repository, or hides it from this token.",
         409: f"it conflicts with what is there{told}.",

@@ -6,6 +6,7 @@ revision, for times when the Hub cannot be reached.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,23 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from gradio_client import Client, handle_file
+from huggingface_hub import constants
+from PIL import Image
 
 from blastlens import Classifier
 from blastlens.classifier import DISCLAIMER
 from blastlens.errors import BlastlensError
-from blastlens.hub import snapshot
+from blastlens.hub import chosen_files, snapshot
 from blastlens.model_folder import PRECISIONS, ModelFolder
+from blastlens.wording import count as counted
 from publish import check
 from publish.changes import File
-from publish.hub import Hub, Place
+from publish.hub import HARDWARE, Hub, Place
+from publish.project import ROOT, files_in
 from publish.upload import Tell, Upload, Uploaded, send
 
-ROOT = Path(__file__).resolve().parents[1]
 MARK = "space.json"
 PYTHON = "3.12"
-HARDWARE = "zero-a10g"  # ZeroGPU by the Hub's name; see app.py for what it asks of a page
 WHOLE = ("app.py", "LICENSE", "CITATION.cff", "results/comparison.json", "results/networks.json")
 PACKAGE = (".py", ".css", ".html", ".svg")
 START_S = 120
@@ -76,9 +80,9 @@ class Pinned:
 
     @property
     def files(self) -> list[str]:
-        """Paths in the repository, sorted."""
+        """Paths in the repository of what a page reads; the cache's folder may hold more, which others fetched."""
         root = self.folder.path
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return sorted(chosen_files(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
 
 
 def pinned(model: str) -> Pinned:
@@ -87,8 +91,10 @@ def pinned(model: str) -> Pinned:
     Raises:
         BlastlensError: it cannot be had, or could not be served without PyTorch.
     """
-    repo_id, _, revision = model.partition("@")
+    repo_id, at, revision = model.partition("@")
     place = Place(repo_id)
+    if at and not revision:
+        raise BlastlensError(f"{model!r} names no revision; give owner/name@revision, or leave the @ out.")
     path = snapshot(place.repo_id, revision or None)
     folder = ModelFolder.load(path, repo_id, path.name)
     if not folder.onnx_file("fp32").is_file():
@@ -111,9 +117,29 @@ def upload_of(repo_id: str, models: Sequence[str], private: bool = False, overwr
 
 
 def publish(hub: Hub, upload: Upload, tell: Tell, dry_run: bool = False) -> Uploaded | None:
-    """Try the Space out here, and upload it."""
+    """Try the Space out here, and upload it.
+
+    Raises:
+        BlastlensError: it would show a private model to everybody, does not start, or does not answer.
+    """
+    _refuse_to_reveal(hub, upload, tell)
     tell(try_out(upload.files))
     return send(hub, upload, tell, dry_run)
+
+
+def _refuse_to_reveal(hub: Hub, upload: Upload, tell: Tell) -> None:
+    """A Space holds copies of its models: one with a private model has to be private."""
+    there = hub.look(upload.place)
+    private = there.private if there else upload.private
+    for row in _served(upload.files):
+        state = hub.look(Place(row["repo_id"]))
+        if state is not None and state.private:
+            if not private:
+                raise BlastlensError(
+                    f"The model {row['repo_id']} is private and {upload.place} would show it to everybody; give "
+                    "--private for a new Space, or make the model public."
+                )
+            tell(f"model {row['repo_id']} is private: without a secret HF_TOKEN to read it, the Space serves its copy")
 
 
 def files_of(models: Sequence[Pinned], root: Path = ROOT) -> list[File]:
@@ -121,12 +147,10 @@ def files_of(models: Sequence[Pinned], root: Path = ROOT) -> list[File]:
     names = [model.name for model in models]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BlastlensError(f"Two models are called {twice[0]}; a Space needs different names.")
-    files: dict[str, Path | bytes] = {path: root / path for path in WHOLE}
-    for path in (root / "blastlens").rglob("*"):
-        if path.suffix in PACKAGE:
-            files[path.relative_to(root).as_posix()] = path
+    files = {path: (root / path).read_bytes() for path in WHOLE}
+    files |= {path: file.read_bytes() for path, file in files_in("blastlens", root).items() if file.suffix in PACKAGE}
     for model in models:
-        files |= {f"models/{model.name}/{path}": model.folder.path / path for path in model.files}
+        files |= {f"models/{model.name}/{path}": (model.folder.path / path).read_bytes() for path in model.files}
     served = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
     files[MARK] = (json.dumps({"models": served}, indent=2) + "\n").encode()
     files["requirements.txt"] = serving_pins((root / "requirements.txt").read_text(encoding="utf-8")).encode()
@@ -177,14 +201,17 @@ def readme(project: str, models: Sequence[Pinned], gradio: str) -> str:
 
 
 def _row(model: Pinned) -> str:
-    headline = model.folder.metrics.get("headline") or {}
-    score = headline.get("weighted_f1") or {}
-    if score.get("low") is None:
-        told = "not measured"
-    else:
-        told = f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+    # Other people's records can hold anything, and this becomes part of our page.
+    headline = model.folder.metrics.get("headline")
+    headline = headline if isinstance(headline, dict) else {}
+    score = headline.get("weighted_f1")
+    numbers = [score.get(end) for end in ("value", "low", "high")] if isinstance(score, dict) else []
+    told = "not measured"
+    if numbers and all(isinstance(number, int | float) for number in numbers):
+        told = "{:.3f} ({:.3f} to {:.3f})".format(*numbers)
+    protocol = re.sub(r"[^\w:. +-]", "", str(headline.get("protocol", "-")))[:60]
     page = f"[{model.repo_id}](https://huggingface.co/{model.repo_id})"
-    return f"| {page} | `{model.commit[:12]}` | {told} | {headline.get('protocol', '-')} |"
+    return f"| {page} | `{model.commit[:12]}` | {told} | {protocol} |"
 
 
 def write(files: Sequence[File], folder: Path) -> None:
@@ -209,34 +236,55 @@ def try_out(files: Sequence[File]) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "space"
         write(files, folder)
-        served = json.loads((folder / MARK).read_text())["models"]
         with running(folder, Path(temporary)) as (address, seconds):
-            client = Client(address, verbose=False)
-            for row in served:
-                model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
-                image = Path(temporary) / "image.png"
-                check.images_for(model)[0].save(image)
-                expected = Classifier(model).predict(image)
-                answer: dict[str, Any] = client.predict(
-                    handle_file(str(image)), row["repo_id"], 0, 0, api_name="/classify"
-                )
-                if answer["probabilities"] != expected.probabilities or answer["revision"] != row["revision"]:
-                    raise BlastlensError(f"The Space answers otherwise than {row['repo_id']}; it is not uploaded.")
-    return f"started from its own files in {seconds:.1f} s; its API gives the answers of {len(served)} models"
+            try:
+                copies = _answering(address, folder, Path(temporary) / "image.png")
+            except BlastlensError:
+                raise
+            except Exception as error:
+                raise BlastlensError(
+                    f"The Space starts but does not answer ({type(error).__name__}: {error}); it is not uploaded."
+                ) from error
+    count = len(_served(files))
+    told = f"started from its own files in {seconds:.1f} s; its API gives the answers of {counted(count, 'model')}"
+    return told + (f"; served from copies: {' '.join(copies)}" if copies else ", fetched from the Hub")
+
+
+def _served(files: Sequence[File]) -> list[dict[str, str]]:
+    return list(json.loads(next(file for file in files if file.path == MARK).read())["models"])
+
+
+def _answering(address: str, folder: Path, image: Path) -> list[str]:
+    """Compare the page's answers with the models'; returns why it serves copies, where it does."""
+    client = Client(address, verbose=False)
+    for row in json.loads((folder / MARK).read_text())["models"]:
+        model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
+        Image.fromarray(np.asarray(check.images_for(model)[0])).save(image)
+        expected = Classifier(model).predict(image)
+        answer: dict[str, Any] = client.predict(handle_file(str(image)), row["repo_id"], 0, 0, api_name="/classify")
+        if answer["probabilities"] != expected.probabilities or answer["revision"] != row["revision"]:
+            raise BlastlensError(f"The Space answers otherwise than {row['repo_id']}; it is not uploaded.")
+    offered = client.predict(api_name="/list_models")["models"]
+    return [warning for model in offered for warning in model["warnings"]]
 
 
 @contextmanager
 def running(folder: Path, home: Path) -> Iterator[tuple[str, float]]:
-    """The Space of a folder, started by its entry point with nothing of this project's settings: address, seconds."""
+    """The Space of a folder, started by its entry point with an empty cache and without any token.
+
+    Gives its address and how many seconds it took.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("BLASTLENS_", "HF_TOKEN"))}
-    environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": ""}
     log = home / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=folder, env=environment, stdout=output, stderr=output
+            [sys.executable, "app.py"],
+            cwd=folder,
+            env=_environment(home, port),
+            stdout=output,
+            stderr=output,
         )
     try:
         start = time.monotonic()
@@ -253,4 +301,23 @@ def running(folder: Path, home: Path) -> Iterator[tuple[str, float]]:
         yield f"http://127.0.0.1:{port}", time.monotonic() - start
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment(home: Path, port: int) -> dict[str, str]:
+    """As bare as a host's: where programs and libraries are, and how the Hub is reached."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS", "HF_ENDPOINT")
+    kept += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_ENDPOINT": constants.ENDPOINT,
+        "HF_HUB_DISABLE_XET": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+    }

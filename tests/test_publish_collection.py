@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers_models import shared_model_folder, write_json
+from helpers_models import shared_model_folder, write_record
 
 import hub_upload
 from publish import collection
@@ -19,10 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def bundled(tmp_path, monkeypatch) -> Path:
     """Two small models, bundled instead of the shipped ones, with records to render cards from."""
     root = tmp_path / "models"
-    for kind, shipped in (("cell", "mobilenet_m-cnmc2019"), ("field", "mobilenetv2-aria2021")):
-        folder = shutil.copytree(shared_model_folder(kind), root / f"tiny-{kind}")
-        record = json.loads((ROOT / "models" / shipped / "metrics.json").read_text())
-        write_json(folder / "metrics.json", record | {"model": folder.name})
+    for kind in ("cell", "field"):
+        write_record(shutil.copytree(shared_model_folder(kind), root / f"tiny-{kind}"), kind)
     monkeypatch.setenv("BLASTLENS_MODELS", str(root))
     return root
 
@@ -80,10 +78,13 @@ def test_a_dry_run_shows_all_and_changes_nothing(hub, bundled, capfd):
     assert not any(hub.exists(name, kind) for name, kind in [("someone/tiny-cell", "model")])
 
 
-def test_one_repository_that_is_somebody_elses_stops_it_before_the_first_change(hub, bundled, monkeypatch, capfd):
+@pytest.mark.parametrize("name, kind", [("blastlens-results", "dataset"), ("blastlens", "space")])
+def test_one_repository_that_is_somebody_elses_stops_it_before_the_first_change(
+    hub, bundled, monkeypatch, capfd, name, kind
+):
     monkeypatch.setenv("HF_TOKEN", hub.token)
     owner = Hub().require_token()
-    hub.add_repo(f"{owner}/blastlens-results", {"data.csv": b"1"}, kind="dataset")
+    hub.add_repo(f"{owner}/{name}", {"data.csv": b"1"}, kind=kind)
     assert hub_upload.main(["collection", "--owner", owner]) == 2
     assert "holds something else" in capfd.readouterr().err
     assert not hub.exists(f"{owner}/tiny-cell")

@@ -192,12 +192,13 @@ def test_a_refused_step_changes_nothing(hub, attempt, step, status, existing):
     hub.fail(*STEPS[step], status=status, times=math.inf, body=f'{{"error": "no {hub.token}"}}'.encode())
     error = attempt.send()
     hidden = step == "creation" and status == 409
-    assert str(error).startswith("The model someone/cells exists, but is hidden" if hidden else "Could not ")
+    assert str(error).startswith("The model someone/cells exists, but this token" if hidden else "Could not ")
     if existing:
         assert holds(hub, OLD) and hub.commits("someone/cells") == before
         assert "Nothing in model someone/cells was changed." in str(error)
     else:
         assert not hub.exists("someone/cells")
+        assert hidden or status < 500 or step == "creation" or "There is no model someone/cells now" in str(error)
     hub.mend()
     assert attempt.send() is None and holds(hub, FILES)
 
@@ -291,7 +292,7 @@ def test_with_the_hub_gone_after_the_commit_it_says_what_is_not_known(hub, attem
         return committing(self, *arguments)
 
     monkeypatch.setattr(Hub, "commit", then_gone)
-    assert "is not known: run it again" in str(attempt.send())
+    assert "Whether it was committed is not known: look at" in str(attempt.send())
     hub.mend()
     monkeypatch.undo()
     attempt = Attempt(hub, monkeypatch, attempt.caplog)
@@ -301,7 +302,7 @@ def test_with_the_hub_gone_after_the_commit_it_says_what_is_not_known(hub, attem
 def test_a_repository_that_cannot_be_taken_away_again_is_named(hub, attempt):
     hub.fail(*STEPS["preupload"], status=403, times=math.inf)
     hub.fail("DELETE", "/api/repos/delete", status=403, times=math.inf)
-    assert "was left behind" in str(attempt.send())
+    assert "may have been left behind" in str(attempt.send())
     hub.mend()
     assert attempt.send() is None and holds(hub, FILES)
 
@@ -337,3 +338,137 @@ def test_offline_mode_is_named(hub, attempt, monkeypatch):
 def test_a_hub_that_is_not_there_is_named(hub, attempt):
     hub.close()
     assert "cannot be reached" in str(attempt.send())
+
+
+# Found by review
+
+
+def test_the_same_pull_request_again_opens_no_second_one(hub, attempt):
+    hub.add_repo("someone/cells", OLD)
+    attempt.send(create_pr=True)
+    first = attempt.done
+    assert attempt.send(create_pr=True) is None
+    assert (attempt.done.commit, attempt.done.address) == (first.commit, first.address) and not attempt.done.changed
+    assert len(Hub().look(PLACE).pull_requests) == 1 and "nothing to change: a pull request" in attempt.told
+
+
+def test_a_pull_request_that_may_still_arrive_is_not_asked_for_twice(hub, attempt):
+    hub.add_repo("someone/cells", OLD)
+    hub.fail(*STEPS["commit"], status=504, times=math.inf)
+    assert "may still arrive" in str(attempt.send(create_pr=True))
+    assert sum("/commit/" in request.path for request in hub.requests) == 1
+
+
+def test_a_gitignore_on_the_hub_leaves_nothing_out(hub, attempt):
+    hub.add_repo("someone/cells", OLD | {".gitignore": b"*.safetensors\n"})
+    assert attempt.send() is None
+    assert holds(hub, FILES)
+
+
+@pytest.mark.parametrize("tag", ["", "main", "v 1", "-x", "refs/heads/x", "a" * 40, "v1..lock.lock", "v1."])
+def test_a_tag_that_is_none_is_refused_at_once(tag):
+    with pytest.raises(BlastlensError, match="cannot name a commit"):
+        upload(tag=tag)
+
+
+def test_a_tag_that_somebody_made_meanwhile_is_not_taken_for_ours(hub, attempt, monkeypatch):
+    older = hub.add_repo("someone/cells", OLD)
+    fetching = "publish.upload.fetched_back"
+
+    def meanwhile(*arguments):
+        Hub().api.create_tag("someone/cells", tag="v1", revision=older)
+        return original(*arguments)
+
+    from publish.upload import fetched_back as original
+
+    monkeypatch.setattr(fetching, meanwhile)
+    error = attempt.send(tag="v1")
+    assert "give another --tag" in str(error) and "were checked" in str(error)
+    assert hub.tags("someone/cells") == {"v1": older}
+
+
+def test_a_repository_that_somebody_else_may_have_made_is_never_deleted(hub, attempt, monkeypatch):
+    creating = Hub.create
+
+    def colleague_first(self, place, private):
+        hub.add_repo("someone/cells", {})
+        return creating(self, place, private)
+
+    monkeypatch.setattr(Hub, "create", colleague_first)
+    hub.fail(*STEPS["creation"], status=500)
+    hub.fail(*STEPS["preupload"], status=403, times=math.inf)
+    assert "perhaps somebody else's" in str(attempt.send())
+    assert hub.exists("someone/cells")
+
+
+def test_what_was_to_be_private_never_goes_into_a_public_repository(hub, attempt, monkeypatch):
+    creating = Hub.create
+
+    def colleague_first(self, place, private):
+        hub.add_repo("someone/cells", {})
+        return creating(self, place, private)
+
+    monkeypatch.setattr(Hub, "create", colleague_first)
+    hub.fail(*STEPS["creation"], status=500)
+    assert "was made public, against what was asked" in str(attempt.send(private=True))
+    assert holds(hub, {})
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"drop": True}], ids=str)
+def test_a_space_whose_creation_is_not_answered_is_filled_all_the_same(hub, attempt, fault):
+    hub.fail(*STEPS["creation"], after_effect=True, **fault)
+    place = Place("someone/page", "space")
+    readme = b"---\ntitle: page\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\n---\n"
+    files = (File("README.md", readme), File("space.json", b"{}"))
+    told: list[str] = []
+    send(Hub(sleep=attempt.waited.append), Upload(place, files, "page", "space.json"), told.append)
+    assert hub.files("someone/page", kind="space") == {"README.md": readme, "space.json": b"{}"}
+
+
+def test_a_look_that_fails_after_the_creation_leaves_nothing_behind(hub, attempt, monkeypatch):
+    looks = []
+    looking = Hub.look
+
+    def failing(self, place):
+        looks.append(place)
+        if len(looks) == 2:
+            raise BlastlensError("Could not look.")
+        return looking(self, place)
+
+    monkeypatch.setattr(Hub, "look", failing)
+    assert "Could not look." in str(attempt.send())
+    assert not hub.exists("someone/cells")
+
+
+def test_ctrl_c_right_after_the_creation_leaves_nothing_behind(hub, attempt, monkeypatch):
+    creating = Hub.create
+
+    def stopped(self, *arguments):
+        creating(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hub, "create", stopped)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        attempt.send()
+    # Nobody knows any more whose it is, so it stays, and that is said.
+    assert "There is an empty model someone/cells now" in " ".join(caught.value.__notes__)
+
+
+def test_a_renamed_repository_is_named(hub, attempt, monkeypatch):
+    from huggingface_hub import HfApi
+
+    hub.add_repo("someone/renamed", OLD)
+    asking = HfApi.repo_info
+    monkeypatch.setattr(HfApi, "repo_info", lambda self, name, **options: asking(self, "someone/renamed", **options))
+    assert "is called someone/renamed now" in str(attempt.send())
+
+
+def test_every_answer_has_a_time_limit_even_after_the_client_made_a_new_session(hub):
+    from huggingface_hub import close_session, get_session
+
+    client = Hub()
+    close_session()
+    limits = []
+    client.once("see", lambda: limits.append(get_session().timeout.read))
+    client.once("see", lambda: limits.append(get_session().timeout.read), 600)
+    assert limits == [60, 600]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_models import blobs, make_model_folder, write_json
+from helpers_models import blobs, make_model_folder, write_json, write_record
 from PIL import Image
 
 import hub_upload
@@ -24,13 +24,7 @@ BUNDLED = {"cell": "mobilenet_m-cnmc2019", "field": "mobilenetv2-aria2021"}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A small untrained single-cell model in the form that is published, with a record to render a card from."""
-    return measured(make_model_folder(tmp_path_factory.mktemp("models") / "tiny-cells", "cell"), "cell")
-
-
-def measured(folder: Path, kind: str) -> Path:
-    record = json.loads((ROOT / "models" / BUNDLED[kind] / "metrics.json").read_text())
-    write_json(folder / "metrics.json", record | {"model": folder.name})
-    return folder
+    return write_record(make_model_folder(tmp_path_factory.mktemp("models") / "tiny-cells", "cell"), "cell")
 
 
 @pytest.fixture
@@ -101,6 +95,41 @@ def with_a(name, content=b""):
 
 def with_other_weights(folder):
     shutil.copy(make_model_folder(folder.parent / "other", "cell", seed=1) / "model.safetensors", folder)
+    write_record(folder, "cell")
+
+
+def changed_since_it_was_measured(folder):
+    shutil.copy(make_model_folder(folder.parent / "other", "cell", seed=1) / "onnx" / "model.onnx", folder / "onnx")
+
+
+def with_another_record(folder):
+    write_record(folder, "field")
+
+
+def with_a_record_that_makes_no_card(folder):
+    record = json.loads((folder / "metrics.json").read_text())
+    record["protocols"][0]["by_sigma"][0]["per_class"] = [1, 2]
+    write_json(folder / "metrics.json", record)
+
+
+def with_broken_int8(folder):
+    (folder / "onnx" / "model_int8.onnx").write_bytes(b"broken")
+    write_record(folder, "cell")
+
+
+def with_a_link(folder):
+    (folder.parent / "secret.json").write_text('{"password": 1}')
+    (folder / "gate.json").symlink_to(folder.parent / "secret.json")
+
+
+def naming_code_of_another_repository(folder):
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"auto_map": {"AutoConfig": "evil/code--modeling_evil.Config"}})
+
+
+def naming_code_that_is_not_there(folder):
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"auto_map": {"AutoConfig": "modeling_blastlens.BlastlensConfig"}})
 
 
 def unmeasured(folder):
@@ -118,10 +147,18 @@ def unmeasured(folder):
         (with_a("pytorch_model.bin"), "may run code"),
         (with_a("modeling_blastlens.py", b"print()"), "is not this project's"),
         (with_a("notes.docx"), "is no file of a model folder"),
-        (with_a("onnx/model_int8.onnx", b"broken"), "model_int8.onnx"),
+        (with_a("patient_0001.png"), "is no file of a model folder"),
+        (with_a("optimizer.safetensors"), "is no file of a model folder"),
+        (with_a_link, "is a link"),
+        (with_broken_int8, "model_int8.onnx"),
         (with_other_weights, "answers differently"),
+        (changed_since_it_was_measured, "is not the one that metrics.json measured"),
+        (with_another_record, "has other labels than config.json"),
+        (with_a_record_that_makes_no_card, "metrics.json"),
+        (naming_code_of_another_repository, "names code that is not modeling_blastlens.py"),
+        (naming_code_that_is_not_there, "names code that is not modeling_blastlens.py"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
 def test_a_folder_that_is_not_fit_to_publish_never_reaches_the_hub(hub, publish, folder, spoil, sentence):
     spoil(folder)
@@ -133,7 +170,63 @@ def test_a_folder_that_is_not_fit_to_publish_never_reaches_the_hub(hub, publish,
 
 def test_hidden_files_stay_at_home(folder):
     (folder / ".DS_Store").write_bytes(b"x")
-    assert not [path for path in check.model_files(folder) if path.name == ".DS_Store"]
+    assert ".DS_Store" not in check.model_files(folder)
+
+
+def test_what_changes_in_the_folder_meanwhile_is_not_what_goes_up(hub, publish, folder, monkeypatch):
+    answers = check.answers
+
+    def meanwhile(path, *arguments):
+        (folder / "metrics.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"other weights")
+        return answers(path, *arguments)
+
+    before = {name: (folder / name).read_bytes() for name in ("metrics.json", "model.safetensors")}
+    monkeypatch.setattr(check, "answers", meanwhile)
+    assert publish("model", folder, "--repo-id", "someone/cells")[0] == 0
+    assert {name: hub.files("someone/cells")[name] for name in before} == before
+
+
+def test_a_model_repository_of_other_people_is_not_emptied(hub, publish, folder):
+    theirs = {"metrics.json": b'{"eval_loss": 1}', "pytorch_model.bin": b"x", "train.py": b"x"}
+    hub.add_repo("someone/cells", theirs)
+    code, printed = publish("model", folder, "--repo-id", "someone/cells")
+    assert code == 2 and "do not belong to this (pytorch_model.bin, train.py)" in printed
+    assert hub.files("someone/cells") == theirs
+
+
+def test_it_is_tagged_only_once_what_came_back_gives_the_same_answers(hub, publish, folder, monkeypatch):
+    answers, asked = check.answers, []
+
+    def differently(path, *arguments):
+        asked.append(path)
+        found = answers(path, *arguments)
+        return found if len(asked) == 1 else check.Answers({road: 1 - given for road, given in found.by_road.items()})
+
+    monkeypatch.setattr(check, "answers", differently)
+    code, printed = publish("model", folder, "--repo-id", "someone/cells", "--tag", "v1.0")
+    assert code == 2 and "answers differently" in printed and hub.tags("someone/cells") == {}
+
+
+def test_uploads_keep_their_progress_bars(folder):
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    check.answers(folder)
+    assert not are_progress_bars_disabled()
+
+
+def test_a_road_that_fails_does_not_carry_the_clients_exception(folder):
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(BlastlensError) as caught:
+        check.answers(folder)
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+def test_a_password_in_the_hubs_address_is_not_shown(monkeypatch):
+    from publish.hub import Hub
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://me:s3cret@127.0.0.1:1")
+    assert Hub().endpoint == "http://127.0.0.1:1"
 
 
 def test_no_folder_is_named(publish, tmp_path):

@@ -1,6 +1,7 @@
 """`hub_upload.py space`: the files of a Space, made from pins and pinned models; it installs, starts and answers."""
 
 import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -107,6 +108,54 @@ def test_its_requirements_are_exact_and_are_all_that_the_page_imports(files):
 
 def test_the_same_models_make_the_same_files(files, models):
     assert {file.path: file.read() for file in space.upload_of("someone/demo", list(models)).files} == files
+
+
+def test_it_holds_no_more_where_others_have_filled_the_cache(hub, models, files):
+    hub.commit("someone/fields", {"pytorch_model.bin": b"x", "handler.py": b"x"})
+    from huggingface_hub import snapshot_download
+
+    newest = hub.commits("someone/fields")[0].oid
+    snapshot_download("someone/fields", revision=newest)
+    paths = {file.path for file in space.upload_of("someone/demo", [f"someone/fields@{newest}"]).files}
+    assert {p for p in paths if p.startswith("models/")} == {p for p in files if p.startswith("models/fields/")}
+
+
+def test_a_private_model_is_not_shown_in_a_public_space(hub, models, capfd):
+    hub.add_repo("someone/secret", hub.files("someone/fields"), private=True)
+    assert hub_upload.main(["space", "--repo-id", "someone/demo", "--models", "someone/secret"]) == 2
+    assert "someone/secret is private" in capfd.readouterr().err
+    assert not hub.exists("someone/demo", "space")
+
+
+def test_what_is_not_committed_here_stays_here(hub, models, files):
+    stray = ROOT / "blastlens" / "ui" / "not_committed.py"
+    stray.write_text("secret = 1\n")
+    try:
+        paths = {file.path for file in space.upload_of("someone/demo", list(models)).files}
+    finally:
+        stray.unlink()
+    if (ROOT / ".git").exists():
+        assert "blastlens/ui/not_committed.py" not in paths
+
+
+def test_the_page_that_is_tried_out_knows_no_token(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN_PATH"):
+        monkeypatch.setenv(name, "secret")
+    environment = space._environment(tmp_path, 1)
+    assert "secret" not in environment.values()
+    assert environment["HF_HOME"].startswith(str(tmp_path)) and environment["HOME"] == str(tmp_path)
+
+
+def test_another_records_words_cannot_become_markup(hub, models):
+    (only,) = [space.pinned("someone/fields")]
+    odd = only.folder.metrics | {"headline": {"protocol": "x |\n# FDA approved <img src=y>", "weighted_f1": [1]}}
+    row = space._row(dataclasses.replace(only, folder=dataclasses.replace(only.folder, metrics=odd)))
+    assert row.endswith("| not measured | x  FDA approved img srcy |")
+
+
+def test_an_at_sign_without_a_revision_is_named(hub, models):
+    with pytest.raises(BlastlensError, match="names no revision"):
+        space.pinned("someone/fields@")
 
 
 def test_two_models_of_one_name_are_refused(hub, models):
