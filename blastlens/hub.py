@@ -391,7 +391,7 @@ def _refusal(error: "HfHubHTTPError", repo_id: str, revision: str, at: str, hub:
         case errors.RepositoryNotFoundError() if get_token():
             return (
                 f"There is no model {repo_id} on the Hub that your token may read; nor is there a folder of that "
-                "name: check it, or ask the model's owner for access."
+                "name: check it, or ask its owner for access."
             )
         case errors.RepositoryNotFoundError():
             return (

@@ -23,6 +23,7 @@ import hub_upload
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
 from publish import space
+from publish.project import files_in
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported inside functions, for model folders that have no ONNX file: a Space serves none of those.
@@ -127,15 +128,19 @@ def test_a_private_model_is_not_shown_in_a_public_space(hub, models, capfd):
     assert not hub.exists("someone/demo", "space")
 
 
-def test_what_is_not_committed_here_stays_here(hub, models, files):
-    stray = ROOT / "blastlens" / "ui" / "not_committed.py"
-    stray.write_text("secret = 1\n")
-    try:
-        paths = {file.path for file in space.upload_of("someone/demo", list(models)).files}
-    finally:
-        stray.unlink()
-    if (ROOT / ".git").exists():
-        assert "blastlens/ui/not_committed.py" not in paths
+def test_what_is_not_committed_here_stays_here(tmp_path):
+    (tmp_path / "part" / ".hidden").mkdir(parents=True)
+    for name in ("kept.py", "not_committed.py", ".hidden/x.py"):
+        (tmp_path / "part" / name).write_text("")
+    assert list(files_in("part", tmp_path)) == ["part/kept.py", "part/not_committed.py"]  # no checkout: all but hidden
+    git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "part/kept.py"], check=True)
+    assert list(files_in("part", tmp_path)) == ["part/kept.py"]
+    (tmp_path / "part" / "link.json").symlink_to("/etc/hostname")
+    subprocess.run([*git, "add", "part/link.json"], check=True)
+    with pytest.raises(BlastlensError, match=r"part/link.json is a link"):
+        files_in("part", tmp_path)
 
 
 def test_the_page_that_is_tried_out_knows_no_token(monkeypatch, tmp_path):
