@@ -7,6 +7,7 @@ import signal
 import sys
 
 from blastlens import scratch
+from blastlens.errors import BlastlensError
 
 # Before Gradio is imported, which asks only once where uploads go.
 uploads = scratch.claim()
@@ -25,7 +26,10 @@ else:
 
 from blastlens.ui import LAUNCH, build, forget  # noqa: E402
 
-demo = build()
+try:
+    demo = build()
+except BlastlensError as error:  # what the operator asked for cannot be served
+    sys.exit(str(error))
 scratch.keep_clean(uploads, lambda: forget(demo, scratch.OLDEST_S))
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ seconds. Opening images and reading configurations are other modules' work.
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,11 +96,45 @@ class OnnxBackend:
             )
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run(["logits"], {"pixel_values": batch})[0]
+        return self.run(["logits"], batch)[0]
 
     def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, cam = self._session.run(["logits", "cam"], {"pixel_values": batch})
+        logits, cam = self.run(["logits", "cam"], batch)
         return logits, cam
+
+    def run(self, outputs: list[str], batch: np.ndarray) -> list[np.ndarray]:
+        """Outputs of the graph for a batch."""
+        return list(self._session.run(outputs, {"pixel_values": batch}))
+
+
+class LimitedOnnxBackend(OnnxBackend):
+    """For networks that nobody here has chosen: a batch that takes too long is stopped, and the network given up."""
+
+    def __init__(self, file: Path, folder: ModelFolder, limit_s: float) -> None:
+        """Load it; `limit_s` is what one batch may take, in seconds."""
+        super().__init__(file, folder)
+        self._limit_s = limit_s
+        self._model = folder.model_id
+        self._given_up = False
+
+    def run(self, outputs: list[str], batch: np.ndarray) -> list[np.ndarray]:
+        """Outputs of the graph; raises BlastlensError where they take too long, or fail, and ever after."""
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        stop = threading.Timer(self._limit_s, setattr, (options, "terminate", True))
+        if not self._given_up:
+            stop.start()
+            try:
+                return list(self._session.run(outputs, {"pixel_values": batch}, options))
+            except Exception:  # onnxruntime has an exception type of its own for each status code
+                self._given_up = True
+            finally:
+                stop.cancel()
+        raise BlastlensError(
+            f"Model {self._model} took longer than {self._limit_s:g} s for a few images, or failed; it is not asked "
+            "again."
+        )
 
 
 def _fits(shape: list[int | str | None] | None, expected: tuple[int | None, ...]) -> bool:

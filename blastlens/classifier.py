@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from .backend import load_backend
+from .backend import Backend, load_backend
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .images import ImageSource, name_of, read_image
@@ -101,11 +101,14 @@ class Classifier:
         label_names: one per class, in the order of logits and probabilities.
     """
 
-    def __init__(self, folder: ModelFolder, precision: str = "fp32") -> None:
-        """Load the network of a folder; see `from_pretrained`, which also finds the folder."""
+    def __init__(self, folder: ModelFolder, precision: str = "fp32", backend: Backend | None = None) -> None:
+        """Load the network of a folder, unless a loaded one is given.
+
+        See `from_pretrained`, which also finds the folder.
+        """
         self.folder = folder
         self.label_names = folder.label_names
-        self._backend = load_backend(folder, precision)
+        self._backend = backend or load_backend(folder, precision)
 
     @classmethod
     def from_pretrained(

@@ -2,7 +2,10 @@
 
 Strangers choose them and strangers made them, so each is first fetched and tried out by a process of its own, which has
 little memory and little time, no token, none of the operator's models within reach, and a cache that is deleted again.
-Only ONNX is served: neither a model's code nor PyTorch is ever run. `python -m blastlens.guests` is that process.
+`python -m blastlens.guests` is that process. Only ONNX is served: neither a model's code nor PyTorch is ever run.
+
+What passes runs in the page's own process, limited in time but not in memory. An operator who allows guests trusts
+visitors not to bring a network that takes too much for some images only.
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import scratch
+from .backend import LimitedOnnxBackend
 from .classifier import Classifier
 from .errors import BlastlensError
 from .hub import split_name
@@ -35,6 +39,7 @@ REMEMBERED_S = 20.0  # that a model could not be had, so that whoever asks again
 # What one may have. The bundled models are of 9 and 13 MB and take 0.3 GB while they are tried out.
 MAX_BYTES = 250_000_000
 MAX_MEMORY = 1_500_000_000
+BATCH_S = 5.0  # that one batch of a few images may take
 MAX_LABELS, MAX_LETTERS = 50, 60
 # How the Hub is reached, of all that the environment says about it.
 _ROAD = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
@@ -128,12 +133,18 @@ def _not_yet(name: str) -> NotYetError:
 def _load(name: str) -> Classifier:
     """Have another process fetch a model and try it out, then load what it let pass.
 
-    What the model's own record says of how good it is, nobody here has checked, so it is left out.
+    From then on it runs in this process, stopped where a batch takes longer than BATCH_S; its memory is limited only
+    while it is tried out.
     """
     with tempfile.TemporaryDirectory(dir=scratch.root(), ignore_cleanup_errors=True) as place:
         said = _tried(name, Path(place))
-        folder = ModelFolder.load(said["path"], said["model_id"], said["revision"])
-        return Classifier(dataclasses.replace(folder, metrics={}))
+        return _limited(ModelFolder.load(said["path"], said["model_id"], said["revision"]))
+
+
+def _limited(folder: ModelFolder) -> Classifier:
+    # Neither what a stranger says of how good it is nor the words of its gate may become the page's own.
+    folder = dataclasses.replace(folder, metrics={}, gate=None)
+    return Classifier(folder, backend=LimitedOnnxBackend(folder.onnx_file("fp32"), folder, BATCH_S))
 
 
 def _tried(name: str, place: Path) -> dict[str, str]:
@@ -233,7 +244,7 @@ def _try_out(name: str) -> dict[str, Any]:
             f"The labels of model {name} cannot be shown; at most {MAX_LABELS}, of up to {MAX_LETTERS} letters that "
             "can be printed, are."
         )
-    classifier = Classifier(folder)
+    classifier = _limited(folder)
     # What the page asks of it at once, on an image that is neither black nor flat.
     image = np.random.default_rng(0).integers(0, 256, (450, 450, 3), dtype=np.uint8)
     curve = classifier.curve(image, seeds=(0, 1, 2, 3))

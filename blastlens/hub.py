@@ -10,6 +10,7 @@ first ask for a list, without any time limit, and load in threads that a process
 hold the request and with it the token, so none of them is ever chained to ours.
 """
 
+import errno
 import os
 import re
 import time
@@ -351,7 +352,7 @@ def _trouble(error: BaseException, repo_id: str, revision: str, at: str) -> tupl
 
     while error.__cause__ and type(error) in (ValueError, errors.LocalEntryNotFoundError):
         error = error.__cause__  # of the client's own "cannot be had"
-    hub = re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)  # a mirror's address may hold a password
+    hub = re.sub(r"//[^/]*@", "//", constants.ENDPOINT)  # a mirror's address may hold a password
     match error:
         case errors.HfHubHTTPError():
             status = error.response.status_code
@@ -368,6 +369,8 @@ def _trouble(error: BaseException, repo_id: str, revision: str, at: str) -> tupl
             why = f"the connection to the Hub at {hub} broke off; call again"
         case errors.FileMetadataError() | ValueError() | TypeError() | KeyError() | AttributeError():
             why = f"what answers at {hub} does not answer as the Hub does; check HF_ENDPOINT and any proxy"
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+            why = f"{constants.HF_HUB_CACHE} may not be written to; set HF_HUB_CACHE to another folder"
         case OSError(errno=int(number)):
             reason = f"Model {at} cannot be kept in {constants.HF_HUB_CACHE} ({os.strerror(number)})"
             return f"{reason}; make room there, or set HF_HUB_CACHE to another folder.", False

@@ -135,7 +135,7 @@ def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> 
 def _from_hub(name: str, revision: str | None) -> ModelFolder:
     from .hub import snapshot, split_name  # here, because it knows from this module what to fetch
 
-    found = None if Path(name).exists() else split_name(name)
+    found = None if os.path.exists(name) else split_name(name)
     if found is None:
         known = ", ".join(bundled_models()) or "none"
         raise BlastlensError(

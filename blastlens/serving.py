@@ -158,7 +158,7 @@ _REST_OF_PATH = r"[^\s,;:()'\"]*"
 
 
 def _named(text: str) -> Wanted:
-    found = None if Path(text).exists() else split_name(text)
+    found = None if os.path.exists(text) else split_name(text)
     return Wanted(*found) if found else Wanted(text)
 
 

@@ -112,7 +112,7 @@ class Hub:
     @property
     def endpoint(self) -> str:
         """The Hub's address, without a password that may stand in it."""
-        return re.sub(r"//[^/@]*@", "//", self.api.endpoint)
+        return re.sub(r"//[^/]*@", "//", self.api.endpoint)
 
     def address(self, place: Place) -> str:
         """Of the repository's page."""

@@ -26,6 +26,7 @@ from helpers_strangers import forever, greedy, not_a_number, stranger
 from PIL import Image
 
 from blastlens import BlastlensError, Classifier, guests, scratch
+from blastlens.backend import LimitedOnnxBackend
 from blastlens.drawn import draw_cell
 from blastlens.guests import KEPT, Guests, NotYetError
 from blastlens.model_folder import ModelFolder
@@ -211,7 +212,7 @@ REFUSED = {
     "bad/text": "bad/text",
     "bad/absent": "no public model bad/absent",
     "who/cells@nowhere": "nowhere",
-    "bad/greedy": "not within the 1.5 GB of memory",
+    "bad/greedy": "bad/greedy took longer than 5 s for a few images, or failed",
     "bad/nan": "does not answer with numbers",
     "bad/long": "labels of model bad/long cannot be shown",
     "bad/many": "labels of model bad/many cannot be shown",
@@ -243,6 +244,22 @@ def test_visitors_reach_nothing_by_the_operators_token_or_cache(open_shelf, shel
         with pytest.raises(BlastlensError, match="no public model"):
             Shelf(open_shelf.classifiers, open_shelf.examples, guests=Guests()).classifier(name, patience=60)
     assert {request.authorization for request in shelves.requests[asked:]} == {None}
+
+
+def test_a_network_that_takes_too_long_for_some_image_is_stopped_and_not_asked_again(tmp_path):
+    folder = ModelFolder.load(stranger(tmp_path / "forever", ("A", "B"), forever(), true=True))
+    network = LimitedOnnxBackend(folder.onnx_file("fp32"), folder, 0.2)
+    batch = np.zeros((1, 3, folder.view.size, folder.view.size), np.float32)
+    for limit in (5, 0.1):
+        start = time.monotonic()
+        with pytest.raises(BlastlensError, match=r"took longer than 0\.2 s"):
+            network.logits(batch)
+        assert time.monotonic() - start < limit
+
+
+def test_neither_the_record_nor_the_gate_of_a_guest_speaks_for_the_page(open_shelf):
+    guest = open_shelf.classifier("who/cells", patience=60)
+    assert guest.folder.metrics == {} and guest.folder.gate is None
 
 
 @pytest.mark.slow
@@ -379,6 +396,8 @@ def test_labelled_images_can_be_tested_with_any_labels(address, shelves, tmp_pat
                 Image.fromarray(np.full((64, 64, 3), 40 * number + 20, np.uint8)).save(tmp_path / "x.png")
                 archive.write(tmp_path / "x.png", f"{label}/{number}.png")
     client = Client(address, verbose=False)
+    # It has one turn at a time, so it does not wait for a model; one that answers alongside others does.
+    client.predict(handle_file(tmp_path / "x.png"), "who/small1", 0, 0, api_name="/classify")
     answer = client.predict(
         archive=handle_file(tmp_path / "mine.zip"), model="who/small1", api_name="/test_on_labelled_images"
     )

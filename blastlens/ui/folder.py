@@ -55,7 +55,7 @@ class FolderTab:
     def run(self, files: list[Upload] | None, model: str, sigma: float) -> Iterator[tuple[Any, ...]]:
         """Progress until the tables are there."""
         try:
-            run = Run.of(self.shelf.classifier(model), uploaded(files, self.keeper), sigma)
+            run = Run.of(self.shelf.classifier(model, patience=0), uploaded(files, self.keeper), sigma)
         except BlastlensError as error:
             yield None, gr.Button(interactive=False), _refusal(error), *_NO_TABLES
             return
@@ -180,7 +180,7 @@ def _endpoint(tab: FolderTab) -> None:
             reason), and model_id, revision, sigma, seed, warnings, disclaimer.
         """
         with refusals():
-            run = Run.of(tab.shelf.classifier(model), uploaded(files, tab.keeper), sigma, seed)
+            run = Run.of(tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper), sigma, seed)
             for _ in run.steps():
                 pass
             return run.to_dict()

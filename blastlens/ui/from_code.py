@@ -137,9 +137,7 @@ def _own(folder: ModelFolder, guest: bool = False) -> str:
         else "The model is read from its folder."
     )
     if guest:
-        where += " Nobody here has checked it."
-        if origin.custom_code:
-            where += " Ways that would run Python code of its own are left out."
+        where += " Nobody here has checked it, so only the way is shown that this page takes itself."
     heading = f"<h2>On your own computer</h2><p>Your images stay with you. {where}</p>"
     return _boxes(heading, in_python(origin, IMAGE, trusted=not guest))
 

@@ -70,9 +70,10 @@ def in_python(origin: Origin, image: str, trusted: bool = True) -> tuple[Snippet
     Args:
         origin: of the model.
         image: path of an image file.
-        trusted: whether the model is one of the page's own; of others no way is shown that runs code of theirs.
+        trusted: whether the model is one of the page's own; of others only the way is shown that the page itself takes,
+            which runs no code of theirs and needs no other files.
     """
-    if origin.custom_code and not trusted:
+    if not trusted:
         return (_classifier(origin, image),)
     timm = () if origin.custom_code else (_timm(origin, image),)
     return (_pipeline(origin, image), _classifier(origin, image), *timm)
@@ -166,7 +167,8 @@ pixels = see(image)[None]
 """
     return Snippet(
         "timm",
-        "For your own PyTorch code: the plain network, whose softmax is already calibrated.",
+        "For your own PyTorch code: the plain network, whose softmax is calibrated over all answers together, not for "
+        "each label.",
         "python",
         f"""import timm
 import torch

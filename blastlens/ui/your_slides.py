@@ -59,7 +59,7 @@ class YourSlides:
         """Test: how far it is, findings, and the buttons to start and to stop."""
         busy, idle = _buttons(ready=False, running=True), _buttons(ready=True, running=False)
         try:
-            classifier = self.shelf.classifier(model)
+            classifier = self.shelf.classifier(model, patience=0)
             labelled = self._labelled(archive, classifier)
             outcomes: list[Measured | BlastlensError] = []
             start = shown = time.monotonic()
@@ -83,7 +83,7 @@ class YourSlides:
 
     def answer(self, archive: Upload, model: str) -> dict[str, Any]:
         """The findings as JSON values."""
-        classifier = self.shelf.classifier(model)
+        classifier = self.shelf.classifier(model, patience=0)
         labelled = self._labelled(archive, classifier)
         evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images)))
         found, limits = verdict(evaluation), list(caveats(evaluation))
