@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from blastlens.comparison import Comparison
 from blastlens.drawn import draw_cell, draw_field, drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.metrics import constant_weighted_f1
-from train import card, through_pipeline
-from train.card import figures, known, metadata, numbers, page
+from train import baselines, card, through_pipeline
+from train.card import facts, figures, known, metadata, numbers, page
 from train.card.facts import Facts
 
 ROOT = Path(__file__).parents[1]
@@ -229,6 +230,13 @@ def without_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record |= {key: changed(record[key]) for key in ("datasets", "systems")}
     comparison = Comparison.from_dict(record)
     monkeypatch.setattr(Comparison, "load", classmethod(lambda cls: comparison))
+    for path in (ROOT / "results").glob("baselines_*.json"):
+        record = json.loads(path.read_text())
+        record |= {key: changed(record[key]) for key in ("scores", "differences")}
+        (folder / path.name).write_text(json.dumps(record))
+    monkeypatch.setattr(facts, "RESULTS", folder)
+    against = Counter({"better": FAR * 1_000_000, "no difference shown": FAR * 1_000_000})
+    monkeypatch.setattr(facts.Facts, "against", against)
     for name in ("noise", "calibration"):  # such scores lie outside of every axis
         monkeypatch.setattr(figures, name, lambda *arguments: b"")
 
@@ -262,10 +270,12 @@ def test_no_figure_is_typed_into_the_template():
     # The share that intervals hold, and that of images whose probability hardly moves.
     assert set(re.findall(r"(\d+) %(?!\})", prose)) == {"95", "99"}
     for data in known._DATASETS.values():
-        said = " ".join((data.question, data.give, data.preparation, data.setting, data.caution, *data.limits))
+        said = (data.question, data.give, data.preparation, data.setting, data.handling, data.caution, *data.limits)
+        said = " ".join(said)
         assert not DECIMAL.findall(said) and "%" not in said
         assert set(re.findall(r"\d+", said)) <= {"450", "320", "224"}  # sides of images, in px
-    assert not re.findall(r"\d", " ".join(known.RECIPE_LIMITS.values()))
+        assert set(re.findall(r"\d+", data.lacking)) <= {"0", "1", "2"}  # names of folds
+    assert not re.findall(r"\d", " ".join((*known.RECIPE_LIMITS.values(), *known.RECIPE_NAMES.values())))
 
 
 @pytest.mark.parametrize(
@@ -274,8 +284,10 @@ def test_no_figure_is_typed_into_the_template():
         ("## How good it is", lambda m: m["protocols"][0]["by_sigma"][3]["ece"].update(value=0.0777)),
         ("### By class", lambda m: m["protocols"][0]["by_sigma"][0]["per_class"]["HEM"]["recall"].update(low=0.1234)),
         ("### By class", lambda m: m["protocols"][0]["by_sigma"][0].update(confusion_matrix=[[1, 2], [3, 4]])),
-        ("### By group", lambda m: m["protocols"][0]["per_group"][5].update(accuracy=0.4321)),
+        ("### By group", lambda m: m["protocols"][0]["per_group"][5].update(accuracy=0.9876)),
         ("### Calibration", lambda m: m["protocols"][0]["reliability"][0].update(count=12345)),
+        ("### Calibration", lambda m: m["protocols"][0]["classwise_ece"].update(value=0.0987)),
+        ("### Calibration", lambda m: m["protocols"][0]["reliability_by_answer"]["HEM"][4].update(accuracy=0.4321)),
         ("### int8, size and speed", lambda m: m["int8"]["difference"].update(value=-0.9)),
         ("### int8, size and speed", lambda m: m["latency_ms"].update(int8=77.7)),
         ("### Check your copy", lambda m: m["check"].update(right=3)),
@@ -333,6 +345,68 @@ def test_a_score_that_is_undefined_leaves_a_gap_in_the_curve():
     assert blue[0] > blue[1] > 0
 
 
+# What it says of probabilities, and of other ways to answer
+
+
+def test_where_errors_of_two_answers_cancel_out_the_card_says_so_at_once(tmp_path):
+    def change(metrics):
+        one = {"low": 0.6, "high": 0.7, "count": 100, "confidence": 0.65, "accuracy": 0.9}
+        top = {"low": 0.9, "high": 1.0, "count": 10, "confidence": 0.95, "accuracy": 0.95}
+        metrics["protocols"][0]["reliability_by_answer"] = {"ALL": [one, top], "HEM": [one | {"accuracy": 0.4}]}
+
+    text = text_of(copied(CELLS, tmp_path, change))
+    assert "calibrated probability" not in text
+    first = body(text).partition("\n## ")[0]
+    overstated = "answers *HEM* stated below 90 % (65.0 % on average) were right in 40.0 % of 100 images"
+    understated = "answers *ALL* stated below 90 % (65.0 % on average) were right in 90.0 % of 100 images"
+    assert f"{overstated}; {understated}" in first
+    table = section(text, "### Calibration")
+    assert "| ALL | 90.0 % of 100 | 95.0 % of 10 |" in table and "| HEM | 40.0 % of 100 | - |" in table
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.1, 0.1, "no difference shown"),
+        (0.0, 0.1, "no difference shown"),
+    ],
+)
+def test_a_difference_is_shown_only_where_its_interval_holds_no_zero(low, high, words):
+    assert numbers.verdict({"value": (low + high) / 2, "low": low, "high": high}) == words
+
+
+def test_an_undefined_difference_has_no_verdict():
+    assert numbers.verdict({"value": None, "low": None, "high": None}) == "undefined"
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_the_model_is_compared_with_what_needs_no_network_image_by_image(model):
+    text = (ROOT / "models" / model / "README.md").read_text()
+    data = model.partition("-")[2]
+    record = json.loads((ROOT / "results" / f"baselines_{data}.json").read_text())
+    table, first = section(text, "### Without a network"), body(text).partition("\n## ")[0]
+    for name, rows in record["differences"].items():
+        for row in rows:
+            cells = [f"{card.interval(row[key], sign='+')}, {numbers.verdict(row[key])}" for key in baselines.COMPARED]
+            assert f"| {row['sigma']:g} | *{name} alone* | {' | '.join(cells)} |" in table
+    bar = max(record["scores"], key=lambda name: record["scores"][name]["weighted_f1"]["value"])
+    clean = record["differences"][bar][0]["weighted_f1"]
+    assert f"weighted F1 {card.interval(clean, sign='+')}, {numbers.verdict(clean)};" in first
+    assert "clearly better" not in text
+
+
+def test_the_comparison_with_listed_systems_is_that_of_the_pairs():
+    pairs = (ROOT / "results/PAIRS.md").read_text()
+    for model in BUNDLED:
+        found = Facts.read(ROOT / "models" / model)
+        (line,) = re.findall(rf"^\| {re.escape(found.system.title)} \|.*$", pairs, re.M)
+        better, none, worse = (int(cell) for cell in line.split("|")[3:6])
+        counted = [found.against[words] for words in ("better", "no difference shown", "worse")]
+        assert counted == [better, none, worse]
+
+
 # Other folders
 
 
@@ -368,7 +442,8 @@ def of_unknown_origin(metrics: dict[str, Any]) -> None:
     for key in ("int8", "latency_ms", "size_bytes", "check"):
         del metrics[key]
     (protocol,) = metrics["protocols"]
-    del protocol["reliability"]
+    for key in ("reliability", "reliability_by_answer", "classwise_ece"):
+        del protocol[key]
     nothing = {"value": None, "low": None, "high": None}
     for row in protocol["by_sigma"]:
         row["per_class"] = dict(zip(metrics["label_names"], row["per_class"].values(), strict=True))

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers_results import made_up_result
 from safetensors.torch import load_file
 
 from blastlens import Classifier, metrics
 from blastlens.drawn import drawn_dataset
 from blastlens.model_folder import ModelFolder
 from train import baselines, card, crossval, evaluate, export, finetune
-from train.datasets import load_rows
+from train.datasets import dataset_hash, labels_of, load_rows
+from train.datasets.splits import make_splits
 from train.recipe import Recipe
+from train.results import RUNS, Result
 from train.through_pipeline import through_pipeline
 
 RECIPE = {
@@ -224,6 +227,52 @@ def test_reliability_comes_from_the_held_out_images(model_folder):
     assert right == pytest.approx(protocol["by_sigma"][0]["accuracy"]["value"], abs=1e-4)
 
 
+def test_reliability_by_answer_adds_up_to_that_of_all_answers(model_folder):
+    protocol = json.loads((model_folder / "metrics.json").read_text())["protocols"][0]
+    by_answer = protocol["reliability_by_answer"]
+    assert list(by_answer) == ["ALL", "HEM"]
+    for whole in protocol["reliability"]:
+        parts = [one for bins in by_answer.values() for one in bins if one["low"] == whole["low"]]
+        assert sum(one["count"] for one in parts) == whole["count"]
+        for key in ("confidence", "accuracy"):
+            assert sum(one["count"] * one[key] for one in parts) / whole["count"] == pytest.approx(whole[key], abs=2e-5)
+    assert 0 <= protocol["classwise_ece"]["low"] <= protocol["classwise_ece"]["high"] <= 1
+
+
+def test_errors_that_cancel_out_over_all_answers_show_up_by_answer():
+    # Stated 0.8 throughout: answers of the first class are always right, of the second in three of five.
+    probabilities = np.array([[0.8, 0.2]] * 50 + [[0.2, 0.8]] * 50)
+    labels = np.array([0] * 50 + [1] * 30 + [0] * 20)
+    groups = [str(i // 10) for i in range(100)]
+    found = crossval.calibration_of(labels, probabilities, groups, ("a", "b"))
+    (whole,) = found["reliability"]
+    assert whole["accuracy"] == pytest.approx(0.8) == whole["confidence"]
+    assert [bins[0]["accuracy"] for bins in found["reliability_by_answer"].values()] == pytest.approx([1, 0.6])
+    assert metrics.ece(labels, probabilities) == pytest.approx(0)
+    assert found["classwise_ece"]["value"] == pytest.approx(0.2)
+    assert found["classwise_ece"]["low"] < 0.2 < found["classwise_ece"]["high"]
+
+
+def test_a_label_that_is_never_answered_has_no_reliability():
+    found = crossval.calibration_of(np.array([0, 1]), np.array([[0.9, 0.1]] * 2), ["x", "y"], ("a", "b"))
+    assert found["reliability_by_answer"]["b"] == [] and len(found["reliability_by_answer"]["a"]) == 1
+
+
+@pytest.mark.parametrize("model", ["mobilenet_m-cnmc2019", "mobilenetv2-aria2021"])
+def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
+    record = json.loads((Path(__file__).parents[1] / "models" / model / "metrics.json").read_text())
+    recipe, protocol = record["training"]["recipe"]["name"], record["protocols"][0]
+    runs = [Result.read(path) for path in sorted((RUNS / recipe / "group-kfold-3").glob("*-seed0-*.json"))]
+    held_out = crossval.HeldOut.of_results(runs)
+    probabilities = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0]
+    groups = [group for run in runs for group in run.groups_of_images]
+    found = crossval.plain(crossval.calibration_of(held_out.label, probabilities, groups, record["label_names"]))
+    assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=3e-5)
+    for answer, bins in found["reliability_by_answer"].items():
+        assert bins == [pytest.approx(one, abs=3e-5) for one in protocol["reliability_by_answer"][answer]]
+    assert found["reliability"] == [pytest.approx(one, abs=3e-5) for one in protocol["reliability"]]
+
+
 def test_the_card_is_rendered_from_the_metrics(model_folder):
     record = json.loads((model_folder / "metrics.json").read_text())
     text = (model_folder / "README.md").read_text()
@@ -289,6 +338,46 @@ def test_baselines_are_scored_on_held_out_groups(drawn, tmp_path):
     assert set(record["scores"]) == {"cell area", "cell area and colour"} and record["n_groups"] == 8
     for score in record["scores"].values():
         assert 0 <= score["weighted_f1"]["low"] <= score["weighted_f1"]["high"] <= 1
+
+
+def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path):
+    rows = load_rows(drawn)
+    labels = labels_of(rows)[1]
+
+    def record(fold: int, index: list[int]) -> None:
+        # Always right without noise and by 10, always wrong at 20.
+        right = np.eye(2)[labels[index]] * 0.8 + 0.1
+        made_up_result(
+            n=len(index),
+            system="ours_cnmc2019",
+            protocol="group-kfold:2",
+            fold=fold,
+            index=index,
+            label=labels[index],
+            dataset={"name": "cnmc2019", "hash": dataset_hash(rows), "images": len(rows)},
+            sigmas=(0, 10, 20),
+            probabilities=np.stack([right, right, 1 - right]),
+        ).write(tmp_path / "runs")
+
+    def compared() -> dict:
+        arguments = ["--data", str(drawn), "--protocol", "group-kfold:2", "--cache", str(tmp_path)]
+        out = tmp_path / "baselines.json"
+        assert baselines.main([*arguments, "--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+        return json.loads(out.read_text())
+
+    for split in make_splits("group-kfold:2", rows, 0):
+        record(split.fold, list(split.test))
+    found = compared()
+    assert found["recipe"] == "ours_cnmc2019" and set(found["differences"]) == set(found["scores"])
+    for name, differences in found["differences"].items():
+        assert [row["sigma"] for row in differences] == [0, 10, 20]
+        for key in baselines.COMPARED:
+            score = found["scores"][name][key]["value"]
+            expected = (1 - score, 1 - score, 0 - score)
+            assert [row[key]["value"] for row in differences] == pytest.approx(expected, abs=2e-5)
+    # Runs of another split are not compared.
+    record(0, list(make_splits("group-kfold:2", rows, 0)[1].test))
+    assert "differences" not in compared()
 
 
 def test_cell_area_counts_what_is_not_black():

@@ -3,7 +3,9 @@
     python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json
 
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each goes into a logistic
-regression with balanced classes.
+regression with balanced classes. The recorded runs of our recipe for the data set are then compared with each of
+them, image by image: what a network adds is a difference on the same people, which two intervals side by side do not
+show.
 """
 
 import argparse
@@ -22,11 +24,15 @@ from tqdm.auto import tqdm
 from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.images import View, open_image
-from train.crossval import plain
-from train.datasets import labels_of, load_rows
-from train.datasets.splits import make_splits
+from train.crossval import HeldOut, calibrated, cross_fitted, plain
+from train.datasets import Row, labels_of, load_rows
+from train.datasets.rows import dataset_hash
+from train.datasets.splits import Split, make_splits
 from train.pixels import load_pixels
+from train.results import RUNS, Result
 
+SIGMAS = (0, 10, 20)  # of the noise under which the recipe is compared
+COMPARED = ("weighted_f1", "balanced_accuracy", "auroc")
 BINS = 6  # of the colour histogram, per channel
 
 
@@ -54,27 +60,78 @@ FEATURES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def baselines(data: Path, protocol: str, seed: int, cache: Path) -> dict[str, Any]:
-    """Each baseline's scores on held-out images, with intervals over groups."""
+def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS) -> dict[str, Any]:
+    """Each baseline's scores on held-out images, with intervals over groups.
+
+    Where `runs` holds the recipe's runs of this very split of these very images, also `recipe`, its name, and
+    `differences`: by baseline, how much better the recipe is, see `differences`.
+    """
     rows = load_rows(data)
     names, labels = labels_of(rows)
     kind = "cnmc2019" if len(names) == 2 else "aria2021"
+    positive = 0 if len(names) == 2 else None
     size = open_image(data / rows[0].file_name).width
     view = View(size, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
     pixels = load_pixels(data, rows, view, cache)
     groups = [row.group for row in rows]
+    splits = make_splits(protocol, rows, seed)
+    recipe = f"ours_{kind}"
+    recorded = _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)
     result: dict[str, Any] = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": {}}
+    compared = {}
     for name, feature in FEATURES[kind].items():
         x = np.stack([feature(np.asarray(image)) for image in tqdm(pixels, desc=name, unit="img")])
         probabilities = np.zeros((len(rows), len(names)))
-        for split in make_splits(protocol, rows, seed):
+        for split in splits:
             train, test = list(split.train), list(split.test)
             model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
             probabilities[test] = model.fit(x[train], labels[train]).predict_proba(x[test])
-        report = metrics.bootstrap(labels, probabilities, groups, names, positive=0 if len(names) == 2 else None)
+        report = metrics.bootstrap(labels, probabilities, groups, names, positive=positive)
         keys = ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")
         result["scores"][name] = plain({key: report[key] for key in keys})
-    return result
+        if recorded:
+            compared[name] = differences(recorded, probabilities, groups, positive)
+    return result | ({"recipe": recipe, "differences": compared} if recorded else {})
+
+
+def differences(
+    recorded: HeldOut, probabilities: np.ndarray, groups: Sequence[str], positive: int | None
+) -> list[dict[str, Any]]:
+    """The recipe's scores minus a baseline's on the same images and folds, at each of `SIGMAS`.
+
+    Both are scored on the same draws of groups. Noise is for the recipe only: the baseline keeps the images as they
+    are, so that it is one and the same bar.
+
+    Args:
+        recorded: the recipe's held-out predictions; calibrated here as the model is shown, each fold with the
+            temperature of the others.
+        probabilities: (N, C) of the baseline, and `groups` (N,), in the order of the data set's rows.
+        positive: the class that AUROC is of, where there are two.
+    """
+    ours = calibrated(recorded, cross_fitted(recorded))
+    theirs, of_image = probabilities[recorded.index], [groups[i] for i in recorded.index]
+    sigmas = [float(sigma) for sigma in recorded.sigmas]
+    return plain(
+        [
+            {"sigma": float(sigma)}
+            | {
+                key: metrics.paired_bootstrap(
+                    recorded.label, ours[sigmas.index(sigma)], theirs, of_image, key, positive=positive
+                )
+                for key in COMPARED
+            }
+            for sigma in SIGMAS
+        ]
+    )
+
+
+def _recorded(folder: Path, rows: Sequence[Row], splits: Sequence[Split], seed: int) -> HeldOut | None:
+    """The recorded runs in a folder, where they tested exactly these splits; else None."""
+    found = [run for run in map(Result.read, sorted(folder.glob("*.json"))) if run.seed == seed]
+    found = sorted((run for run in found if run.dataset["hash"] == dataset_hash(rows)), key=lambda run: run.fold)
+    if [list(run.index) for run in found] != [sorted(split.test) for split in splits]:
+        return None
+    return HeldOut.of_results(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,10 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--protocol", default="group-kfold:3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs, of which our recipe's are compared")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     try:
-        result = baselines(arguments.data, arguments.protocol, arguments.seed, arguments.cache)
+        result = baselines(arguments.data, arguments.protocol, arguments.seed, arguments.cache, arguments.runs)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from blastlens.errors import BlastlensError
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
+from train.results import Result
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ class HeldOut:
             np.concatenate([p["test_logits"] for p in parts], axis=1),
         )
 
+    @classmethod
+    def of_results(cls, results: Sequence[Result]) -> "HeldOut":
+        """The same from recorded runs of one seed: as logits, the logarithms of their probabilities, which softmax
+        cannot tell from the logits. They are recorded in steps, so that one may be 0; it is taken as 1e-7."""
+        return cls(
+            np.array(results[0].sigmas),
+            np.concatenate([r.index for r in results]),
+            np.concatenate([r.label for r in results]),
+            np.concatenate([np.full(len(r.index), r.fold) for r in results]),
+            np.concatenate([np.log(r.probabilities.clip(1e-7)) for r in results], axis=1),
+        )
+
 
 def cross_fitted(held_out: HeldOut) -> dict[int, float]:
     """Temperature for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot
@@ -67,6 +80,56 @@ def calibrated(held_out: HeldOut, temperatures: dict[int, float]) -> np.ndarray:
     """Probabilities (S, N, C) with each fold's temperature."""
     scale = np.array([temperatures[int(fold)] for fold in held_out.fold])[:, None]
     return np.stack([metrics.softmax(logits / scale) for logits in held_out.logits])
+
+
+def calibration_of(
+    labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], label_names: Sequence[str]
+) -> dict[str, Any]:
+    """How far stated probabilities hold: over all answers together, and where that can hide an error, by answer.
+
+    Args:
+        labels: (N,). probabilities: (N, C), without noise. groups: (N,).
+
+    Returns:
+        `reliability`: the bins of `metrics.reliability`; `reliability_by_answer`: label -> those of the images that
+        were answered with it; `classwise_ece`: see there.
+    """
+    answers = probabilities.argmax(axis=1)
+
+    def bins(chosen: np.ndarray) -> list[dict[str, Any]]:
+        held = metrics.reliability(labels[chosen], probabilities[chosen]) if chosen.any() else []
+        return [asdict(one) for one in held]
+
+    return {
+        "reliability": bins(np.full(len(labels), True)),
+        "reliability_by_answer": {name: bins(answers == c) for c, name in enumerate(label_names)},
+        "classwise_ece": asdict(classwise_ece(labels, probabilities, groups)),
+    }
+
+
+def classwise_ece(
+    labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], replicates: int = 2000, seed: int = 0
+) -> metrics.Interval:
+    """Class-wise expected calibration error, 0 to 1, with the interval of `metrics.bootstrap`'s draws of groups.
+
+    For each class: how far its stated probability is from how often it was the truth, whether or not it was the
+    answer, in `metrics.ECE_BINS` equal-width bins and averaged over images; then the mean over the classes (Kull et
+    al. 2019, arXiv:1910.12656). What one class gains and another loses cannot cancel out in it.
+
+    `labels` (N,), `probabilities` (N, C), `groups` (N,).
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    n_classes, n_bins = probabilities.shape[1], metrics.ECE_BINS
+    gap = probabilities - np.eye(n_classes)[labels]
+    bins = np.searchsorted(np.arange(1, n_bins) / n_bins, probabilities)
+    sums = np.zeros((len(names), n_classes, n_bins))
+    for c in range(n_classes):
+        np.add.at(sums[:, c], (group, bins[:, c]), gap[:, c])
+    weights, _ = metrics._draws(metrics._group_sums(labels, probabilities, groups), replicates, seed)
+    weights = np.vstack([np.ones((1, len(names))), weights])  # row 0: the data as they are
+    total = weights @ np.bincount(group)
+    errors = np.abs(np.tensordot(weights, sums, axes=1)).sum(axis=2).mean(axis=1) / total
+    return metrics._interval(errors[0], errors[1:])
 
 
 def plain(value: Any) -> Any:
@@ -92,7 +155,7 @@ def summarise(
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     """One entry of metrics.json's `protocols`: every metric at every sigma, each with a 95 % interval from a
-    bootstrap over groups, and the accuracy in each group.
+    bootstrap over groups, the accuracy in each group, and how far probabilities hold.
 
     `labels` (N,), `probabilities` (S, N, C); several seeds are stacked along N.
     """
@@ -123,6 +186,7 @@ def summarise(
             "calibration": "temperature fitted on the other folds' held-out images",
             "by_sigma": by_sigma,
             "per_group": per_group,
+            **calibration_of(labels, probabilities[0], groups, label_names),
         }
     )
 

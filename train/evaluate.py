@@ -8,13 +8,14 @@ files on their held-out images, for what quantisation costs, and a data set the 
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +82,6 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def reliability_of(cv: Path) -> list[dict[str, Any]]:
-    """How often the cross-validation's held-out answers of similar confidence were right, without noise.
-
-    Calibrated as the summary's other figures: each fold with the temperature fitted on the other folds; all seeds.
-    """
-    runs = sorted(cv.glob("seed*-fold*"))
-    by_seed = [
-        HeldOut.read([run for run in runs if run.name.split("-")[0] == seed])
-        for seed in sorted({run.name.split("-")[0] for run in runs})
-    ]
-    labels = np.concatenate([held_out.label for held_out in by_seed])
-    probabilities = np.concatenate([calibrated(held_out, cross_fitted(held_out))[0] for held_out in by_seed])
-    return plain([asdict(one) for one in metrics.reliability(labels, probabilities)])
-
-
 def int8_cost(cv: Path, data: Path, cache: Path) -> dict[str, Any]:
     """What int8 costs on held-out images: each fold's network quantised as the shipped one is, run on its test fold.
 
@@ -155,13 +141,11 @@ def evaluate_folder(folder: ModelFolder, data: Path, cache: Path) -> dict[str, A
     return {**entry, "level": "external", "calibration": "as shipped"}
 
 
-def build_metrics(
-    folder: Path, run: Path | None, summary: dict[str, Any], reliability: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """metrics.json from a cross-validation's summary, its reliability and the final run's record."""
+def build_metrics(folder: Path, run: Path | None, summary: dict[str, Any]) -> dict[str, Any]:
+    """metrics.json from a cross-validation's summary and the final run's record."""
     model = ModelFolder.load(folder)
     record = json.loads((run / "run.json").read_text()) if run else summary["run"]
-    protocol = {**summary["protocol"], "reliability": reliability}
+    protocol = summary["protocol"]
     clean = protocol["by_sigma"][0]
     recipe = record["recipe"]
     files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
@@ -175,6 +159,7 @@ def build_metrics(
         "headline": {"protocol": protocol["name"], **{k: clean[k] for k in HEADLINE if k in clean}},
         "protocols": [protocol],
         "size_bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
+        "sha256": {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()},
         "latency_ms": {name: round(latency_ms(folder / files[name], model.view), 2) for name in ("fp32", "int8")}
         | {"threads": usable_cores(), "what": "one bare ONNX Runtime run, batch 1, median of 50"},
         "training": {
@@ -203,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = arguments.folder / "metrics.json"
         if arguments.cv:
             summary = json.loads((arguments.cv / "summary.json").read_text())
-            record = build_metrics(arguments.folder, arguments.run, summary, reliability_of(arguments.cv))
+            record = build_metrics(arguments.folder, arguments.run, summary)
             if arguments.data:
                 record["int8"] = int8_cost(arguments.cv, arguments.data, arguments.cache)
         elif path.exists():

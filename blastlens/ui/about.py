@@ -101,7 +101,8 @@ def _limits(folder: ModelFolder, record: Comparison | None) -> str:
             f"photographed under its own conditions, so that colour gives them away{_colour_alone(folder, record)}."
         )
     items.append(
-        "Its probabilities are calibrated on images like its training images. Elsewhere they can be sure and wrong."
+        "Its probabilities are calibrated on images like its training images, over all answers together: for one label "
+        "alone they can be far too high or too low. Elsewhere they can be sure and wrong."
     )
     items.append("Flaws are simulated on the pixels that the network sees; real scanners differ in other ways too.")
     return f"<ul>{''.join(f'<li>{text}</li>' for text in items)}</ul>"

@@ -230,8 +230,9 @@ def endpoints(shelf: Shelf) -> None:
             level: of the corruption: blur 0 to 8, jpeg 0 to 95, hue -90 to 90, downsample 1 to 16, others -100 to 100.
 
         Returns:
-            label, calibrated probabilities by label, logits, in_domain (whether the image is of the kind the model
-            knows), warnings, model_id, revision, sigma, corruption, disclaimer.
+            label, probabilities by label (calibrated over all answers together, not for each label), logits,
+            in_domain (whether the image is of the kind the model knows), warnings, model_id,
+            revision, sigma, corruption, disclaimer.
         """
         with refusals():
             change = None if corruption == "none" else Corruption(corruption, level)

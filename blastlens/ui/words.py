@@ -36,7 +36,7 @@ TASKS = {
         credit="C-NMC 2019 (Gupta & Gupta, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r)",
     ),
     ("Benign", "Early", "Pre", "Pro"): Task(
-        question="A smear field: benign, or which stage?",
+        question="A smear field: benign, or which subtype?",
         looks_at="a microscope field with many stained cells",
         meanings={
             "Benign": "no leukemia",
@@ -53,10 +53,11 @@ TASKS = {
 MEANINGS = {
     "ALL": "Acute lymphoblastic leukemia; as a label of a cell, a leukemic blast.",
     "HEM": "The data set's name for a healthy precursor of the same cell line.",
-    "Benign, Early, Pre, Pro": "The labels of the smear fields: no leukemia, and three stages of B-cell leukemia.",
+    "Benign, Early, Pre, Pro": "The labels of the smear fields: no leukemia, and three subtypes of B-cell leukemia.",
     "probability": (
-        "Calibrated: of answers given at 90 %, about nine in ten were right on held-out images like the training "
-        "images. On other stains, microscopes or kinds of image that promise does not hold."
+        "Calibrated over all answers together: of those given at 90 %, about nine in ten were right on held-out images "
+        "like the training images. For one label alone the stated number can be far too high or too low, and on other "
+        "stains, microscopes or kinds of image the promise does not hold at all."
     ),
     "accuracy": "The share of all images that were answered right.",
     "balanced accuracy": (

@@ -1,8 +1,9 @@
 """What a card is rendered from, read: a model folder's JSON files, and the project's comparison of systems."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ from blastlens.comparison import Comparison, Dataset, System
 from blastlens.errors import BlastlensError
 from blastlens.images import View
 from train.card.known import DataSet, Start, data_set, start
+from train.card.numbers import verdict
+from train.report.evidence import Evidence
+from train.report.measured import paired
 
-CITATION = Path(__file__).parents[2] / "CITATION.cff"
+ROOT = Path(__file__).parents[2]
+CITATION = ROOT / "CITATION.cff"
+RESULTS = ROOT / "results"
+REQUIREMENTS = ROOT / "requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class Facts:
         gate: gate.json; None where the folder has no input check.
         view: how the network looks at an image.
         comparison: the measured comparison of systems, where it holds the model's recipe.
+        differences: the recipe's scores minus those of each baseline on the same images, by baseline, one row for each
+            sigma; nothing where `train.baselines` recorded none.
         project: CITATION.cff.
     """
 
@@ -39,6 +48,7 @@ class Facts:
     gate: dict[str, Any] | None
     view: View
     comparison: Comparison | None
+    differences: dict[str, list[dict[str, Any]]]
     project: dict[str, Any]
 
     @classmethod
@@ -61,6 +71,7 @@ class Facts:
             gate=_json(folder / "gate.json"),
             view=View.from_folder(config, _json(folder / "preprocessor_config.json")),
             comparison=comparison,
+            differences=_differences(metrics),
             project=yaml.safe_load(CITATION.read_text(encoding="utf-8")),
         )
 
@@ -100,6 +111,35 @@ class Facts:
     def compared(self) -> Dataset | None:
         """Its data set there."""
         return self.comparison.datasets[self.system.dataset] if self.comparison and self.system else None
+
+    @cached_property
+    def against(self) -> Counter[str]:
+        """How many systems of its data set the recipe is better and worse than on people neither saw, by paired
+        differences in accuracy, and of how many no difference was shown."""
+        return _against(self.system.name) if self.system else Counter()
+
+
+@cache
+def _against(recipe: str) -> Counter[str]:
+    evidence = Evidence.read(RESULTS, ROOT / "models")
+    (own,) = (row for row in evidence.rows if row.name == recipe)
+    others = (row for row in evidence.of(own.recipe.dataset) if row is not own and row.group and row.group.complete)
+    found = (paired(own.group, other.group) for other in others if own.group and other.group)
+    return Counter(verdict(vars(difference)) for difference in found if difference)
+
+
+def _differences(metrics: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    training, protocol = metrics["training"], metrics["protocols"][0]["name"]
+    record = _json(RESULTS / f"baselines_{training['dataset']['name']}.json") or {}
+    same = record.get("recipe") == training["recipe"]["name"] and record.get("protocol") == protocol
+    return record["differences"] if same else {}
+
+
+def pinned(*packages: str) -> str:
+    """The packages as `pip install` takes them, with the versions that the project is measured with."""
+    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
+    pins = {line.partition("==")[0]: line for line in lines if line}
+    return " ".join(pins[name] for name in packages)
 
 
 def _system(comparison: Comparison, metrics: dict[str, Any]) -> System | None:

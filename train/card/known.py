@@ -18,6 +18,8 @@ class DataSet:
         meanings: label -> what it stands for; empty where nobody told us.
         give: which images to give, and in which form.
         example: a file name for the lines to copy.
+        published: what its authors publish that a model could be trained on; `lacking`: which of it we do not have.
+        handling: what somebody must do before an image can be given; empty where nothing.
         unseen: what the group-disjoint figures were measured on.
         group: what a group is.
         setting: where its images come from.
@@ -38,6 +40,9 @@ class DataSet:
     meanings: dict[str, str]
     give: str
     example: str
+    published: str
+    lacking: str
+    handling: str
     unseen: str
     group: str
     setting: str
@@ -68,9 +73,15 @@ _DATASETS = {
             "Both reach the network as the same pixels."
         ),
         example="cell.bmp",
+        published="labelled training images",
+        lacking=(
+            "Folds 0 and 1 are complete; of fold 2 we have only the seven subjects linked to them by shared images, so "
+            "that most people of fold 2 are missing. The data set's two test sets were not used"
+        ),
+        handling="somebody must cut each cell out on black, as the data's authors did",
         unseen="cells of people it never saw",
         group="a person, or people who share images",
-        setting="one laboratory, as far as we know; more is unknown to us",
+        setting="one laboratory, as far as we know; specimen (blood or marrow): not known to us",
         healthy=("HEM", "healthy donors"),
         credit=(
             "Gupta, A., & Gupta, R. (2019), *ALL Challenge dataset of ISBI 2019* (C-NMC 2019), The Cancer Imaging "
@@ -103,7 +114,7 @@ _DATASETS = {
     "aria2021": DataSet(
         title="Acute Lymphoblastic Leukemia (ALL) image dataset",
         hub_name="acute-lymphoblastic-leukemia-image-dataset",
-        question="Is a stained smear field benign, or which stage of B-cell leukemia does it show?",
+        question="Is a stained smear field benign, or which subtype of B-cell leukemia does it show?",
         meanings={
             "Benign": "no leukemia",
             "Early": "early pre-B leukemia",
@@ -112,9 +123,12 @@ _DATASETS = {
         },
         give="Give it a whole smear field as the data set publishes them, 224 x 224 px.",
         example="field.jpg",
+        published="published images",
+        lacking="How the missing ones differ from these is not known to us",
+        handling="somebody must choose and photograph each field, as the data's authors did",
         unseen="slides that look unlike those it was trained on",
         group="a cluster of slides that look alike, a proxy for people",
-        setting="unknown to us",
+        setting="not looked up by us",
         healthy=None,
         credit="Aria, M., et al. (2021), *Acute Lymphoblastic Leukemia (ALL) image dataset*",
         doi="10.34740/kaggle/dsv/2175623",
@@ -155,7 +169,13 @@ RECIPE_LIMITS = {
     ),
 }
 
-# What must be said of a recipe's name.
+# What must be said of a recipe's name: at once, and where its making is told.
+RECIPE_NAMES = {
+    "ours_cnmc2019": (
+        "Not the published MobileNet_M: name and idea are taken from it, [recipe and weights are our own]"
+        "(#how-it-was-made)."
+    )
+}
 RECIPE_REMARKS = {
     "ours_cnmc2019": (
         "Model name and idea are from MobileNet_M (Makem, Tamas, Bușoniu 2025, doi 10.3389/frai.2025.1620252); recipe "
@@ -184,6 +204,9 @@ def data_set(name: str, labels: Sequence[str]) -> DataSet:
         meanings={},
         give="Give it images like those it was trained on.",
         example="image.png",
+        published="published images",
+        lacking="Why is not recorded",
+        handling="",
         unseen="groups of images it never saw",
         group="what the data set names so",
         setting=UNKNOWN,
@@ -209,8 +232,8 @@ class Start:
 
 
 _REMARK = (
-    "The front matter's `base_model` names that network's page on the Hub; the very file came from {maker}, not from "
-    "there."
+    "The front matter's `base_model` names the nearest page on the Hub: the same architecture and training set, other "
+    "weights. This file came from {maker}, not from there"
 )
 _STARTS = {
     "random": Start("random numbers, no earlier training"),

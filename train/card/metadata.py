@@ -65,6 +65,13 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     ]
 
 
+def _positive(facts: Facts, key: str) -> dict[str, str]:
+    """Which class a score of two classes is about, or how one of a single class becomes one of several."""
+    if len(facts.metrics["label_names"]) == 2 and key in ("auroc", "sensitivity", "specificity"):
+        return {"positive_class": facts.metrics["label_names"][0]}
+    return {"average": "macro", "multi_class": "one against the rest"} if key == "auroc" else {}
+
+
 def _row(facts: Facts, protocol: dict[str, Any], row: dict[str, Any]) -> list[EvalResult]:
     level = LEVELS[protocol["level"]]
     where = f"{protocol['name']} ({level}), noise sigma {row['sigma']:g}"
@@ -93,6 +100,7 @@ def _row(facts: Facts, protocol: dict[str, Any], row: dict[str, Any]) -> list[Ev
             metric_value=row[key]["value"],
             metric_args={
                 **average,
+                **_positive(facts, key),
                 "interval": "95 % bootstrap over groups",
                 "low": row[key]["low"],
                 "high": row[key]["high"],

@@ -21,6 +21,15 @@ def point(score: Score) -> str:
     return "undefined" if score["value"] is None else f"{score['value']:.3f}"
 
 
+def verdict(difference: Score) -> str:
+    """What a difference with its interval says of the first of the two."""
+    if None in difference.values():
+        return "undefined"
+    if difference["low"] > 0:
+        return "better"
+    return "worse" if difference["high"] < 0 else "no difference shown"
+
+
 def megabytes(size: float) -> str:
     return f"{size / 1e6:.1f} MB"
 
@@ -50,7 +59,9 @@ def lost_from(rows: Sequence[Mapping[str, Any]], height: float) -> float | None:
 FILTERS: dict[str, Callable[..., str]] = {
     "interval": interval,
     "point": point,
+    "verdict": verdict,
     "percent": percent,
+    "points": lambda share: f"{100 * share:.1f} percentage points",
     "count": count,
     "megabytes": megabytes,
     "millions": millions,

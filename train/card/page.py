@@ -10,14 +10,15 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 
 from blastlens.comparison import Level, System
 from blastlens.errors import BlastlensError
-from blastlens.metrics import constant_weighted_f1
+from blastlens.metrics import ECE_BINS, constant_weighted_f1
 from train.card import figures, numbers
-from train.card.facts import Facts
-from train.card.known import RECIPE_LIMITS, RECIPE_REMARKS, STRANGERS, UNKNOWN
+from train.card.facts import Facts, pinned
+from train.card.known import RECIPE_LIMITS, RECIPE_NAMES, RECIPE_REMARKS, STRANGERS, UNKNOWN
 from train.card.metadata import LEVELS, SIGMAS, card_data
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
-WORST = 10  # groups that are listed at once, where none are of special interest
+WORST = 5  # groups of each class that are listed at once
+CONSTANT = "always answering"
 
 
 def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
@@ -74,8 +75,16 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "noisy": [row for row in rows if row["sigma"] in SIGMAS[1:]],
         "floors": floors,
         "lost": {
-            name: sigma for name, height in floors.items() if (sigma := numbers.lost_from(rows, height)) is not None
+            name: sigma
+            for name, height in floors.items()
+            if name.startswith(CONSTANT) and (sigma := numbers.lost_from(rows, height)) is not None
         },
+        "differences": facts.differences,
+        "bar": _bar(facts),
+        "against": facts.against,
+        "by_answer": _by_answer(protocol.get("reliability_by_answer", {})),
+        "ece_bins": ECE_BINS,
+        "pinned": pinned,
         "without_network": dict(facts.compared.without_network) if facts.compared else {},
         "groups": _groups(facts),
         "others": facts.metrics["protocols"][1:],
@@ -83,8 +92,10 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "systems": _systems(facts),
         "training": training,
         "recipe": training["recipe"],
+        "augment": {"noise_max": 0, "noise_share": 0} | training["recipe"].get("augment", {}),
         "recipe_yaml": yaml.safe_dump(training["recipe"], sort_keys=False, width=110, allow_unicode=True).strip(),
         "recipe_limit": RECIPE_LIMITS.get(training["recipe"]["name"]) if facts.data.known else None,
+        "recipe_name": RECIPE_NAMES.get(training["recipe"]["name"]),
         "recipe_remark": RECIPE_REMARKS.get(training["recipe"]["name"]),
         "int8": facts.metrics.get("int8"),
         "sizes": facts.metrics.get("size_bytes", {}),
@@ -107,19 +118,62 @@ def _floors(facts: Facts) -> dict[str, float]:
     if facts.compared and facts.compared.without_network:
         best = max(facts.compared.without_network.items(), key=lambda item: item[1].value)
         floors[f"{best[0]} alone, no network (without noise)"] = best[1].value
-    return {**floors, f"always answering {most}": constant_weighted_f1(supports[most] / sum(supports.values()))}
+    return {**floors, f"{CONSTANT} {most}": constant_weighted_f1(supports[most] / sum(supports.values()))}
+
+
+def _bar(facts: Facts) -> str | None:
+    """What reaches the most without a network, of what the recipe was compared with."""
+    scores = facts.compared.without_network if facts.compared else {}
+    return max(
+        (name for name in facts.differences if name in scores), key=lambda name: scores[name].value, default=None
+    )
+
+
+def _by_answer(reliability: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Stated probability and share right by answer.
+
+    Returns:
+        `columns`: the bins that hold any answer, as (low, high); `rows`: answer -> its bin in each column, or None;
+        `unsure`: answer -> `count`, `stated` and `right` of all below the highest bin, which begins at `sure`; the one
+        that promises the most too much comes first. Nothing where it was not measured.
+    """
+    columns = sorted({(one["low"], one["high"]) for bins in reliability.values() for one in bins})
+    if not columns:
+        return {}
+    rows = {}
+    unsure = {}
+    for answer, bins in reliability.items():
+        held = {(one["low"], one["high"]): one for one in bins}
+        rows[answer] = [held.get(column) for column in columns]
+        some = [one for column, one in held.items() if column != columns[-1]]
+        count = sum(one["count"] for one in some)
+        if count:
+            stated, right = (sum(one["count"] * one[key] for one in some) / count for key in ("confidence", "accuracy"))
+            unsure[answer] = {"count": count, "stated": stated, "right": right}
+    promising = sorted(unsure.items(), key=lambda item: item[1]["count"] * (item[1]["right"] - item[1]["stated"]))
+    return {"columns": columns, "rows": rows, "unsure": dict(promising), "sure": columns[-1][0]}
 
 
 def _groups(facts: Facts) -> dict[str, Any]:
-    """The groups of a protocol, worst first: those to look at, and the rest."""
+    """The groups of a protocol, worst first: the worst of each class, and the rest.
+
+    Returns:
+        `worst`: those to name at once; `shown`: class -> its worst groups; `rest`: the others; `healthy`: how many
+        groups of the healthy there are.
+    """
     groups = sorted(facts.protocol["per_group"], key=lambda group: (group["accuracy"], group["group"]))
-    if facts.data.healthy:
-        label = facts.data.healthy[0]
-        return {
-            "shown": [group for group in groups if group["label"] == label],
-            "rest": [group for group in groups if group["label"] != label],
-        }
-    return {"shown": groups[:WORST], "rest": groups[WORST:]}
+    by_class = {name: [g for g in groups if g["label"] == name] for name in facts.metrics["label_names"]}
+    healthy = facts.data.healthy[0] if facts.data.healthy else None
+    if healthy:  # first, since they are few
+        by_class = {healthy: by_class[healthy], **by_class}
+    shown = {name: of_class[:WORST] for name, of_class in by_class.items() if of_class}
+    listed = [group["group"] for of_class in shown.values() for group in of_class]
+    return {
+        "worst": [of_class[0] for of_class in shown.values()] if healthy else groups[:1],
+        "shown": shown,
+        "rest": [group for group in groups if group["group"] not in listed],
+        "healthy": len(by_class[healthy]) if healthy else 0,
+    }
 
 
 def _systems(facts: Facts) -> dict[str, Any]:
