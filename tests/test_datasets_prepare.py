@@ -235,7 +235,10 @@ def start_slow_run(folds: Path, out: Path) -> subprocess.Popen[bytes]:
     for number in range(300):
         os.link(cell, cell.parent / f"UID_9_{number}_1_all.bmp")
     command = [sys.executable, "-m", "train.datasets", "prepare", "cnmc2019", str(folds), str(out)]
+    # Started from a background job of a shell, these tests ignore interrupts, and so would the run.
+    heed = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen([*command, "--workers", "1"], cwd=ROOT, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, heed)
     deadline = time.monotonic() + 60
     while len(list((out.parent / ".out.partial").rglob("*.webp"))) < 5:
         assert run.poll() is None and time.monotonic() < deadline

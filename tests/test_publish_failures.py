@@ -387,29 +387,28 @@ def test_a_tag_that_somebody_made_meanwhile_is_not_taken_for_ours(hub, attempt, 
     assert hub.tags("someone/cells") == {"v1": older}
 
 
-def test_a_repository_that_somebody_else_may_have_made_is_never_deleted(hub, attempt, monkeypatch):
+@pytest.fixture
+def colleague(hub, monkeypatch):
+    """Somebody else makes the repository just before we ask for it, and our answer is lost."""
     creating = Hub.create
 
-    def colleague_first(self, place, private):
+    def after_the_colleague(self, place, private):
         hub.add_repo("someone/cells", {})
         return creating(self, place, private)
 
-    monkeypatch.setattr(Hub, "create", colleague_first)
+    monkeypatch.setattr(Hub, "create", after_the_colleague)
     hub.fail(*STEPS["creation"], status=500)
+
+
+@pytest.mark.usefixtures("colleague")
+def test_a_repository_that_somebody_else_may_have_made_is_never_deleted(hub, attempt):
     hub.fail(*STEPS["preupload"], status=403, times=math.inf)
     assert "perhaps somebody else's" in str(attempt.send())
     assert hub.exists("someone/cells")
 
 
-def test_what_was_to_be_private_never_goes_into_a_public_repository(hub, attempt, monkeypatch):
-    creating = Hub.create
-
-    def colleague_first(self, place, private):
-        hub.add_repo("someone/cells", {})
-        return creating(self, place, private)
-
-    monkeypatch.setattr(Hub, "create", colleague_first)
-    hub.fail(*STEPS["creation"], status=500)
+@pytest.mark.usefixtures("colleague")
+def test_what_was_to_be_private_never_goes_into_a_public_repository(hub, attempt):
     assert "was made public, against what was asked" in str(attempt.send(private=True))
     assert holds(hub, {})
 
