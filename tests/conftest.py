@@ -23,9 +23,9 @@ scratch.claim()  # before any test imports Gradio, as app.py does
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need one of these are slow ones: a browser, or networks that are trained before the first of them."""
+    """Tests that need one of these are slow ones: a browser, a Hub, or networks that are trained before the first."""
     for item in items:
-        if {"browser", "compared", "cross_validated"} & set(getattr(item, "fixturenames", ())):
+        if {"browser", "compared", "cross_validated", "hub", "shelves"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
 
 
