@@ -65,11 +65,13 @@ def publish(
             tell(f"space {owner}/{SPACE}: it is made from the models' new commits, so nothing to show yet")
             return None
         # What can be known before the first change: whatever is refused, is refused here.
-        for copy in copies:
-            check.answers(copy)
+        answers = [check.answers(copy) for copy in copies]
         for upload in (*uploads, results, Upload(Place(f"{owner}/{SPACE}", "space"), (), "", space.MARK)):
             plan(hub, upload)
-        done = [model.publish(hub, copy, upload, tell) for copy, upload in zip(copies, uploads, strict=True)]
+        done = [
+            model.publish(hub, copy, upload, tell, here=here)
+            for copy, upload, here in zip(copies, uploads, answers, strict=True)
+        ]
         done.append(send(hub, results, tell))
         pinned = [f"{one.place.repo_id}@{one.commit}" for one in done[: len(copies)] if one]
         done.append(space.publish(hub, space.upload_of(f"{owner}/{SPACE}", pinned, private, overwrite), tell))

@@ -66,17 +66,22 @@ def upload_of(
     )
 
 
-def publish(hub: Hub, copy: Path, upload: Upload, tell: Tell, dry_run: bool = False) -> Uploaded | None:
+def publish(
+    hub: Hub, copy: Path, upload: Upload, tell: Tell, dry_run: bool = False, here: check.Answers | None = None
+) -> Uploaded | None:
     """Check a staged copy on every road, upload it, and ask what comes back the same questions.
+
+    Args:
+        here: what the copy answers, where it has been asked already.
 
     Raises:
         BlastlensError: what failed, and what the repository holds now.
     """
-    here = check.answers(copy)
-    tell(here.sentence())
+    answers = here or check.answers(copy)
+    tell(answers.sentence())
 
     def inspect(fetched: Path) -> None:
-        differs = check.answers(fetched, upload.place.repo_id).difference(here)
+        differs = check.answers(fetched, upload.place.repo_id).difference(answers)
         if not differs <= check.TOLERANCE:
             raise BlastlensError(
                 f"What came back of {upload.place} answers differently (by {differs:.2g}); do not use it."

@@ -27,7 +27,7 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.classifier import DISCLAIMER
 from blastlens.errors import BlastlensError
-from blastlens.hub import chosen_files, snapshot
+from blastlens.hub import chosen_files, snapshot, split_name
 from blastlens.model_folder import PRECISIONS, ModelFolder
 from blastlens.wording import count as counted
 from publish import check
@@ -35,6 +35,7 @@ from publish.changes import File
 from publish.hub import HARDWARE, Hub, Place
 from publish.project import ROOT, files_in
 from publish.upload import Tell, Upload, Uploaded, send
+from train.card import facts
 
 MARK = "space.json"
 PYTHON = "3.12"
@@ -91,11 +92,11 @@ def pinned(model: str) -> Pinned:
     Raises:
         BlastlensError: it cannot be had, or could not be served without PyTorch.
     """
-    repo_id, at, revision = model.partition("@")
+    repo_id, revision = split_name(model) or (model, None)
     place = Place(repo_id)
-    if at and not revision:
+    if revision == "":
         raise BlastlensError(f"{model!r} names no revision; give owner/name@revision, or leave the @ out.")
-    path = snapshot(place.repo_id, revision or None)
+    path = snapshot(place.repo_id, revision)
     folder = ModelFolder.load(path, repo_id, path.name)
     if not folder.onnx_file("fp32").is_file():
         raise BlastlensError(f"{model} has no {PRECISIONS['fp32']}; a Space serves ONNX files only.")
@@ -154,9 +155,7 @@ def files_of(models: Sequence[Pinned], root: Path = ROOT) -> list[File]:
     served = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
     files[MARK] = (json.dumps({"models": served}, indent=2) + "\n").encode()
     files["requirements.txt"] = serving_pins((root / "requirements.txt").read_text(encoding="utf-8")).encode()
-    files["README.md"] = readme(
-        (root / "README.md").read_text(encoding="utf-8"), models, pin_of("gradio", root)
-    ).encode()
+    files["README.md"] = readme((root / "README.md").read_text(encoding="utf-8"), models, pin_of("gradio")).encode()
     return [File(path, content) for path, content in sorted(files.items())]
 
 
@@ -170,13 +169,9 @@ def serving_pins(requirements: str) -> str:
     return serving.rstrip() + "\n"
 
 
-def pin_of(package: str, root: Path = ROOT) -> str:
+def pin_of(package: str) -> str:
     """The version of a package in requirements.txt."""
-    for line in (root / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        name, equal, version = line.partition("#")[0].strip().partition("==")
-        if equal and name == package:
-            return version
-    raise BlastlensError(f"requirements.txt has no pin of {package}.")
+    return facts.pinned(package).partition("==")[2]
 
 
 def readme(project: str, models: Sequence[Pinned], gradio: str) -> str:
@@ -215,9 +210,7 @@ def _row(model: Pinned) -> str:
 
 
 def write(files: Sequence[File], folder: Path) -> None:
-    """Put the files into a folder, which must not exist yet or be empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BlastlensError(f"{folder} is not empty; give a new folder.")
+    """Put the files into a folder."""
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,20 +226,21 @@ def try_out(files: Sequence[File]) -> str:
     Raises:
         BlastlensError: it does not start, or answers otherwise than the model.
     """
+    served = _served(files)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "space"
         write(files, folder)
         with running(folder, Path(temporary)) as (address, seconds):
             try:
-                copies = _answering(address, folder, Path(temporary) / "image.png")
+                copies = _answering(address, served, folder, Path(temporary) / "image.png")
             except BlastlensError:
                 raise
             except Exception as error:
                 raise BlastlensError(
                     f"The Space starts but does not answer ({type(error).__name__}: {error}); it is not uploaded."
                 ) from error
-    count = len(_served(files))
-    told = f"started from its own files in {seconds:.1f} s; its API gives the answers of {counted(count, 'model')}"
+    models = counted(len(served), "model")
+    told = f"started from its own files in {seconds:.1f} s; its API gives the answers of {models}"
     return told + (f"; served from copies: {' '.join(copies)}" if copies else ", fetched from the Hub")
 
 
@@ -254,10 +248,10 @@ def _served(files: Sequence[File]) -> list[dict[str, str]]:
     return list(json.loads(next(file for file in files if file.path == MARK).read())["models"])
 
 
-def _answering(address: str, folder: Path, image: Path) -> list[str]:
+def _answering(address: str, served: Sequence[dict[str, str]], folder: Path, image: Path) -> list[str]:
     """Compare the page's answers with the models'; returns why it serves copies, where it does."""
     client = Client(address, verbose=False)
-    for row in json.loads((folder / MARK).read_text())["models"]:
+    for row in served:
         model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
         Image.fromarray(np.asarray(check.images_for(model)[0])).save(image)
         expected = Classifier(model).predict(image)
@@ -310,7 +304,7 @@ def running(folder: Path, home: Path) -> Iterator[tuple[str, float]]:
 
 def _environment(home: Path, port: int) -> dict[str, str]:
     """As bare as a host's: where programs and libraries are, and how the Hub is reached."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS", "HF_ENDPOINT")
+    kept = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS")
     kept += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "HOME": str(home),
