@@ -62,6 +62,11 @@ class _GroupSums:
     log_loss: Floats  # (G,)
     pairs: dict[int, _RankedPairs]  # by class
 
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """(G, C): whether a group has images of a class."""
+        return self.confusion.sum(axis=2) > 0
+
 
 def softmax(logits: ArrayLike) -> Floats:
     """Probabilities (N, C) of logits (N, C)."""
@@ -227,7 +232,7 @@ def bootstrap(
     """
     index = _positive_index(positive, label_names)
     sums = _group_sums(labels, probabilities, groups, index, len(label_names))
-    weights, stratified = _draws(sums, replicates, seed)
+    weights, stratified = _draws(sums.held, replicates, seed)
     n_groups = weights.shape[1]
     point = _scores(np.ones((1, n_groups)), sums, index)
     drawn = _scores(weights, sums, index)
@@ -268,7 +273,7 @@ def paired_bootstrap(
         ValueError: as `bootstrap`, or `metric` is not a scalar score of this kind of data.
     """
     sums_a, sums_b = (_group_sums(labels, p, groups, positive) for p in (probabilities_a, probabilities_b))
-    weights, _ = _draws(sums_a, replicates, seed)
+    weights, _ = _draws(sums_a.held, replicates, seed)
     weights = np.vstack([np.ones((1, weights.shape[1])), weights])  # row 0: the data as they are
     scores_a, scores_b = _scores(weights, sums_a, positive), _scores(weights, sums_b, positive)
     if scores_a.get(metric, np.empty((0, 0))).ndim != 1:
@@ -283,20 +288,155 @@ def paired_bootstrap(
     return _interval(difference[0], difference[kept])
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike, penalty: float = 1e-3) -> float:
-    """Temperature that minimises the log loss of softmax(logits / temperature) (Guo et al. 2017, arXiv:1706.04599).
+def classwise_ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Class-wise expected calibration error, 0 to 1 (Kull et al. 2019, arXiv:1910.12656).
 
-    The loss is convex in the inverse temperature, so its slope is followed to zero by bisection. A quadratic
-    penalty, penalty / 2 * (1 / temperature - 1)^2, keeps separable or one-class data from sending it to infinity.
-    There is no bias per class on purpose: fitted on a few held-out donors it moves the threshold to suit them. Tried
-    on two folds of donors, weighted F1 of one fell from 0.86 to 0.82 and that of the other stayed at 0.90.
+    For each class: how far its stated probability is from how often it was the truth, whether or not it was the
+    answer, in `ECE_BINS` equal-width bins and averaged over images; then the mean over the classes. What one class
+    gains and another loses cannot cancel out in it.
+    """
+    return classwise_ece_interval(labels, probabilities, np.zeros(np.shape(labels), dtype=int), replicates=1).value
+
+
+def classwise_ece_interval(
+    labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike, replicates: int = 2000, seed: int = 0
+) -> Interval:
+    """`classwise_ece` with the interval of `bootstrap`'s draws of groups; arguments as there."""
+    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    held = _group_sums(y, p, groups).held
+    n_groups, n_classes = held.shape
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    gap = p - _one_hot(y, n_classes)
+    bins = np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, p)
+    sums = np.zeros((n_groups, n_classes, ECE_BINS))
+    for c in range(n_classes):
+        np.add.at(sums[:, c], (group, bins[:, c]), gap[:, c])
+    weights = np.vstack([np.ones(n_groups), _draws(held, replicates, seed)[0]])  # row 0: the data as they are
+    errors = np.abs(np.tensordot(weights, sums, axes=1)).sum(axis=2).mean(axis=1) / (weights @ np.bincount(group))
+    return _interval(errors[0], errors[1:])
+
+
+def risk_coverage(labels: ArrayLike, probabilities: ArrayLike, points: int = 10) -> list[tuple[float, float]]:
+    """How many answers are wrong when only the most confident ones are given (El-Yaniv and Wiener 2010).
+
+    Returns:
+        (coverage, risk) at the coverages 1/points, 2/points, ..., 1, both 0 to 1: the risk is the share of wrong
+        answers among that share of the images, rounded up to whole ones. Where equal confidences leave open which
+        images these are, it is the mean over all choices.
+
+    Raises:
+        ValueError: as `summary`, or no points.
+    """
+    if points < 1:
+        raise ValueError(f"a curve needs at least one point, got {points}")
+    curve = _risks(*_by_confidence(labels, probabilities))
+    taken = -(-np.arange(1, points + 1) * len(curve) // points)
+    return [(float(j / points), float(curve[k - 1])) for j, k in enumerate(taken, start=1)]
+
+
+def aurc(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Area under the risk-coverage curve, 0 (never wrong) to 1: the mean risk over all coverages 1/N, ..., N/N
+    (Geifman et al. 2019, arXiv:1805.08206), ties averaged as in `risk_coverage`."""
+    return float(_risks(*_by_confidence(labels, probabilities)).mean())
+
+
+def aurc_interval(
+    labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike, replicates: int = 2000, seed: int = 0
+) -> Interval:
+    """`aurc` with the interval of `bootstrap`'s draws of groups; arguments as there.
+
+    Ranks change with the draw, so each replicate is ranked anew: exactly the area of the images that it holds.
+    """
+    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    held = _group_sums(y, p, groups).held
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    order = np.argsort(-p.max(axis=1), kind="stable")
+    group, wrong = group[order], (p.argmax(axis=1) != y)[order]
+    last = np.flatnonzero(np.diff(p.max(axis=1)[order], append=-1.0))  # of each block of equal confidence
+    weights = np.vstack([np.ones(len(held)), _draws(held, replicates, seed)[0]])  # row 0: the data as they are
+    rows = max(1, 2**22 // len(y))  # replicates at a time: some 32 MB
+    areas = [_areas(weights[k : k + rows, group], wrong, last) for k in range(0, len(weights), rows)]
+    found = np.concatenate(areas)
+    return _interval(found[0], found[1:])
+
+
+def mean_interval(
+    values: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    where: ArrayLike | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The mean over images of any number known for each, with the interval of `bootstrap`'s draws of groups.
+
+    With 0 and 1 as values it is a share: of answers that changed, of images of a class that were found.
+
+    Args:
+        values: (N,) numbers or truth values.
+        labels: (N,) class indices, 0 or more; they decide the draw as in `bootstrap`.
+        groups: (N,) group of each image.
+        where: (N,) which images the mean is over, all by default. A replicate without any of them is left out.
+
+    Raises:
+        ValueError: shapes that disagree, or no image to take the mean of.
+    """
+    v, y, names = np.asarray(values, dtype=np.float64), np.asarray(labels), np.asarray(groups)
+    chosen = np.full(v.shape, True) if where is None else np.asarray(where, dtype=bool)
+    if v.ndim != 1 or not v.shape == y.shape == names.shape == chosen.shape or not chosen.any():
+        raise ValueError(f"expected (N,) each with an image chosen, got {v.shape}, {y.shape}, {names.shape}")
+    unique, group = np.unique(names, return_inverse=True)
+    held = np.zeros((len(unique), int(y.max()) + 1), dtype=bool)
+    held[group, y] = True
+    weights = np.vstack([np.ones(len(unique)), _draws(held, replicates, seed)[0]])  # row 0: the data as they are
+    total, count = (
+        weights @ np.bincount(group[chosen], of_image[chosen], len(unique)).astype(np.float64)
+        for of_image in (v, np.ones(v.shape))
+    )
+    means = _ratio(total, count, np.nan)
+    kept = means[1:][~np.isnan(means[1:])]
+    return _interval(means[0], kept if len(kept) else means[:1])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What turns a network's logits into calibrated probabilities: softmax(logits / temperature + bias).
+
+    Attributes:
+        temperature: above 0.
+        bias: one number per class, adding up to 0.
+    """
+
+    temperature: float
+    bias: tuple[float, ...]
+
+    @classmethod
+    def identity(cls, n_classes: int) -> "Scaling":
+        """The scaling that is plain softmax."""
+        return cls(1.0, (0.0,) * n_classes)
+
+    def apply(self, logits: ArrayLike) -> Floats:
+        """Probabilities (N, C) of logits (N, C)."""
+        return softmax(np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.bias))
+
+
+def fit_scaling(
+    logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None, bias: bool = True, penalty: float = 1e-2
+) -> Scaling:
+    """The scaling with the smallest log loss: bias-corrected temperature scaling (Alexandari et al. 2020,
+    arXiv:1901.06852), or without `bias` temperature scaling (Guo et al. 2017, arXiv:1706.04599).
+
+    The loss is convex in (1 / temperature, bias), so Newton's method finds its one minimum. A quadratic penalty,
+    penalty / 2 * ((1 / temperature - 1)^2 + |bias|^2), keeps separable or one-class data from sending it to infinity,
+    and a bias from following the few errors of a network that is nearly always right.
 
     Args:
         logits: (N, C).
         labels: (N,) class indices.
+        weights: (N,) of the images in the loss, 0 or more; all the same by default.
 
     Returns:
-        temperature in 0.01 to 100.
+        a temperature in 0.01 to 100, and a bias that is 0 throughout without `bias`.
 
     Raises:
         ValueError: shapes that disagree, labels out of range, values that are not finite.
@@ -305,18 +445,45 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, penalty: float = 1e-3)
     y = np.asarray(labels)
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(z) or not np.isfinite(z).all():
         raise ValueError(f"expected finite logits (N, C) and labels (N,), got {z.shape} and {y.shape}")
+    w = np.ones(len(z)) if weights is None else np.asarray(weights, dtype=np.float64)
+    w = w / w.sum()
     z = z - z.mean(axis=1, keepdims=True)  # softmax does not see a row's mean; large ones cost precision
-    true = (z * _one_hot(y, z.shape[1])).sum(axis=1)
+    n_classes = z.shape[1]
+    truth = _one_hot(y, n_classes)
+    # One column per parameter: the scores of the classes are features @ parameters.
+    features = z[:, :, None]
+    if bias:
+        features = np.concatenate(
+            [features, np.broadcast_to(np.eye(n_classes), (len(z), n_classes, n_classes))], axis=2
+        )
+    start = np.eye(features.shape[2])[0]
 
-    def slope(inverse: float) -> float:
-        expected = (softmax(inverse * z) * z).sum(axis=1)
-        return float(np.mean(expected - true)) + penalty * (inverse - 1)
+    def loss(parameters: Floats) -> float:
+        scores = features @ parameters
+        peak = scores.max(axis=1)
+        nats = np.log(np.exp(scores - peak[:, None]).sum(axis=1)) + peak - (scores * truth).sum(axis=1)
+        return float(w @ nats) + penalty / 2 * float(((parameters - start) ** 2).sum())
 
-    low, high = np.log(0.01), np.log(100.0)  # of the inverse temperature
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
-    return float(np.exp(-(low + high) / 2))
+    def limited(parameters: Floats) -> Floats:
+        return np.concatenate([parameters[:1].clip(0.01, 100), parameters[1:]])
+
+    found, best = start, loss(start)
+    for _ in range(100):
+        p = softmax(features @ found)
+        mean = np.einsum("nc,ncf->nf", p, features)
+        slope = np.einsum("n,nc,ncf->f", w, p - truth, features) + penalty * (found - start)
+        curve = np.einsum("n,nc,ncf,ncg->fg", w, p, features, features, optimize=True)
+        curve += penalty * np.eye(len(found)) - np.einsum("n,nf,ng->fg", w, mean, mean)
+        step = np.linalg.solve(curve, slope)
+        length = 1.0
+        while length > 1e-9 and loss(limited(found - length * step)) > best:
+            length /= 2
+        moved = limited(found - length * step)
+        if best - loss(moved) < 1e-12:
+            break
+        found, best = moved, loss(moved)
+    by_class = found[1:] - found[1:].mean() if bias else np.zeros(n_classes)
+    return Scaling(float(1 / found[0]), tuple(by_class.tolist()))
 
 
 _PER_CLASS = ("precision", "recall", "f1")
@@ -403,9 +570,11 @@ def _ranked_pairs(score: Floats, positive: NDArray[np.bool_], group: NDArray[Any
     return _RankedPairs(above, below, counts)
 
 
-def _draws(sums: _GroupSums, replicates: int, seed: int) -> tuple[Floats, bool]:
-    """How often each replicate holds each group (R, G), and whether the draw was stratified by class."""
-    held = sums.confusion.sum(axis=2) > 0
+def _draws(held: NDArray[np.bool_], replicates: int, seed: int) -> tuple[Floats, bool]:
+    """How often each replicate holds each group (R, G), and whether the draw was stratified by class.
+
+    `held` (G, C): whether a group has images of a class.
+    """
     stratified = bool((held.sum(axis=1) == 1).all())
     stratum = held.argmax(axis=1) if stratified else np.zeros(len(held), dtype=int)
     rng = np.random.default_rng(seed)
@@ -414,6 +583,40 @@ def _draws(sums: _GroupSums, replicates: int, seed: int) -> tuple[Floats, bool]:
         members = np.flatnonzero(stratum == s)
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), replicates)
     return weights, stratified
+
+
+def _by_confidence(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
+    """Confidences, highest first, and whether each answer is wrong: (N,) both."""
+    _pooled(labels, probabilities)  # which checks them
+    p = np.asarray(probabilities, dtype=np.float64)
+    order = np.argsort(-p.max(axis=1), kind="stable")
+    return p.max(axis=1)[order], (p.argmax(axis=1) != np.asarray(labels))[order].astype(np.float64)
+
+
+def _risks(confidence: Floats, wrong: Floats) -> Floats:
+    """(N,) the risk among the k + 1 most confident answers; those of equal confidence are equally often wrong."""
+    _, block, count = np.unique(-confidence, return_inverse=True, return_counts=True)
+    evened = (np.bincount(block, wrong) / count)[block]
+    return np.cumsum(evened) / np.arange(1, len(wrong) + 1)
+
+
+def _areas(copies: Floats, wrong: NDArray[np.bool_], last: NDArray[np.int64]) -> Floats:
+    """(R,) areas under the risk-coverage curve of R replicates.
+
+    `copies` (R, N): how often each holds each image, highest confidence first. `wrong` (N,). `last` (U,): the
+    last image of each block of equal confidence.
+
+    In a block of n images, e of them wrong, after N with E wrong, the k-th risk is (E + k e / n) / (N + k). Its sum
+    over k is e + (E - N e / n) (H(N + n) - H(N)), with H the harmonic numbers.
+    """
+    images = np.cumsum(copies, axis=1)[:, last]
+    errors = np.cumsum(copies * wrong, axis=1)[:, last]
+    n, e = np.diff(images, axis=1, prepend=0), np.diff(errors, axis=1, prepend=0)
+    before, wrong_before = images - n, errors - e
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, images[:, -1].max() + 1))])
+    grown = harmonic[images.astype(np.int64)] - harmonic[before.astype(np.int64)]
+    sums = e + (wrong_before - before * _ratio(e, n, 0.0)) * grown
+    return sums.sum(axis=1) / images[:, -1]
 
 
 def _ratio(numerator: Floats, denominator: Floats, otherwise: float) -> Floats:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_a_replicate_scores_exactly_the_images_it_holds(n_classes, pure_groups):
     names = [str(c) for c in range(n_classes)]
     positive = 1 if n_classes == 2 else None
     sums = metrics._group_sums(labels, probabilities, groups, positive)
-    weights, stratified = metrics._draws(sums, replicates=12, seed=3)
+    weights, stratified = metrics._draws(sums.held, replicates=12, seed=3)
     assert stratified == pure_groups
     assert (weights.sum(axis=1) == len(np.unique(groups))).all()
     scores = metrics._scores(weights, sums, positive)
@@ -123,7 +124,7 @@ def test_bootstrap_interval_is_the_percentiles_of_resampled_data():
     labels, probabilities, groups = predictions(150, 2, n_groups=8)
     result = metrics.bootstrap(labels, probabilities, groups, ["ALL", "HEM"], replicates=100, seed=5)
     sums = metrics._group_sums(labels, probabilities, groups)
-    weights, _ = metrics._draws(sums, replicates=100, seed=5)
+    weights, _ = metrics._draws(sums.held, replicates=100, seed=5)
     resampled = []
     for weight in weights:
         images = np.repeat(np.arange(len(labels)), weight[groups].astype(int))
@@ -234,42 +235,172 @@ def test_unknown_names_are_refused_with_what_there_is():
         metrics.auroc(labels, probabilities)
 
 
-def test_a_known_temperature_is_found_again():
-    rng = np.random.default_rng(0)
-    true_logits = 2 * rng.standard_normal((20_000, 3))
-    labels = np.array([rng.choice(3, p=p) for p in metrics.softmax(true_logits)])
-    temperature = metrics.fit_temperature(3 * true_logits, labels)
-    assert temperature == pytest.approx(3, rel=0.05)
-    assert metrics.ece(labels, metrics.softmax(3 * true_logits / temperature)) < 0.02
+def drawn_from(logits, seed):
+    """Labels that are exactly as probable as the logits say."""
+    rng = np.random.default_rng(seed)
+    return np.array([rng.choice(logits.shape[1], p=p) for p in metrics.softmax(logits)])
 
 
-def test_fitted_temperature_is_the_minimum_of_the_penalised_log_loss():
+def test_a_known_temperature_and_bias_are_found_again():
+    true_logits = 2 * np.random.default_rng(0).standard_normal((20_000, 3))
+    bias = np.array([0.5, -0.7, 0.2])
+    labels = drawn_from(true_logits + bias, seed=1)
+    scaling = metrics.fit_scaling(3 * true_logits, labels, penalty=1e-3)
+    assert scaling.temperature == pytest.approx(3, rel=0.05)
+    assert scaling.bias == pytest.approx(bias, abs=0.05)
+    assert sum(scaling.bias) == pytest.approx(0)
+    assert metrics.classwise_ece(labels, scaling.apply(3 * true_logits)) < 0.02
+    without = metrics.fit_scaling(3 * true_logits, labels, bias=False, penalty=1e-3)
+    assert without.bias == (0, 0, 0)
+    assert metrics.classwise_ece(labels, without.apply(3 * true_logits)) > 0.05
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_fitted_scaling_is_the_minimum_of_the_penalised_weighted_log_loss(bias):
     rng = np.random.default_rng(1)
     labels = rng.integers(3, size=400)
-    logits = 4 * rng.standard_normal((400, 3)) + 3 * np.eye(3)[labels]
-    inverse = 1 / metrics.fit_temperature(logits, labels, penalty=1e-3)
+    logits = 4 * rng.standard_normal((400, 3)) + 3 * np.eye(3)[labels] + [1, 0, 0]
+    weights = rng.uniform(0, 2, 400)
+    found = metrics.fit_scaling(logits, labels, weights, bias=bias, penalty=1e-2)
+    centred = logits - logits.mean(axis=1, keepdims=True)
 
-    def loss(x):
-        return metrics.log_loss(labels, metrics.softmax(logits * x)) + 1e-3 / 2 * (x - 1) ** 2
+    def loss(inverse, shift):
+        p = metrics.softmax(centred * inverse + shift)[np.arange(400), labels]
+        return -weights @ np.log(p) / weights.sum() + 1e-2 / 2 * ((inverse - 1) ** 2 + np.sum(np.square(shift)))
 
-    assert loss(inverse) < min(loss(inverse * 1.001), loss(inverse / 1.001))
+    inverse, shift = 1 / found.temperature, np.array(found.bias)
+    best = loss(inverse, shift)
+    assert best < min(loss(inverse * 1.001, shift), loss(inverse / 1.001, shift))
+    for direction in np.eye(3) - 1 / 3 if bias else []:
+        assert best < min(loss(inverse, shift + 1e-3 * direction), loss(inverse, shift - 1e-3 * direction))
+
+
+def test_an_image_that_weighs_twice_counts_as_two():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(2, size=60)
+    logits = rng.standard_normal((60, 2)) + np.eye(2)[labels]
+    twice = np.repeat(np.arange(60), np.where(labels == 0, 2, 1))
+    weighted = metrics.fit_scaling(logits, labels, np.where(labels == 0, 2.0, 1.0))
+    repeated = metrics.fit_scaling(logits[twice], labels[twice])
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-4)
+    assert weighted.bias == pytest.approx(repeated.bias, abs=1e-4)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 0, 0]])
-def test_separable_or_one_class_data_keep_a_finite_temperature(labels):
-    assert 0.01 <= metrics.fit_temperature(10 * np.eye(2)[labels], np.array(labels)) <= 100
+def test_separable_or_one_class_data_keep_a_finite_scaling(labels):
+    scaling = metrics.fit_scaling(10 * np.eye(2)[labels], np.array(labels))
+    assert 0.01 <= scaling.temperature <= 100
+    assert np.isfinite(scaling.bias).all()
 
 
 def test_logits_that_point_the_wrong_way_end_at_the_largest_temperature():
     labels = np.tile([0, 1], 50)
-    assert metrics.fit_temperature(-5 * np.eye(2)[labels], labels) == pytest.approx(100)
+    assert metrics.fit_scaling(-5 * np.eye(2)[labels], labels).temperature == pytest.approx(100)
 
 
-def test_temperature_refuses_what_it_cannot_fit():
+def test_the_identity_scaling_is_plain_softmax():
+    logits = np.random.default_rng(3).standard_normal((5, 4))
+    np.testing.assert_allclose(metrics.Scaling.identity(4).apply(logits), metrics.softmax(logits))
+
+
+def test_a_scaling_refuses_what_it_cannot_fit():
     with pytest.raises(ValueError, match="finite"):
-        metrics.fit_temperature([[np.inf, 0.0]], [0])
+        metrics.fit_scaling([[np.inf, 0.0]], [0])
     with pytest.raises(ValueError, match="labels"):
-        metrics.fit_temperature([[1.0, 0.0]], [2])
+        metrics.fit_scaling([[1.0, 0.0]], [2])
+
+
+def test_errors_that_cancel_out_over_all_answers_count_class_by_class():
+    # Stated 0.8 throughout: answers of the first class are always right, of the second in three of five.
+    probabilities = np.array([[0.8, 0.2]] * 50 + [[0.2, 0.8]] * 50)
+    labels = np.array([0] * 50 + [1] * 30 + [0] * 20)
+    assert metrics.ece(labels, probabilities) == pytest.approx(0)
+    assert metrics.classwise_ece(labels, probabilities) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("interval", "score"),
+    [(metrics.classwise_ece_interval, metrics.classwise_ece), (metrics.aurc_interval, metrics.aurc)],
+)
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_an_interval_is_that_of_the_scores_of_resampled_images(interval, score, n_classes):
+    labels, probabilities, groups = predictions(150, n_classes, n_groups=8)
+    held = metrics._group_sums(labels, probabilities, groups).held
+    weights, _ = metrics._draws(held, replicates=40, seed=5)
+    resampled = []
+    for weight in weights:
+        images = np.repeat(np.arange(len(labels)), weight[groups].astype(int))
+        resampled.append(score(labels[images], probabilities[images]))
+    found = interval(labels, probabilities, groups, replicates=40, seed=5)
+    assert (found.low, found.high) == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-12)
+    assert found.value == pytest.approx(score(labels, probabilities), abs=1e-12)
+
+
+def test_risk_coverage_of_a_hand_worked_case():
+    # Confidence falls from image to image; the third and the last answer are wrong.
+    confidence = np.array([0.9, 0.8, 0.7, 0.6])
+    probabilities = np.column_stack([confidence, 1 - confidence])
+    labels = [0, 0, 1, 1]
+    assert metrics.risk_coverage(labels, probabilities, points=4) == [
+        (0.25, 0),
+        (0.5, 0),
+        (0.75, pytest.approx(1 / 3)),
+        (1.0, 0.5),
+    ]
+    assert metrics.aurc(labels, probabilities) == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
+    backwards = probabilities[::-1]
+    assert metrics.aurc(labels, backwards) == pytest.approx((1 + 1 + 2 / 3 + 1 / 2) / 4)
+
+
+def test_equal_confidence_is_the_mean_over_all_orders():
+    labels = np.array([0, 0, 1, 0, 1])
+    probabilities = np.array([[0.9, 0.1], *[[0.7, 0.3]] * 3, [0.6, 0.4]])
+    apart = [0.9, 0.71, 0.7, 0.69, 0.6]  # one order of the three in the middle
+    areas, curves = [], []
+    for order in permutations([1, 2, 3]):
+        p = np.array([apart[0], *np.empty(3), apart[4]])
+        p[list(order)] = apart[1:4]
+        resolved = np.column_stack([p, 1 - p])
+        areas.append(metrics.aurc(labels, resolved))
+        curves.append(metrics.risk_coverage(labels, resolved, points=5))
+    assert metrics.aurc(labels, probabilities) == pytest.approx(np.mean(areas))
+    np.testing.assert_allclose(metrics.risk_coverage(labels, probabilities, points=5), np.mean(curves, axis=0))
+
+
+def test_risk_coverage_ends_at_the_error_of_all_answers():
+    labels, probabilities, _ = predictions(333, 4)
+    curve = metrics.risk_coverage(labels, probabilities)
+    assert [coverage for coverage, _ in curve] == pytest.approx(np.arange(1, 11) / 10)
+    assert curve[-1][1] == pytest.approx(1 - metrics.accuracy(labels, probabilities))
+    with pytest.raises(ValueError, match="point"):
+        metrics.risk_coverage(labels, probabilities, points=0)
+
+
+def test_the_interval_of_a_share_is_that_of_the_score_it_is():
+    labels, probabilities, groups = predictions(300, 2)
+    answers = probabilities.argmax(axis=1)
+    whole = metrics.bootstrap(labels, probabilities, groups, ["ALL", "HEM"], positive=0)
+    right = answers == labels
+    for name, where in (("accuracy", None), ("sensitivity", labels == 0), ("specificity", labels == 1)):
+        found = metrics.mean_interval(right, labels, groups, where)
+        assert (found.low, found.value, found.high) == pytest.approx(
+            (whole[name].low, whole[name].value, whole[name].high), abs=1e-12
+        )
+
+
+def test_a_replicate_without_any_chosen_image_is_left_out_of_a_mean():
+    labels = np.array([0, 1, 0, 0])  # group 0 holds both classes, so that a draw can miss the second
+    found = metrics.mean_interval([0.25, 0.75, 1, 1], labels, [0, 0, 1, 2], labels == 1)
+    assert found == Interval(0.75, 0.75, 0.75)
+    with pytest.raises(ValueError, match="image"):
+        metrics.mean_interval([1.0], [0], ["x"], [False])
+
+
+def test_the_area_under_the_risk_coverage_curve_of_the_whole_c_nmc_size_takes_seconds():
+    labels, probabilities, groups = predictions(10_661, 2, n_groups=60)
+    start = time.perf_counter()
+    metrics.aurc_interval(labels, probabilities, groups)
+    assert time.perf_counter() - start < 20  # 0.5 s on a quiet core
 
 
 def test_reliability_bins_count_confidence_and_hits():

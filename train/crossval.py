@@ -3,9 +3,9 @@
     python -m train.crossval ours_cnmc2019 --data DIR --protocol group-kfold:3 --seeds 0 --jobs 2 --out runs/cv/NAME
 
 Runs that are finished are kept, so that the command can be stopped and given again. Every figure in summary.json
-comes from images of groups that the network that answered was not trained on. The temperature of a fold is fitted on
-the held-out predictions of the *other* folds (cross-fitting): no label of its own images enters that fit directly,
-though the other folds' networks were trained on them.
+comes from images of groups that the network that answered was not trained on. The calibration of a fold, a temperature
+and a bias per class, is fitted on the held-out predictions of the *other* folds (cross-fitting): no label of its own
+images enters that fit directly, though the other folds' networks were trained on them.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
 from train.results import Result
+
+CALIBRATION = "temperature and bias per class fitted on the other folds' held-out images"
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,32 @@ class HeldOut:
         )
 
 
-def cross_fitted(held_out: HeldOut) -> dict[int, float]:
-    """Temperature for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot
-    be cross-fitted; its temperature is 1."""
-    temperatures = {}
+def cross_fitted(held_out: HeldOut) -> dict[int, metrics.Scaling]:
+    """Scaling for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot be
+    cross-fitted; its logits are taken as they are.
+
+    A temperature and a bias per class, every image the same: what else was tried, and what it gave, stands in
+    results/calibration_choice.json (`python -m train.calibration choose`).
+    """
+    scalings = {}
     for fold in np.unique(held_out.fold):
         others = held_out.fold != fold
-        temperatures[int(fold)] = (
-            metrics.fit_temperature(held_out.logits[0][others], held_out.label[others]) if others.any() else 1.0
+        scalings[int(fold)] = (
+            metrics.fit_scaling(held_out.logits[0][others], held_out.label[others])
+            if others.any()
+            else metrics.Scaling.identity(held_out.logits.shape[2])
         )
-    return temperatures
+    return scalings
 
 
-def calibrated(held_out: HeldOut, temperatures: dict[int, float]) -> np.ndarray:
-    """Probabilities (S, N, C) with each fold's temperature."""
-    scale = np.array([temperatures[int(fold)] for fold in held_out.fold])[:, None]
-    return np.stack([metrics.softmax(logits / scale) for logits in held_out.logits])
+def calibrated(held_out: HeldOut, scalings: dict[int, metrics.Scaling]) -> np.ndarray:
+    """Probabilities (S, N, C) with each fold's scaling."""
+    out = np.empty(held_out.logits.shape)
+    for fold, scaling in scalings.items():
+        mine = held_out.fold == fold
+        for level in range(len(out)):
+            out[level, mine] = scaling.apply(held_out.logits[level, mine])
+    return out
 
 
 def calibration_of(
@@ -92,7 +104,7 @@ def calibration_of(
 
     Returns:
         `reliability`: the bins of `metrics.reliability`; `reliability_by_answer`: label -> those of the images that
-        were answered with it; `classwise_ece`: see there.
+        were answered with it; `classwise_ece`: `metrics.classwise_ece_interval`.
     """
     answers = probabilities.argmax(axis=1)
 
@@ -103,33 +115,8 @@ def calibration_of(
     return {
         "reliability": bins(np.full(len(labels), True)),
         "reliability_by_answer": {name: bins(answers == c) for c, name in enumerate(label_names)},
-        "classwise_ece": asdict(classwise_ece(labels, probabilities, groups)),
+        "classwise_ece": asdict(metrics.classwise_ece_interval(labels, probabilities, groups)),
     }
-
-
-def classwise_ece(
-    labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], replicates: int = 2000, seed: int = 0
-) -> metrics.Interval:
-    """Class-wise expected calibration error, 0 to 1, with the interval of `metrics.bootstrap`'s draws of groups.
-
-    For each class: how far its stated probability is from how often it was the truth, whether or not it was the
-    answer, in `metrics.ECE_BINS` equal-width bins and averaged over images; then the mean over the classes (Kull et
-    al. 2019, arXiv:1910.12656). What one class gains and another loses cannot cancel out in it.
-
-    `labels` (N,), `probabilities` (N, C), `groups` (N,).
-    """
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    n_classes, n_bins = probabilities.shape[1], metrics.ECE_BINS
-    gap = probabilities - np.eye(n_classes)[labels]
-    bins = np.searchsorted(np.arange(1, n_bins) / n_bins, probabilities)
-    sums = np.zeros((len(names), n_classes, n_bins))
-    for c in range(n_classes):
-        np.add.at(sums[:, c], (group, bins[:, c]), gap[:, c])
-    weights, _ = metrics._draws(metrics._group_sums(labels, probabilities, groups), replicates, seed)
-    weights = np.vstack([np.ones((1, len(names))), weights])  # row 0: the data as they are
-    total = weights @ np.bincount(group)
-    errors = np.abs(np.tensordot(weights, sums, axes=1)).sum(axis=2).mean(axis=1) / total
-    return metrics._interval(errors[0], errors[1:])
 
 
 def plain(value: Any) -> Any:
@@ -183,7 +170,7 @@ def summarise(
             "seeds": list(seeds),
             "n_images": len(labels) // len(seeds),
             "n_groups": len(np.unique(names)),
-            "calibration": "temperature fitted on the other folds' held-out images",
+            "calibration": CALIBRATION,
             "by_sigma": by_sigma,
             "per_group": per_group,
             **calibration_of(labels, probabilities[0], groups, label_names),
@@ -253,7 +240,7 @@ def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
             arguments.seeds,
         ),
         # For the model fitted on everything: from all held-out images.
-        "temperature": metrics.fit_temperature(np.concatenate([h.logits[0] for h in by_seed]), labels),
+        "scaling": asdict(metrics.fit_scaling(np.concatenate([h.logits[0] for h in by_seed]), labels)),
         "run": {k: record[k] for k in ("recipe", "initial_weights", "precision", "dataset", "versions")},
     }
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
