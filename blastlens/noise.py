@@ -1,4 +1,4 @@
-"""Additive Gaussian pixel noise, and the sigmas at which models are trained and measured.
+"""Pixel noise, and the sigmas at which models are trained and measured.
 
 Noise belongs on the pixels the network sees: after crop and resize, before normalisation. Added at 450 px and
 then resized to 224 px, only about 40 % of its sigma would be left.
@@ -7,6 +7,7 @@ then resized to 224 px, only about 40 % of its sigma would be left.
 import functools
 import math
 import reprlib
+from statistics import NormalDist
 
 import numpy as np
 
@@ -50,6 +51,46 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
     return noisy.astype(np.uint8)
 
 
+def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    """Count photons instead of measuring light: Poisson noise, independent per pixel and channel (ImageNet-C).
+
+    A pixel takes the quantile of its Poisson distribution that is drawn for its place, so that, as with Gaussian
+    noise, the pattern stays the same while sigma grows.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        sigma: standard deviation of white on the 0 to 255 scale, above 0: white is (255 / sigma)^2 photons.
+        seed: whole number, 0 or more.
+
+    Returns:
+        uint8 (H, W, 3); black stays black.
+    """
+    place = pixels.astype(np.int32)
+    place *= _QUANTILES
+    place += _uniform(pixels.shape, seed)
+    return _poisson(float(sigma)).take(place)
+
+
+def speckle_noise(pixels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
+    """Multiply each pixel and channel by 1 + a normal number of so much standard deviation (ImageNet-C).
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        percent: standard deviation of the factor, 0 or more.
+        seed: whole number, 0 or more.
+
+    Returns:
+        uint8 (H, W, 3); black stays black.
+    """
+    # A field of its own: Gaussian noise of the same seed on top shall not have the same pattern.
+    noisy = _standard_normal(pixels.shape, (seed, 2)) * np.float32(percent / 100)
+    noisy += 1
+    noisy *= pixels
+    np.rint(noisy, out=noisy)
+    np.clip(noisy, 0, 255, out=noisy)
+    return noisy.astype(np.uint8)
+
+
 def checked_pixels(pixels: np.ndarray) -> np.ndarray:
     """Return pixels, or raise BlastlensError unless they are uint8 (H, W, 3)."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -78,7 +119,41 @@ def checked_seed(seed: int) -> int:
 
 # A slider asks for the same field again and again; at 224 px one takes 0.6 MB to keep and 1 ms to draw.
 @functools.lru_cache(maxsize=8)
-def _standard_normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _standard_normal(shape: tuple[int, ...], seed: int | tuple[int, int]) -> np.ndarray:
     field = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     field.flags.writeable = False
     return field
+
+
+# How finely a Poisson distribution is cut into equally likely values.
+_QUANTILES = 2048
+# From so many photons on, a Poisson number is taken as a normal one.
+_MANY = 1000
+
+
+@functools.lru_cache(maxsize=8)
+def _uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    field = np.random.default_rng((seed, 1)).integers(0, _QUANTILES, shape, dtype=np.int32)
+    field.flags.writeable = False
+    return field
+
+
+@functools.lru_cache(maxsize=8)
+def _poisson(sigma: float) -> np.ndarray:
+    """uint8 (256 * _QUANTILES,): for each pixel value in turn, what _QUANTILES equally likely photon counts show."""
+    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    normal = np.array([NormalDist().inv_cdf(level) for level in levels.tolist()])
+    photons_of_white = (255 / sigma) ** 2
+    rows = []
+    for mean in np.arange(256) / 255 * photons_of_white:
+        if mean > _MANY:
+            counts = mean + math.sqrt(mean) * normal
+        elif mean > 0:
+            k = np.arange(1, math.ceil(mean + 10 * math.sqrt(mean) + 20))
+            logarithms = np.concatenate([[0.0], np.cumsum(math.log(mean) - np.log(k))])  # of p(k) / p(0)
+            shares = np.exp(logarithms - logarithms.max())
+            counts = np.searchsorted(np.cumsum(shares) / shares.sum(), levels)
+        else:
+            counts = np.zeros(_QUANTILES)
+        rows.append(counts * (255 / photons_of_white))
+    return np.rint(np.concatenate(rows)).clip(0, 255).astype(np.uint8)

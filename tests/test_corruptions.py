@@ -1,6 +1,7 @@
 """The table of corruptions: identity at neutral, worse with strength, repeatable, and each what it says it is."""
 
 import io
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 
 from blastlens import BlastlensError, Corruption
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, KINDS
+from blastlens.corruptions.colour import _BLUE, _EOSIN
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.noise import IMAGENET_C_SIGMAS, PAPER_SIGMAS, TRAIN_SIGMAS, add_gaussian_noise
+from train import corruption_pictures
 
 CELL = np.array(draw_cell("ALL", 3, size=224))
 FIELD = np.array(draw_field("Pre", 1))
@@ -39,6 +42,30 @@ def test_a_kind_is_a_complete_and_consistent_row_of_the_table(name):
     assert list(kind.levels) == sorted(set(kind.levels)) and kind.neutral in kind.levels
     assert (kind.levels[-1], min(kind.levels)) == (kind.high, kind.low)
     assert all(kind.low <= mark.level <= kind.high and mark.text and mark.group for mark in kind.marks)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_has_five_severities_within_its_range_that_grow_and_are_marked(name):
+    kind = KINDS[name]
+    assert len(kind.severities) == 5 and kind.source
+    assert all(a < b for a, b in pairwise((kind.neutral, *kind.severities)))
+    levels = [level for severity in range(1, 6) for level in kind.levels_of(severity)]
+    assert len(levels) == (10 if kind.both_ways else 5)
+    assert all(kind.low <= level <= kind.high for level in levels)
+    assert kind.both_ways == (kind.low < kind.neutral)
+    assert {mark.level for mark in kind.marks if mark.group == kind.source} == set(levels)
+    assert sum(levels) == pytest.approx(10 * kind.neutral if kind.both_ways else sum(kind.severities))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("side", [112, 224])
+@pytest.mark.parametrize("which", ["cell", "field"])
+def test_a_severity_is_stronger_than_the_one_before_in_views_of_any_size(name, side, which):
+    pixels = np.array(draw_cell("HEM", 4, size=side) if which == "cell" else draw_field("Early", 2, size=side))
+    for way in range(2 if KINDS[name].both_ways else 1):
+        levels = [KINDS[name].levels_of(severity)[way] for severity in range(1, 6)]
+        away = [distance(Corruption(name, level).apply(pixels, 7), pixels) for level in levels]
+        assert away[0] > 0 and all(weaker < stronger for weaker, stronger in pairwise(away)), (name, away)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -78,9 +105,10 @@ def test_a_seed_repeats_and_only_seeded_kinds_differ_between_seeds(name):
     assert np.array_equal(one, other) != KINDS[name].seeded
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in KINDS if name not in ("gaussian_noise", "blur", "jpeg", "downsample")]
-)
+SPREADS = ("gaussian_noise", "blur", "defocus", "motion_blur", "jpeg", "downsample", "shift", "scale_bar")
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in SPREADS])
 def test_black_around_a_cell_stays_black(name):
     black = CELL.max(axis=2) == 0
     assert black.mean() > 0.3
@@ -93,6 +121,47 @@ def test_black_around_a_cell_stays_black(name):
 
 def test_gaussian_noise_is_the_noise_of_the_noise_module():
     assert np.array_equal(Corruption("gaussian_noise", 20.4).apply(CELL, 5), add_gaussian_noise(CELL, 20.4, 5))
+
+
+def test_shot_noise_counts_photons():
+    """Poisson numbers: their mean is kept, their variance grows with brightness, black has none."""
+    pixels = np.repeat(np.array([0, 51, 102], np.uint8), 30000).reshape(3, 10000, 3)
+    photons = 60
+    noisy = Corruption("shot_noise", 255 / photons**0.5).apply(pixels, 1) * (photons / 255)
+    assert not noisy[0].any()
+    for row, mean in ((1, 12), (2, 24)):
+        assert noisy[row].mean() == pytest.approx(mean, rel=0.01)
+        assert noisy[row].var() == pytest.approx(mean, rel=0.03)
+        # 4.25 grey levels a photon, rounded: the counts are whole.
+        assert np.abs(noisy[row] - noisy[row].round()).max() < 0.12
+
+
+@pytest.mark.parametrize("sigma", [0.001, 1, 7.9, 8.3, 60])
+def test_shot_noise_has_the_spread_that_it_says_with_many_photons_and_with_few(sigma):
+    pixels = np.full((100, 100, 3), 64, np.uint8)
+    noisy = Corruption("shot_noise", sigma).apply(pixels, 2).astype(float)
+    rounding = 1 / 12
+    assert noisy.mean() == pytest.approx(64, abs=0.3)
+    if sigma >= 1:
+        assert noisy.std() == pytest.approx(np.sqrt(sigma**2 * 64 / 255 + rounding), rel=0.05)
+    else:
+        assert np.array_equal(noisy, pixels)
+
+
+def test_speckle_noise_is_a_share_of_brightness():
+    pixels = np.repeat(np.array([0, 40, 120], np.uint8), 30000).reshape(3, 10000, 3)
+    noisy = Corruption("speckle_noise", 20).apply(pixels, 3).astype(float)
+    assert not noisy[0].any()
+    for row, value in ((1, 40), (2, 120)):
+        assert noisy[row].mean() == pytest.approx(value, rel=0.01)
+        assert noisy[row].std() == pytest.approx(0.2 * value, rel=0.02)
+
+
+def test_noises_of_one_seed_have_patterns_of_their_own():
+    grey = np.full((100, 100, 3), 128, np.uint8)
+    strength = {"gaussian_noise": 20, "shot_noise": 30, "speckle_noise": 15}
+    fields = [Corruption(name, level).apply(grey, 4).ravel().astype(float) for name, level in strength.items()]
+    assert np.abs(np.corrcoef(fields) - np.eye(3)).max() < 0.03
 
 
 def test_gaussian_noise_samples_and_marks_the_published_sigmas():
@@ -112,6 +181,39 @@ def test_blur_spreads_a_line_by_its_radius_and_is_the_same_blur_in_a_smaller_vie
         place = np.arange(side) - side // 2
         deviation = np.sqrt((row * place**2).sum() / row.sum())
         assert deviation == pytest.approx(6 * side / 224, rel=0.1)
+
+
+@pytest.mark.parametrize("side", [112, 224])
+def test_defocus_turns_a_point_into_an_even_disk_of_its_radius(side):
+    pixels = np.zeros((side, side, 3), np.uint8)
+    middle = side // 2
+    pixels[middle - 1 : middle + 2, middle - 1 : middle + 2] = 255  # one pixel would fade below a grey level
+    disk = Corruption("defocus", 8).apply(pixels)[..., 0]
+    y, x = np.mgrid[:side, :side] - middle
+    radius = 8 * side / 224
+    away = np.hypot(x, y)
+    assert not disk[away > radius + 3].any()
+    inner = disk[away < radius - 3]
+    assert inner.min() == inner.max() == round(9 * 255 / (np.pi * radius**2))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_motion_blur_turns_a_point_into_a_line_of_its_length_in_some_direction(seed):
+    pixels = np.zeros((224, 224, 3), np.uint8)
+    pixels[110:115, 110:115] = 255
+    trail = Corruption("motion_blur", 30).apply(pixels, seed)[..., 0].astype(float)
+    y, x = np.mgrid[:224, :224] - 112
+    assert [(trail * axis).sum() / trail.sum() for axis in (y, x)] == pytest.approx([0, 0], abs=0.3)
+    spread = np.cov(np.stack([y.ravel(), x.ravel()]), aweights=trail.ravel())
+    across, along = np.sqrt(np.linalg.eigvalsh(spread))
+    assert along == pytest.approx(np.hypot(30 / 12**0.5, 2**0.5), rel=0.05)
+    assert across == pytest.approx(2**0.5, rel=0.2)
+
+
+def test_blurs_keep_an_even_picture_and_do_not_darken_its_edges():
+    grey = np.full((60, 90, 3), 117, np.uint8)
+    for name in ("blur", "defocus", "motion_blur"):
+        assert np.array_equal(Corruption(name, KINDS[name].high).apply(grey, 3), grey)
 
 
 def test_jpeg_is_pillows_at_a_hundred_minus_the_level():
@@ -163,6 +265,52 @@ def test_saturation_reaches_from_grey_to_twice_the_colour():
     assert Corruption("saturation", 100).apply(pixels).tolist() == [[[119, 79, 159]]]
 
 
+def test_stain_concentration_scales_optical_density():
+    pixels = np.array([[[255, 128, 64], [0, 0, 0], [BLACK, 0, 3], [100, 0, 30]]], np.uint8)
+    for percent in (-50, 20):
+        thicker = Corruption("stain_concentration", percent).apply(pixels)[0]
+        expected = 255 * (np.array([255, 128, 64]) / 255) ** (1 + percent / 100)
+        assert thicker[0].tolist() == expected.round().tolist()
+        assert thicker[1:3].tolist() == pixels[0, 1:3].tolist()  # background is no stain
+        assert thicker[3, 1] == 0
+
+
+def test_stain_balance_moves_between_the_dyes_and_leaves_what_has_none():
+    white = np.full((2, 2, 3), 255, np.uint8)
+    assert np.array_equal(Corruption("stain_hue", 40).apply(white), white)
+    for dye, way in ((_BLUE, -1), (_EOSIN, 1)):
+        stained = np.rint(255 * np.exp(-dye))[None, None].astype(np.uint8)
+        more = Corruption("stain_hue", way * 30).apply(stained)
+        assert more[0, 0].tolist() == pytest.approx(255 * np.exp(-1.3 * dye), abs=1)
+    purple = np.array([[[110, 70, 130]]], np.uint8)
+    redder, bluer = (Corruption("stain_hue", way * 20).apply(purple)[0, 0].astype(int) for way in (1, -1))
+    assert redder[0] - redder[2] > 110 - 130 > bluer[0] - bluer[2]
+
+
+def test_a_shift_moves_everything_by_its_distance_and_black_moves_in():
+    pixels = np.full((200, 200, 3), 90, np.uint8)
+    pixels[100, 100] = 250
+    directions = set()
+    for seed in range(8):
+        moved = Corruption("shift", 20).apply(pixels, seed)
+        (place,) = np.argwhere(moved[..., 0] == 250)
+        down, right = place - 100
+        assert np.hypot(down, right) == pytest.approx(40, abs=1)
+        assert (moved == 0).all(axis=2).sum() == 200 * 200 - (200 - abs(down)) * (200 - abs(right))
+        directions.add((down > 0, right > 0))
+    assert len(directions) > 2
+
+
+def test_a_scale_bar_covers_the_lower_right_corner_only():
+    marked = Corruption("scale_bar", 50).apply(CELL)
+    changed = np.argwhere((marked != CELL).any(axis=2))
+    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+    assert (right - left + 1, bottom, right) == (112, 219, 219) and top > 112
+    plate = marked[top : bottom + 1, left : right + 1]
+    assert plate.max() == 255 and plate.min() == 20 and (plate == plate[..., :1]).all()
+    assert 0.1 < (plate[..., 0] < 60).mean() < 0.6  # a bar and a number on it
+
+
 def test_downsampling_averages_blocks():
     checks = np.indices((224, 224)).sum(axis=0) % 2 * 200
     pixels = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
@@ -200,6 +348,13 @@ def test_pixels_of_another_type_or_shape_are_refused(pixels, level):
 # As text
 
 
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.seeded])
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_a_kind_that_draws_random_numbers_refuses_what_is_no_seed(name, seed):
+    with pytest.raises(BlastlensError, match="whole number from 0"):
+        Corruption(name, KINDS[name].high).apply(CELL, seed)
+
+
 @pytest.mark.parametrize("text", ["jpeg:40", "downsample:2.5", "hue:-30", "gaussian_noise:20.4"])
 def test_a_corruption_reads_back_from_its_text(text):
     assert str(Corruption.parse(text)) == text
@@ -209,3 +364,47 @@ def test_a_corruption_reads_back_from_its_text(text):
 def test_a_text_that_is_no_corruption_is_refused(text):
     with pytest.raises(BlastlensError, match=r"accepted|expected"):
         Corruption.parse(text)
+
+
+# How strong they are on real images, and what they look like
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("dataset", ["cnmc2019", "aria2021"])
+def test_the_recorded_strengths_are_of_the_tables_severities_and_grow(dataset, name):
+    record = json.loads((corruption_pictures.RESULTS / "corruptions.json").read_text())
+    rows = record["measured"][dataset]["kinds"][name]
+    kind = KINDS[name]
+    expected = [(severity, level) for severity in range(1, 6) for level in kind.levels_of(severity)]
+    assert [(row["severity"], row["level"]) for row in rows] == expected
+    assert record["kinds"][name] == {"source": kind.source, "unit": kind.unit}
+    ways = [rows[way :: 2 if kind.both_ways else 1] for way in range(2 if kind.both_ways else 1)]
+    assert all(weaker["rms"] < stronger["rms"] for way in ways for weaker, stronger in pairwise(way))
+
+
+def test_strength_is_nothing_for_the_same_image_and_a_known_number_for_a_known_change():
+    assert corruption_pictures.rms(CELL, CELL) == 0 and corruption_pictures.ssim(CELL, CELL) == 1
+    assert corruption_pictures.rms(np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 7, np.uint8)) == 7
+    likenesses = [corruption_pictures.ssim(FIELD, Corruption("blur", level).apply(FIELD)) for level in (1, 3, 6)]
+    assert 1 > likenesses[0] > likenesses[1] > likenesses[2] > 0
+    # Two even images differ in brightness alone: (2 a b + c) / (a^2 + b^2 + c).
+    dark, light = (np.full((20, 20, 3), value, np.uint8) for value in (100, 150))
+    expected = (2 * 100 * 150 + 6.5025) / (100**2 + 150**2 + 6.5025)
+    assert corruption_pictures.ssim(dark, light) == pytest.approx(expected)
+
+
+def test_strengths_are_means_over_the_views(monkeypatch):
+    monkeypatch.setattr(corruption_pictures, "KINDS", {"hue": KINDS["hue"]})
+    rows = corruption_pictures.strengths([CELL, FIELD])["hue"]
+    assert [row["level"] for row in rows] == [-10, 10, -20, 20, -30, 30, -45, 45, -60, 60]
+    expected = np.mean([distance(Corruption("hue", 10).apply(view), view) for view in (CELL, FIELD)])
+    assert rows[1]["rms"] == pytest.approx(expected, abs=0.01)
+
+
+def test_the_gallery_shows_a_line_for_each_direction_of_a_kind(monkeypatch):
+    heights = []
+    for names in (["jpeg"], ["hue"], ["jpeg", "hue"]):
+        monkeypatch.setattr(corruption_pictures, "KINDS", {name: KINDS[name] for name in names})
+        heights.append(corruption_pictures.gallery().height)
+    line = heights[1] - heights[0]
+    assert line > corruption_pictures.TILE and heights[2] - heights[0] == 2 * line
