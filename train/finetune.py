@@ -36,7 +36,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from blastlens.errors import BlastlensError
 from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
-from train import augment
+from train import augment, invariance
 from train.backbones import OURS, create_network, find_weights, head_linear
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
@@ -86,10 +86,11 @@ class Images(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class Collate:
-    """Fetch a batch at once: uint8 images (N, 3, H, W) and labels (N,)."""
+    """Fetch a batch at once: uint8 images (N, 3, H, W), labels (N,) and numbers of groups (N,)."""
 
     pixels: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
 
     def __call__(self, items: list[tuple[int, bool]]) -> dict[str, Tensor]:
         where = [index for index, _ in items]
@@ -97,7 +98,11 @@ class Collate:
         grey = torch.tensor([g for _, g in items])
         if grey.any():
             images = torch.where(grey.view(-1, 1, 1, 1), augment.desaturate(images), images)
-        return {"images": images, "labels": torch.from_numpy(self.labels[where])}
+        return {
+            "images": images,
+            "labels": torch.from_numpy(self.labels[where]),
+            "groups": torch.from_numpy(self.groups[where]),
+        }
 
 
 class EpochSampler(Sampler[int]):
@@ -146,6 +151,14 @@ class NetworkTrainer(Trainer):
         super().__init__(**kwargs)
         self.recipe, self.sampler, self.class_weights = recipe, sampler, class_weights
         self.loss_is_scaled_for_ga = False
+        self.pooled = invariance.PooledFeatures(head_linear(self.model)) if recipe.group_spread else None
+        self.mixstyle = invariance.MixStyle(self.model, recipe.mixstyle) if recipe.mixstyle else None
+
+    def remove_hooks(self) -> None:
+        """Leave the network as it was built; what listens to it is for training only."""
+        for listener in (self.pooled, self.mixstyle):
+            if listener:
+                listener.remove()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, contiguous(state_dict or self.model.state_dict()))
@@ -177,6 +190,8 @@ class NetworkTrainer(Trainer):
                 # Drawn from (seed, step, process): a resumed run sees the same images as an uninterrupted one.
                 step = self.state.global_step * self.args.world_size + self.args.process_index
                 generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + step)
+                if (self.state.epoch or 0) < recipe.small.epochs:
+                    images = shrunk(images, recipe.small.image_size)
                 images = augment.apply(recipe.augment, images, generator)
                 if recipe.mixup:
                     share = float(np.random.default_rng([self.args.seed, step]).beta(recipe.mixup, recipe.mixup))
@@ -185,6 +200,8 @@ class NetworkTrainer(Trainer):
                     targets = torch.lerp(targets[other], targets, share)
                 targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / targets.shape[1]
             pixels = normalise(recipe, images)
+            if model.training and self.mixstyle:
+                self.mixstyle.draw(len(pixels), generator)
         logits = model(pixels).float()
         losses = -(targets * F.log_softmax(logits, dim=1)).sum(1)
         if self.class_weights is not None:
@@ -194,6 +211,8 @@ class NetworkTrainer(Trainer):
             loss = losses.mean()
         if model.training and recipe.head.l1:
             loss = loss + recipe.head.l1 * head_linear(network).weight.abs().sum()
+        if model.training and self.pooled:
+            loss = loss + recipe.group_spread * invariance.group_spread(self.pooled.last, labels, inputs["groups"])
         return (loss, (None, logits)) if return_outputs else loss
 
 
@@ -220,12 +239,29 @@ def normalise(recipe: Recipe, images: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class AverageWeights(TrainerCallback):
-    """Keep an exponential moving average of the weights; it is saved with each checkpoint and restored from it."""
+def shrunk(images: Tensor, size: int) -> Tensor:
+    """Pixels (N, 3, H, W) on the 0 to 255 scale -> float32 (N, 3, size, size), without aliasing."""
+    return F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
-    def __init__(self, network: nn.Module, decay: float):
-        self.network = network
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+@torch.no_grad()
+def even_average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+    """Take `current` into the even average of `count` before it. torch's own fails on buffers of whole numbers."""
+    for mean, value in zip(averaged, current, strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 / (int(count) + 1))
+        else:
+            mean.copy_(value)
+
+
+class AverageWeights(TrainerCallback):
+    """Keep an average of the weights, exponential with the recipe's `ema`, or even over the last steps with its
+    `average`; it is saved with each checkpoint and restored from it."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe):
+        self.network, self.share = network, recipe.average or 1.0
+        how = even_average if recipe.average else get_ema_multi_avg_fn(recipe.ema)
+        self.average = AveragedModel(network, multi_avg_fn=how, use_buffers=True)
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.global_step:
@@ -233,7 +269,8 @@ class AverageWeights(TrainerCallback):
             self.average.load_state_dict(load_file(saved))
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self.average.update_parameters(self.network)
+        if state.global_step > (1 - self.share) * state.max_steps:
+            self.average.update_parameters(self.network)
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
@@ -358,7 +395,7 @@ def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, ou
     dataset = Images(indices, grey)
     arguments = training_arguments(run, out, bool(split.val))
     callbacks: list[TrainerCallback] = []
-    average = AverageWeights(network, recipe.ema) if recipe.ema else None
+    average = AverageWeights(network, recipe) if recipe.ema or recipe.average else None
     if average:
         callbacks.append(average)
     if recipe.early_stopping and split.val:
@@ -370,7 +407,7 @@ def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, ou
         class_weights=weights,
         model=network,
         args=arguments,
-        data_collator=Collate(pixels, labels),
+        data_collator=Collate(pixels, labels, np.unique([row.group for row in rows], return_inverse=True)[1]),
         train_dataset=dataset,
         eval_dataset=Images(split.val) if split.val else None,
         callbacks=callbacks,
@@ -378,6 +415,7 @@ def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, ou
     if average:
         average.average.to(arguments.device)
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    trainer.remove_hooks()
     if average:
         network.load_state_dict(average.average.module.state_dict())
     if trainer.is_world_process_zero():
@@ -475,6 +513,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", help="how to split, see train.datasets.splits (default: the recipe's)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
+    parser.add_argument(
+        "--sigmas",
+        type=float,
+        nargs="+",
+        default=NOISE_SIGMAS,
+        help="noise at which held-out images are answered, the first being 0 (default: the whole grid)",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--set",
@@ -518,7 +563,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
-        execute(run_from(arguments, arguments.fold, arguments.seed), arguments.out, arguments.cache)
+        run = run_from(arguments, arguments.fold, arguments.seed)
+        execute(run, arguments.out, arguments.cache, arguments.sigmas)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

@@ -68,6 +68,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Small:
+    """The first epochs on images made smaller: quicker, and a start that knows a cell's shape before its grain
+    (progressive learning, Tan and Le 2021, arXiv:2104.00298)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    epochs: int = 0
+    image_size: int = 128
+
+
+@dataclass(frozen=True)
 class Recipe:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -99,6 +110,16 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0  # Beta(mixup, mixup); 0 is off
     ema: float = 0.0  # decay per step of the averaged weights that are kept; 0 is off
+    # Share of the steps, the last ones, whose weights are averaged evenly and kept (stochastic weight averaging,
+    # Izmailov et al. 2018, arXiv:1803.05407; step by step as in Cha et al. 2021, arXiv:2102.08604).
+    average: float = 0.0
+    # Weight of a penalty on how far apart groups of one class lie in the pooled features, as a share of that class's
+    # spread, 0 to 1: a person shall not be told by them (after Goswami et al. 2020, arXiv:2003.03295).
+    group_spread: float = 0.0
+    # Beta(mixstyle, mixstyle) of how far the first stages' channel statistics of an image are mixed with another's, in
+    # half of the batches (Zhou et al. 2021, arXiv:2104.02008); 0 is off.
+    mixstyle: float = 0.0
+    small: Small = field(default_factory=Small)
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     sources: dict[str, str] = field(default_factory=dict)
 

@@ -1,0 +1,94 @@
+"""What training does so that a person is not told by the features, and the other ways to steer a run."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerControl, TrainerState
+
+from train import invariance
+from train.finetune import AverageWeights, shrunk
+from train.recipe import Recipe
+
+
+def test_groups_that_share_a_centre_are_not_spread():
+    features = torch.tensor([[1.0, 0], [-1, 0], [0, 2], [0, -2]])
+    assert invariance.group_spread(features, torch.zeros(4), torch.tensor([0, 0, 1, 1])) == pytest.approx(0)
+
+
+def test_groups_that_are_points_are_spread_entirely():
+    features = torch.tensor([[1.0, 0], [1, 0], [0, 5], [0, 5]])
+    assert invariance.group_spread(features, torch.zeros(4), torch.tensor([3, 3, 9, 9])) == pytest.approx(1)
+
+
+def test_spread_is_within_classes_and_needs_two_groups_of_one():
+    features = torch.tensor([[0.0], [0], [9], [9]])
+    labels, groups = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1])
+    assert invariance.group_spread(features, labels, groups) == 0
+
+
+def test_less_spread_is_what_its_slope_asks_for():
+    features = torch.randn((12, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels, groups = torch.zeros(12), torch.arange(12) % 3
+    before = invariance.group_spread(features, labels, groups)
+    before.backward()
+    with torch.no_grad():
+        assert invariance.group_spread(features - 0.5 * features.grad, labels, groups) < before
+
+
+class _Stages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(x)
+
+
+def drawn_until(mixing: bool, network: nn.Module, n: int) -> invariance.MixStyle:
+    style = invariance.MixStyle(network, 0.3)
+    for seed in range(20):
+        style.draw(n, torch.Generator().manual_seed(seed))
+        if (style._share is not None) == mixing:
+            return style
+    raise AssertionError("twenty draws were alike")
+
+
+def test_mixstyle_changes_means_in_training_and_nothing_in_evaluation():
+    x = torch.randn((6, 3, 5, 5), generator=torch.Generator().manual_seed(1)) + torch.arange(6.0).view(6, 1, 1, 1)
+    network = _Stages()
+    style = drawn_until(True, network, 6)
+    assert not torch.allclose(network.train()(x).mean((2, 3)), x.mean((2, 3)))
+    assert torch.equal(network.eval()(x), x)
+    style.remove()
+    assert torch.equal(network.train()(x), x)
+
+
+def test_mixstyle_leaves_half_of_the_batches_alone():
+    x = torch.randn((4, 2, 3, 3), generator=torch.Generator().manual_seed(2))
+    network = _Stages().train()
+    drawn_until(False, network, 4)
+    assert torch.equal(network(x), x)
+
+
+def test_an_even_average_is_of_the_last_share_of_the_steps():
+    recipe = Recipe.from_dict(
+        {"name": "a", "title": "", "dataset": "cnmc2019", "backbone": "b", "protocol": "all", "average": 0.5}
+    )
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))  # whose count of batches is whole
+    keeper = AverageWeights(network, recipe)
+    state, control = TrainerState(max_steps=4), TrainerControl()
+    for step in range(1, 5):
+        network[0].weight.data.fill_(step)
+        state.global_step = step
+        keeper.on_step_end(None, state, control)
+    assert keeper.average.module[0].weight.item() == pytest.approx((3 + 4) / 2)
+
+
+def test_shrinking_keeps_the_mean():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    small = shrunk(copy.deepcopy(images), 16)
+    assert small.shape == (2, 3, 16, 16)
+    assert small.mean() == pytest.approx(images.float().mean(), abs=2)
