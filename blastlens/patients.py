@@ -1,7 +1,7 @@
 """What the images of one patient say together. Pure: no files, no models."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from .sources import natural
 # By the labels of a model: which of them are leukemia.
 LEUKEMIC = {("ALL", "HEM"): ("ALL",), ("Benign", "Early", "Pre", "Pro"): ("Early", "Pre", "Pro")}
 # The normal distribution's 97.5 % quantile.
-_Z = 1.959963984540054
+NORMAL_QUANTILE = 1.959963984540054
 
 CAVEAT = (
     "The intervals treat the images of a patient as independent. They are not, since they share a slide and a "
@@ -87,25 +87,44 @@ def _patient(subject: str | None, answers: Sequence[Answer]) -> Patient:
     )
 
 
-def wilson(count: int, of: int) -> Interval:
-    """A share with its 95 % score interval (Wilson 1927), which stays within 0 to 1 for small counts."""
-    share, z2 = count / of, _Z**2
+def wilson(count: float, of: int) -> Interval:
+    """A share with its 95 % score interval (Wilson 1927), which stays within 0 to 1 for small counts.
+
+    The count may be a mean of counts; the interval is then that of a single one.
+    """
+    share, z2 = count / of, NORMAL_QUANTILE**2
     middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
+    half = NORMAL_QUANTILE / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
     # At the ends the formula is exact, but rounding is not.
     low = 0.0 if count == 0 else middle - half
     high = 1.0 if count == of else middle + half
     return Interval(share, low, high)
 
 
-def mean_interval(probabilities: Sequence[float]) -> Interval:
-    """A mean with its 95 % interval by Student's t, cut off at 0 and 1; NaN ends for values without spread."""
+def mean_interval(probabilities: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Interval:
+    """A mean with its 95 % interval by Student's t, cut off at 0 and 1; NaN ends for values without spread.
+
+    Args:
+        probabilities: (N,).
+        clusters: (N,) what values that are not independent share, such as the photograph that cells come from. The
+            variance is then that of sums over clusters, and their number less one the degrees of freedom (Cameron and
+            Miller 2015, doi 10.3368/jhr.50.2.317); a single cluster has NaN ends. Each value its own by default.
+    """
     values = np.asarray(probabilities, dtype=np.float64)
     mean = float(values.mean())
-    if np.ptp(values) < 1e-9:  # a single value, or copies of one, which say nothing of others
+    of_cluster = np.arange(len(values)) if clusters is None else _numbered(clusters)
+    number = int(of_cluster.max()) + 1
+    if np.ptp(values) < 1e-9 or number < 2:  # a single value, or copies of one, which say nothing of others
         return Interval(mean, math.nan, math.nan)
-    half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    off = np.bincount(of_cluster, values - mean)
+    half = t_quantile(number - 1) * math.sqrt(number / (number - 1) * float(off @ off)) / len(values)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _numbered(names: Sequence[Hashable]) -> np.ndarray:
+    """Each name's number, counted from 0 in order of appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 @lru_cache(maxsize=4096)

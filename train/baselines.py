@@ -5,29 +5,32 @@
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each goes into a logistic
 regression with balanced classes. The recorded runs of our recipe for the data set are then compared with each of
 them, image by image: what a network adds is a difference on the same people, which two intervals side by side do not
-show.
+show. `WITHOUT_NETWORK` has a few more, against which `train.probes` holds what is left of an image.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens import metrics
+from blastlens.backend import usable_cores
 from blastlens.errors import BlastlensError
 from blastlens.images import View, open_image
 from train.crossval import HeldOut, calibrated, cross_fitted, plain
 from train.datasets import Row, labels_of, load_rows
 from train.datasets.rows import dataset_hash
 from train.datasets.splits import Split, make_splits
+from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
 from train.results import RUNS, Result
 
@@ -54,10 +57,48 @@ def colour_histogram(pixels: np.ndarray) -> np.ndarray:
     return np.sqrt(np.bincount(code.ravel(), minlength=BINS**3) / code.size)
 
 
-FEATURES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+def cell_colour_histogram(pixels: np.ndarray) -> np.ndarray:
+    """`colour_histogram` of what is not black, which no longer says how large the cell is: (BINS^3,)."""
+    inside = pixels[cell_mask(pixels)]
+    return colour_histogram(inside if len(inside) else np.zeros((1, 3), np.uint8))
+
+
+def nuclear_area(pixels: np.ndarray) -> np.ndarray:
+    """Logarithm of how many pixels of a field are stained as nuclei are: (1,)."""
+    return np.log([max(1, np.count_nonzero(nuclei_mask(pixels)))])
+
+
+Feature = Callable[[np.ndarray], np.ndarray]  # uint8 pixels (H, W, 3) -> numbers (F,)
+FEATURES: dict[str, dict[str, Feature]] = {
     "cnmc2019": {"cell area": cell_area, "cell area and colour": area_and_colour},
     "aria2021": {"colour histogram": colour_histogram},
 }
+WITHOUT_NETWORK: dict[str, dict[str, Feature]] = {
+    "cnmc2019": FEATURES["cnmc2019"] | {"colour histogram of the cell": cell_colour_histogram},
+    "aria2021": FEATURES["aria2021"] | {"nuclear area": nuclear_area},
+}
+
+
+def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, what: str = "") -> np.ndarray:
+    """One row of numbers per image (N, F), in the order of `pixels`; `what` is named by a progress bar, if given."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        rows = pool.map(lambda image: feature(np.asarray(image)), pixels)
+        return np.stack(list(tqdm(rows, total=len(pixels), desc=what, unit="img", disable=not what)))
+
+
+def fitted(x: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """A logistic regression with balanced classes on standardised numbers: (N, F) and labels (N,)."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    return model.fit(x, labels)
+
+
+def held_out_probabilities(x: np.ndarray, labels: np.ndarray, splits: Sequence[Split], n_classes: int) -> np.ndarray:
+    """Each image's probabilities (N, C) from numbers (N, F), fitted on its split's training images."""
+    probabilities = np.zeros((len(x), n_classes))
+    for split in splits:
+        train, test = list(split.train), list(split.test)
+        probabilities[test] = fitted(x[train], labels[train]).predict_proba(x[test])
+    return probabilities
 
 
 def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS) -> dict[str, Any]:
@@ -80,12 +121,7 @@ def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RU
     result: dict[str, Any] = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": {}}
     compared = {}
     for name, feature in FEATURES[kind].items():
-        x = np.stack([feature(np.asarray(image)) for image in tqdm(pixels, desc=name, unit="img")])
-        probabilities = np.zeros((len(rows), len(names)))
-        for split in splits:
-            train, test = list(split.train), list(split.test)
-            model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
-            probabilities[test] = model.fit(x[train], labels[train]).predict_proba(x[test])
+        probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits, len(names))
         report = metrics.bootstrap(labels, probabilities, groups, names, positive=positive)
         keys = ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")
         result["scores"][name] = plain({key: report[key] for key in keys})
