@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from blastlens.errors import BlastlensError
+from blastlens.metrics import Scaling
 from train.backbones import classifier_name, create_network, fold_head, head_linear
 from train.recipe import Head, Recipe
 
@@ -32,7 +33,7 @@ def test_a_new_head_starts_at_the_loss_of_guessing(backbone):
     assert loss.item() == pytest.approx(math.log(2), abs=0.05)
 
 
-def test_folding_batch_norm_and_temperature_keeps_calibrated_logits():
+def test_folding_batch_norm_and_calibration_keeps_calibrated_logits():
     torch.manual_seed(0)
     network = create_network(recipe(head={"dropout": 0.2, "batch_norm": True}), 3, "scratch")
     norm = network.classifier[0]
@@ -43,8 +44,8 @@ def test_folding_batch_norm_and_temperature_keeps_calibrated_logits():
     network.eval()
     x = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
-        expected = network(x) / 1.7
-    fold_head(network, 1.7)
+        expected = network(x) / 1.7 + torch.tensor([0.5, -0.8, 0.3])
+    fold_head(network, Scaling(1.7, (0.5, -0.8, 0.3)))
     with torch.inference_mode():
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
     assert isinstance(network.classifier, torch.nn.Linear)
@@ -121,7 +122,7 @@ def test_hidden_layers_precede_the_last_one_and_stay_when_the_head_is_folded(bac
     x = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         expected = network.eval()(x) / 1.7
-    fold_head(network, 1.7)
+    fold_head(network, Scaling(1.7, (0.0, 0.0, 0.0)))
     with torch.inference_mode():
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
     kept = network.get_submodule(classifier_name(network))
@@ -131,7 +132,7 @@ def test_hidden_layers_precede_the_last_one_and_stay_when_the_head_is_folded(bac
 def test_a_classifier_with_a_dotted_name_is_replaced():
     network = create_network(recipe(backbone="test_nfnet", head={"batch_norm": True}), 2, "scratch")
     assert classifier_name(network) == "head.fc" and head_linear(network) is network.head.fc[-1]
-    fold_head(network, 1.0)
+    fold_head(network)
     assert isinstance(network.head.fc, torch.nn.Linear)
 
 

@@ -28,6 +28,7 @@ from train.modeling_blastlens import ALNett, CustomCNN, enhance
 from train.recipe import Recipe
 
 LABELS = ["ALL", "HEM"]
+SCALING = {"temperature": 2.0, "bias": [0.7, -0.7]}
 
 
 def recipe(**changes) -> Recipe:
@@ -158,7 +159,7 @@ def exported(out: Path, changed: Recipe) -> Path:
         head.bias.copy_(-logits.mean(0) / logits.std(0))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, run / "model.safetensors")
     (run / "run.json").write_text(json.dumps({"recipe": changed.to_dict(), "label_names": LABELS}))
-    export.export(run, out, images, {"temperature": 2.0})
+    export.export(run, out, images, {"scaling": SCALING})
     return out
 
 
@@ -237,14 +238,14 @@ def test_transformers_loads_the_model_and_its_loss(folders):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_folder_answers_like_the_trained_network_with_its_temperature(folders, name):
+def test_the_folder_answers_like_the_trained_network_with_its_calibration(folders, name):
     changed, folder = RECIPES[name], folders[name]
     run = folder.with_name(f"{name}-run")
     network = create_network(changed, 2, "scratch").eval()
     network.load_state_dict(export.load_file(run / "model.safetensors"))
     images = np.stack([blobs(seed, changed.image_size, changed.image_size) for seed in range(3)])
     with torch.inference_mode():
-        expected = network(network_input(changed, images)) / 2.0
+        expected = network(network_input(changed, images)) / SCALING["temperature"] + torch.tensor(SCALING["bias"])
     answers = Classifier.from_pretrained(folder).predict(list(images))
     np.testing.assert_allclose([answer.logits for answer in answers], expected, atol=2e-4)
 

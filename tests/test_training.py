@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from blastlens import Classifier, metrics
 from blastlens.drawn import drawn_dataset
+from blastlens.errors import BlastlensError
 from blastlens.model_folder import ModelFolder
-from train import baselines, card, crossval, evaluate, export, finetune
+from train import baselines, card, crossval, evaluate, export, finetune, folds
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
 from train.recipe import Recipe
@@ -138,27 +139,102 @@ def test_summary_has_every_figure_with_its_interval(cross_validated):
 
 
 @pytest.fixture(scope="session")
-def model_folder(cross_validated, drawn, tmp_path_factory) -> Path:
+def kept_folds(cross_validated, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("folds") / "tiny-cells"
+    assert folds.main([str(cross_validated), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def model_folder(cross_validated, kept_folds, drawn, tmp_path_factory) -> Path:
+    """Exported and measured whole, as anybody would do it."""
     out = tmp_path_factory.mktemp("models") / "tiny-cells"
     run = cross_validated / "seed0-fold0"
     arguments = [str(run), "--cv", str(cross_validated), "--data", str(drawn), "--out", str(out)]
     assert export.main([*arguments, "--cache", str(cross_validated / "cache")]) == 0
-    arguments = [str(out), "--cv", str(cross_validated), "--run", str(run), "--data", str(drawn)]
-    assert evaluate.main([*arguments, "--cache", str(cross_validated / "cache")]) == 0
-    assert card.main([str(out)]) == 0
+    arguments = [str(out), "--all", "--folds", str(kept_folds), "--run", str(run), "--data", str(drawn)]
+    assert evaluate.main([*arguments, "--every", "2", "--cache", str(cross_validated / "cache")]) == 0
     return out
+
+
+def test_kept_networks_answer_held_out_images_as_the_runs_did(cross_validated, kept_folds, drawn):
+    networks = folds.FoldNetworks.load(kept_folds, drawn, cross_validated / "cache")
+    held_out = crossval.HeldOut.read([cross_validated / f"seed0-fold{k}" for k in (0, 1)])
+    answers = networks.held_out()
+    assert list(answers.index) == list(range(len(networks.rows)))
+    order = np.argsort(held_out.index)
+    assert np.array_equal(answers.fold, held_out.fold[order])
+    # Half precision, and the head's batch norm folded.
+    np.testing.assert_allclose(answers.logits, held_out.logits[0][order], atol=0.02)
+    ours = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0][order]
+    np.testing.assert_allclose(answers.probabilities, ours, atol=0.01)
+    assert (
+        networks.scaling.temperature
+        == json.loads((cross_validated / "summary.json").read_text())["scaling"]["temperature"]
+    )
+
+
+def test_kept_networks_see_the_noise_that_the_runs_saw(cross_validated, kept_folds, drawn):
+    networks = folds.FoldNetworks.load(kept_folds, drawn, cross_validated / "cache")
+    held_out = crossval.HeldOut.read([cross_validated / f"seed0-fold{k}" for k in (0, 1)])
+    order = np.argsort(held_out.index)
+    level = list(held_out.sigmas).index(10)
+    np.testing.assert_allclose(networks.noisy(10).logits, held_out.logits[level][order], atol=0.02)
+    assert networks.noisy(10) is networks.noisy(10)
+
+
+def test_no_image_is_answered_by_a_network_that_was_trained_on_its_group(kept_folds, drawn, cross_validated):
+    networks = folds.FoldNetworks.load(kept_folds, drawn, cross_validated / "cache")
+    for split in networks.splits:
+        answers = networks.held_out(index=np.array(split.test))
+        assert set(answers.fold) == {split.fold}
+        assert not set(networks.groups[answers.index]) & set(networks.groups[list(split.train)])
+
+
+def test_every_so_manieth_image_is_taken_group_by_group(kept_folds, drawn, cross_validated):
+    networks = folds.FoldNetworks.load(kept_folds, drawn, cross_validated / "cache")
+    taken = networks.every(2)
+    for group in np.unique(networks.groups):
+        mine = np.flatnonzero(networks.groups == group)
+        assert list(taken[np.isin(taken, mine)]) == list(mine[::2])
+
+
+def test_kept_networks_refuse_other_images(kept_folds, tmp_path):
+    drawn_dataset(tmp_path / "other", ("ALL", "HEM"), per_group=2, groups_per_label=4, size=64, seed=8)
+    with pytest.raises(BlastlensError, match="not the dataset"):
+        folds.FoldNetworks.load(kept_folds, tmp_path / "other", tmp_path)
+
+
+def test_measuring_all_again_gives_the_same_figures(model_folder, kept_folds, drawn, cross_validated, tmp_path):
+    again = tmp_path / model_folder.name
+    shutil.copytree(model_folder, again)
+    (again / "metrics.json").unlink()
+    arguments = [str(again), "--all", "--folds", str(kept_folds), "--data", str(drawn), "--every", "2"]
+    run = cross_validated / "seed0-fold0"
+    assert evaluate.main([*arguments, "--run", str(run), "--cache", str(tmp_path / "cache")]) == 0
+    before, after = (json.loads((f / "metrics.json").read_text()) for f in (model_folder, again))
+    for record in (before, after):
+        del record["latency_ms"]
+    assert before == after
+    assert {"robustness", "calibration", "probes", "patients", "int8"} <= set(after)
+
+
+def test_measuring_all_needs_images(model_folder, capsys):
+    assert evaluate.main([str(model_folder), "--all"]) == 2
+    assert "--data" in capsys.readouterr().err
 
 
 def test_the_exported_folder_answers_like_the_trained_network_with_its_calibration(
     model_folder, cross_validated, drawn
 ):
-    temperature = json.loads((cross_validated / "summary.json").read_text())["temperature"]
+    scaling = json.loads((cross_validated / "summary.json").read_text())["scaling"]
     predictions = np.load(cross_validated / "seed0-fold0/predictions.npz")
     rows = load_rows(drawn)
     classifier = Classifier.from_pretrained(model_folder)
     for index, logits in zip(predictions["test_index"], predictions["test_logits"][0], strict=True):
         answer = classifier.predict(drawn / rows[index].file_name)
-        np.testing.assert_allclose(answer.logits, logits / temperature, atol=2e-4)
+        expected = logits / scaling["temperature"] + scaling["bias"]
+        np.testing.assert_allclose(answer.logits, expected, atol=2e-4)
 
 
 def test_the_exported_folder_loads_in_a_stock_pipeline(model_folder, drawn):
@@ -248,7 +324,6 @@ def test_errors_that_cancel_out_over_all_answers_show_up_by_answer():
     (whole,) = found["reliability"]
     assert whole["accuracy"] == pytest.approx(0.8) == whole["confidence"]
     assert [bins[0]["accuracy"] for bins in found["reliability_by_answer"].values()] == pytest.approx([1, 0.6])
-    assert metrics.ece(labels, probabilities) == pytest.approx(0)
     assert found["classwise_ece"]["value"] == pytest.approx(0.2)
     assert found["classwise_ece"]["low"] < 0.2 < found["classwise_ece"]["high"]
 
@@ -267,10 +342,10 @@ def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     probabilities = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0]
     groups = [group for run in runs for group in run.groups_of_images]
     found = crossval.plain(crossval.calibration_of(held_out.label, probabilities, groups, record["label_names"]))
-    assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=3e-5)
+    assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-4)
     for answer, bins in found["reliability_by_answer"].items():
-        assert bins == [pytest.approx(one, abs=3e-5) for one in protocol["reliability_by_answer"][answer]]
-    assert found["reliability"] == [pytest.approx(one, abs=3e-5) for one in protocol["reliability"]]
+        assert bins == [pytest.approx(one, abs=1e-4) for one in protocol["reliability_by_answer"][answer]]
+    assert found["reliability"] == [pytest.approx(one, abs=1e-4) for one in protocol["reliability"]]
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):

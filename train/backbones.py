@@ -8,6 +8,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from blastlens.errors import BlastlensError
+from blastlens.metrics import Scaling
 from train.modeling_blastlens import OURS, build_network
 from train.recipe import Recipe
 
@@ -58,8 +59,8 @@ def head_linear(network: nn.Module) -> nn.Linear:
     return _head_layers(network)[-1]
 
 
-def fold_head(network: nn.Module, temperature: float) -> None:
-    """Fold the head's batch norm, then the division by `temperature`, into the last linear layer, in place.
+def fold_head(network: nn.Module, scaling: Scaling | None = None) -> None:
+    """Fold the head's batch norm, then the calibration, if any, into the last linear layer, in place.
 
     Both are affine, so the network stays a plain timm model (or one with hidden layers) and its softmax is
     calibrated.
@@ -72,8 +73,9 @@ def fold_head(network: nn.Module, temperature: float) -> None:
             last.bias += last.weight @ (norm.bias - norm.running_mean * scale)
             last.weight *= scale
             _set_head(network, [*before, last])
-        last.weight /= temperature
-        last.bias /= temperature
+        if scaling:
+            last.weight /= scaling.temperature
+            last.bias.copy_(last.bias / scaling.temperature + torch.tensor(scaling.bias))
 
 
 def _head_layers(network: nn.Module) -> list[nn.Module]:

@@ -1,10 +1,13 @@
 """Model folder + evidence -> metrics.json: how it was trained and everything measured, protocol by protocol.
 
-    python -m train.evaluate models/mobilenet_m-cnmc2019 --cv runs/cv/cnmc --data DIR
+    python -m train.evaluate models/mobilenet_m-cnmc2019 --all --data DIR
 
-The numbers a model is shown with come from the cross-validation of its recipe (`--cv`), never from the images the
-shipped network was fitted on. With `--data` the folder's own ONNX files are run as well: the fold networks' int8
-files on their held-out images, for what quantisation costs, and a data set the model never saw as its own protocol.
+The numbers a model is shown with come from the cross-validation of its recipe, never from the images the shipped
+network was fitted on. `--all` asks the fold networks that are kept in results/folds (see train.folds) about the images
+that each has not seen, and measures everything again: the noise curve, robustness, calibration, shortcut probes,
+patients, what int8 costs, and the input gate; then it renders the card. Steps that are done are kept, so that the
+command can be stopped and given again. Without kept networks, `--cv` takes the figures of train.crossval's summary.
+`--external` adds the shipped network's own answers on a data set that it never saw.
 """
 
 import argparse
@@ -14,8 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,12 @@ from blastlens.errors import BlastlensError
 from blastlens.images import View
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
-from train.crossval import HeldOut, calibrated, cross_fitted, describe, plain, summarise
+from train import calibration, card, gate, patients, probes, robustness
+from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
-from train.datasets.splits import make_splits
-from train.export import load_network, training_sample, write_int8, write_onnx
-from train.finetune import view_of
+from train.export import training_sample, write_int8
+from train.folds import FOLDS, FoldNetworks
 from train.pixels import load_pixels
-from train.recipe import Recipe
 
 SCHEMA = 1
 HEADLINE = (
@@ -82,46 +84,86 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def int8_cost(cv: Path, data: Path, cache: Path) -> dict[str, Any]:
+def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
     """What int8 costs on held-out images: each fold's network quantised as the shipped one is, run on its test fold.
 
     Returns weighted F1 of both, their paired difference with an interval over groups, and how far single
     probabilities move.
     """
-    runs = sorted(cv.glob("seed*-fold*"))
-    rows = load_rows(data)
-    record = json.loads((runs[0] / "run.json").read_text())
-    recipe = Recipe.from_dict(record["recipe"])
-    view = view_of(recipe)
-    pixels = load_pixels(data, rows, view, cache)
-    seed = record["seed"]
-    runs = [run for run in runs if run.name.startswith(f"seed{seed}-")]
-    splits = make_splits(record["protocol"], rows, seed)
-    fp32 = HeldOut.read(runs)
-    logits = []
+    before = networks.noisy(0)
+    after = np.empty_like(before.probabilities)
     with tempfile.TemporaryDirectory() as folder:
-        for run, split in zip(tqdm(runs, desc="int8 on held-out images", unit="fold"), splits, strict=True):
-            network, _ = load_network(run)
-            write_onnx(network, Path(folder) / "fp32.onnx", view.size)
-            sample = training_sample(split.train)
-            write_int8(Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx", view.normalise(pixels[sample]))
-            logits.append(session_logits(Path(folder) / "int8.onnx", view, pixels, split.test, 0.0))
-    # A shipped folder's int8 file has the temperature of its fp32 network, so here too.
-    temperatures = cross_fitted(fp32)
-    before = calibrated(fp32, temperatures)[0]
-    after = calibrated(replace(fp32, logits=np.concatenate(logits)[None]), temperatures)[0]
-    groups = [rows[i].group for i in fp32.index]
-    moved = np.abs(after - before).max(1)
+        int8 = Path(folder) / "int8.onnx"
+        folds = enumerate(zip(networks.files, networks.splits, networks.scalings, strict=True))
+        for k, (file, split, scaling) in tqdm(list(folds), desc="int8 on held-out images", unit="fold"):
+            write_int8(file, int8, networks.view.normalise(np.asarray(networks.pixels[training_sample(split.train)])))
+            logits = session_logits(int8, networks.view, networks.pixels, split.test, 0.0)
+            # A shipped folder's int8 file has the scaling of its fp32 network, so here too.
+            after[networks.fold_of == k] = scaling.apply(logits)
+    moved = np.abs(after - before.probabilities).max(1)
     return plain(
         {
-            "protocol": record["protocol"],
-            "weighted_f1_fp32": metrics.weighted_f1(fp32.label, before),
-            "weighted_f1_int8": metrics.weighted_f1(fp32.label, after),
-            "difference": metrics.paired_bootstrap(fp32.label, after, before, groups),
+            "protocol": networks.protocol,
+            "weighted_f1_fp32": metrics.weighted_f1(before.label, before.probabilities),
+            "weighted_f1_int8": metrics.weighted_f1(before.label, after),
+            "difference": metrics.paired_bootstrap(before.label, after, before.probabilities, networks.groups),
             "probability_moved": {"median": np.median(moved), "p99": np.quantile(moved, 0.99)},
-            "same_label": float((after.argmax(1) == before.argmax(1)).mean()),
+            "same_label": float((after.argmax(1) == before.probabilities.argmax(1)).mean()),
         }
     )
+
+
+def noise_curve(networks: FoldNetworks) -> dict[str, Any]:
+    """The protocol's entry of metrics.json, from the kept networks."""
+    answers = [networks.noisy(sigma) for sigma in NOISE_SIGMAS]
+    return summarise(
+        networks.labels,
+        np.stack([a.probabilities for a in answers]),
+        NOISE_SIGMAS,
+        list(networks.groups),
+        networks.label_names,
+        networks.protocol,
+        [networks.seed],
+    )
+
+
+def summary_of(networks: FoldNetworks, protocol: dict[str, Any]) -> dict[str, Any]:
+    """What train.crossval's summary.json would say of these networks."""
+    return {
+        "protocol": protocol,
+        "scaling": asdict(networks.scaling),
+        "run": {"recipe": networks.recipe.to_dict(), **networks.run},
+    }
+
+
+def measure_all(networks: FoldNetworks, every: int, kept: Path) -> dict[str, Any]:
+    """Every trust figure, by its key in metrics.json (that of the noise curve is `protocol`).
+
+    Args:
+        every: corruptions and probes see every so many images of each group; all else sees all.
+        kept: folder in which a step that is done leaves its figures for the next time.
+    """
+    steps: dict[str, Callable[[], Any]] = {
+        "protocol": lambda: noise_curve(networks),
+        "calibration": lambda: calibration.measure(networks, NOISE_SIGMAS),
+        "patients": lambda: patients.measure(networks, NOISE_SIGMAS),
+        "int8": lambda: int8_cost(networks),
+        "probes": lambda: probes.measure(networks, every),
+        "robustness": lambda: robustness.measure(networks, every, kept / "robustness"),
+    }
+    kept.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, step in steps.items():
+        path = kept / f"{name}.json"
+        if path.exists():
+            print(f"{name}: taken from {path}", flush=True)
+        else:
+            print(f"{name} ...", flush=True)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(step(), allow_nan=False))
+            part.replace(path)
+        found[name] = json.loads(path.read_text())
+    return found
 
 
 def evaluate_folder(folder: ModelFolder, data: Path, cache: Path) -> dict[str, Any]:
@@ -141,14 +183,22 @@ def evaluate_folder(folder: ModelFolder, data: Path, cache: Path) -> dict[str, A
     return {**entry, "level": "external", "calibration": "as shipped"}
 
 
-def build_metrics(folder: Path, run: Path | None, summary: dict[str, Any]) -> dict[str, Any]:
-    """metrics.json from a cross-validation's summary and the final run's record."""
+def build_metrics(
+    folder: Path, run: Path | None, summary: dict[str, Any], earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """metrics.json from a cross-validation's summary and the final run's record.
+
+    What no summary says is kept from an `earlier` metrics.json of the same files: protocols of other data sets, the
+    check of a copy (train.through_pipeline), and, where no run is given, how the shipped network was trained.
+    """
     model = ModelFolder.load(folder)
-    record = json.loads((run / "run.json").read_text()) if run else summary["run"]
+    files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
+    sha256 = {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()}
+    same = earlier if earlier and earlier.get("sha256") == sha256 else {}
+    record = json.loads((run / "run.json").read_text()) if run else same.get("training") or summary["run"]
     protocol = summary["protocol"]
     clean = protocol["by_sigma"][0]
     recipe = record["recipe"]
-    files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
     return {
         "schema": SCHEMA,
         "model": folder.name,
@@ -157,10 +207,11 @@ def build_metrics(folder: Path, run: Path | None, summary: dict[str, Any]) -> di
         ],
         "label_names": list(model.label_names),
         "headline": {"protocol": protocol["name"], **{k: clean[k] for k in HEADLINE if k in clean}},
-        "protocols": [protocol],
+        "protocols": [protocol, *same.get("protocols", [])[1:]],
         "size_bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
-        "sha256": {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()},
-        "latency_ms": {name: round(latency_ms(folder / files[name], model.view), 2) for name in ("fp32", "int8")}
+        "sha256": sha256,
+        "latency_ms": same.get("latency_ms")
+        or {name: round(latency_ms(folder / files[name], model.view), 2) for name in ("fp32", "int8")}
         | {"threads": usable_cores(), "what": "one bare ONNX Runtime run, batch 1, median of 50"},
         "training": {
             "recipe": recipe,
@@ -169,43 +220,72 @@ def build_metrics(folder: Path, run: Path | None, summary: dict[str, Any]) -> di
             "initial_weights": record["initial_weights"],
             "precision": record["precision"],
             "dataset": record["dataset"],
-            "temperature": summary["temperature"],
+            "scaling": summary["scaling"],
             "versions": record["versions"],
         },
+        **{key: same[key] for key in ("check",) if key in same},
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="model folder")
+    parser.add_argument("--all", action="store_true", help="measure everything again from the images of --data")
+    parser.add_argument("--data", type=Path, help="the prepared dataset of --all")
+    parser.add_argument("--folds", type=Path, help="kept fold networks (default: results/folds/ and the folder's name)")
+    parser.add_argument(
+        "--every", type=int, default=5, help="corruptions and probes see every so many images of a group"
+    )
+    parser.add_argument(
+        "--strangers", type=Path, nargs="*", default=[], help="folders of pictures to refuse, see train.gate"
+    )
     parser.add_argument("--cv", type=Path, help="folder of train.crossval with the recipe's summary.json")
     parser.add_argument("--run", type=Path, help="run folder of the shipped network")
-    parser.add_argument("--data", type=Path, help="the prepared dataset of --cv (for int8)")
     parser.add_argument("--external", type=Path, help="a prepared dataset the model was not trained on")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     arguments = parser.parse_args(argv)
     try:
-        path = arguments.folder / "metrics.json"
-        if arguments.cv:
-            summary = json.loads((arguments.cv / "summary.json").read_text())
-            record = build_metrics(arguments.folder, arguments.run, summary)
-            if arguments.data:
-                record["int8"] = int8_cost(arguments.cv, arguments.data, arguments.cache)
-        elif path.exists():
-            record = json.loads(path.read_text())
-        else:
-            raise BlastlensError(f"{arguments.folder} has no metrics.json yet; give --cv first.")
-        if arguments.external:
-            entry = evaluate_folder(ModelFolder.load(arguments.folder), arguments.external, arguments.cache)
-            kept = [p for p in record["protocols"] if p["name"] != entry["name"]]
-            record["protocols"] = [*kept, entry]
-        path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        record = evaluated(arguments)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
     for protocol in record["protocols"]:
         print(describe(protocol))
     return 0
+
+
+def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do what the command line asks for, write metrics.json and return it."""
+    folder: Path = arguments.folder
+    folds: Path = arguments.folds or FOLDS / folder.name
+    path = folder / "metrics.json"
+    record = json.loads(path.read_text()) if path.exists() else None
+    if arguments.all:
+        if not arguments.data:
+            raise BlastlensError("--all measures on images; give their prepared dataset with --data.")
+        networks = FoldNetworks.load(folds, arguments.data, arguments.cache)
+        kept = arguments.cache / "evaluate" / f"{networks.digest}-every{arguments.every}"
+        found = measure_all(networks, arguments.every, kept)
+        protocol = found.pop("protocol")
+        record = build_metrics(folder, arguments.run, summary_of(networks, protocol), record) | found
+    elif arguments.cv:
+        summary = json.loads((arguments.cv / "summary.json").read_text())
+        record = build_metrics(folder, arguments.run, summary, record)
+    elif record is None:
+        raise BlastlensError(f"{folder} has no metrics.json yet; give --all or --cv first.")
+    if arguments.external:
+        entry = evaluate_folder(ModelFolder.load(folder), arguments.external, arguments.cache)
+        record["protocols"] = [*(p for p in record["protocols"] if p["name"] != entry["name"]), entry]
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    part.replace(path)
+    if arguments.all:
+        try:
+            gate.write(folder, arguments.data, folds, arguments.strangers, arguments.cache)
+        except BlastlensError as error:  # too few groups to fit one, say: no reason to lose the rest
+            print(f"gate.json is left as it was: {error}", file=sys.stderr)
+        card.main([str(folder)])
+    return record
 
 
 if __name__ == "__main__":

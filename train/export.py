@@ -2,9 +2,9 @@
 
     python -m train.export runs/final/cnmc --cv runs/cv/cnmc --out models/mobilenet_m-cnmc2019
 
-The head's batch norm and the calibration (a temperature from the cross-validation's held-out images) are
-folded into the last linear layer; the ONNX files are written from that same network and checked against it before
-the folder gets its name.
+The head's batch norm and the calibration (a temperature and a bias per class from the cross-validation's held-out
+images) are folded into the last linear layer; the ONNX files are written from that same network and checked against
+it before the folder gets its name.
 
 The folder is a plain timm model wherever timm can say what the recipe asks for. A network of ours, hidden layers in
 the head or image enhancement it cannot: then `train/modeling_blastlens.py` goes into the folder as transformers' custom
@@ -52,19 +52,20 @@ CALIBRATION_IMAGES = 200  # training images that set the ranges of the int8 file
 PARITY = 1e-4  # largest difference in probability between the torch network and its fp32 ONNX file
 
 
-class LogitsAndMap(nn.Module):
-    """The exported graph: logits, and the class activation map (Zhou et al. 2016), which for a network that ends
-    in global average pooling and one linear layer is that layer applied to the last feature map."""
+class LogitsMapAndFeatures(nn.Module):
+    """The exported graph of a network that ends in global average pooling and one linear layer: logits, the class
+    activation map (Zhou et al. 2016), which is that layer applied to the last feature map, and the pooled features,
+    which are that map's mean."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
         self.linear = network.get_classifier()
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.forward_features(pixel_values)
-        logits = self.network.forward_head(features)
-        return logits, nn.functional.conv2d(features, self.linear.weight[:, :, None, None], self.linear.bias)
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        map_ = self.network.forward_features(pixel_values)
+        cam = nn.functional.conv2d(map_, self.linear.weight[:, :, None, None], self.linear.bias)
+        return self.network.forward_head(map_), cam, map_.mean((2, 3))
 
 
 class Logits(nn.Module):
@@ -83,7 +84,7 @@ def has_map(network: nn.Module, size: int) -> bool:
     """Whether the map's mean is the logit. Asked of the network itself: timm's heads come in too many kinds to list."""
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        logits, cam = LogitsAndMap(network).eval()(probe)
+        logits, cam, _ = LogitsMapAndFeatures(network).eval()(probe)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return cam.ndim == 4 and torch.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4)
@@ -94,7 +95,7 @@ def needs_code(recipe: Recipe) -> bool:
     return recipe.backbone in OURS or bool(recipe.head.hidden) or recipe.preprocess != Preprocess()
 
 
-def load_network(run: Path, temperature: float = 1.0) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(run: Path, scaling: metrics.Scaling | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network of a finished run as it is served, normalised pixels to logits, and the run's record.
 
     Its head is folded.
@@ -107,7 +108,7 @@ def load_network(run: Path, temperature: float = 1.0) -> tuple[nn.Module, dict[s
     names = record["label_names"]
     network = create_network(recipe, len(names), "scratch")
     network.load_state_dict(load_file(run / "model.safetensors"))
-    fold_head(network, temperature)
+    fold_head(network, scaling)
     return as_served(network.eval(), recipe, names), record
 
 
@@ -198,11 +199,11 @@ def preprocessor_json(view: View) -> dict[str, Any]:
 
 
 def write_onnx(network: nn.Module, path: Path, size: int) -> None:
-    """Export to ONNX with a free batch dimension, constants folded; with a map where the network has one."""
+    """Export to ONNX with a free batch dimension, constants folded; with a map and features where there are any."""
     with_map = has_map(network, size)
-    outputs = ["logits", "cam"] if with_map else ["logits"]
+    outputs = ["logits", "cam", "features"] if with_map else ["logits"]
     torch.onnx.export(
-        (LogitsAndMap if with_map else Logits)(network).eval(),
+        (LogitsMapAndFeatures if with_map else Logits)(network).eval(),
         (torch.zeros(2, 3, size, size),),
         str(path),
         input_names=["pixel_values"],
@@ -288,7 +289,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     `images` (N, size, size, 3) uint8 of training cells calibrate the int8 file and check both. Raises BlastlensError
     when the fp32 file disagrees by more than `PARITY`. The old folder, if any, is replaced only at the end.
     """
-    network, record = load_network(run, summary["temperature"] if summary else 1.0)
+    network, record = load_network(run, metrics.Scaling(**summary["scaling"]) if summary else None)
     recipe = Recipe.from_dict(record["recipe"])
     view = view_of(recipe)
     batch = view.normalise(images)
