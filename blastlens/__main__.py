@@ -8,20 +8,25 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TextIO
 
-from .classifier import DISCLAIMER, Classifier, Prediction
+from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .images import ACCEPTED
 from .model_folder import PRECISIONS, bundled_models, fetch
 from .spreadsheet import cell
 
+REFUSED = 3  # exit code
 Answer = tuple[str, Prediction]  # an image's path as it was typed, and what the model says about it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 if anything could not be answered."""
+    """Run the command line and return its exit code.
+
+    0; 2 if anything could not be answered; with --strict, 3 if everything was and the input check refused something.
+    """
     arguments = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
@@ -60,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     classify.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
     classify.add_argument("--format", choices=_FORMATS, default="table", help="(default: table)")
+    classify.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with 3 where an image is unlike those the model knows; it is answered all the same",
+    )
     return parser
 
 
@@ -75,10 +85,27 @@ def _classify(arguments: argparse.Namespace) -> int:
             failed = True
         else:
             answers.append((image, outcome))
+    refused = any(p.in_domain is False for _, p in answers)
+    if refused:
+        others = _other_models(classifier)
+        answers = [(image, suggesting(p, image, others)) for image, p in answers]
     if answers:
         _FORMATS[arguments.format](answers, sys.stdout)
         sys.stdout.flush()
-    return 2 if failed else 0
+    if failed:
+        return 2
+    return REFUSED if refused and arguments.strict else 0
+
+
+def _other_models(classifier: Classifier) -> list[Classifier]:
+    """The bundled models that could know an image which this one does not."""
+    others = []
+    for name in bundled_models():
+        with suppress(BlastlensError):  # one that cannot be used cannot be suggested
+            folder = fetch(name)
+            if folder.gate and name != classifier.folder.model_id:
+                others.append(Classifier(folder))
+    return others
 
 
 def _default_model() -> str:
@@ -90,23 +117,44 @@ def _default_model() -> str:
 
 def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     first = answers[0][1]
-    rows = [["image", "label", *first.probabilities]]
-    rows += [
-        [_one_line(image), p.label, *(f"{value:.4f}" for value in p.probabilities.values())] for image, p in answers
+    texts = {"image": [_one_line(image) for image, _ in answers], "label": [p.label for _, p in answers]}
+    numbers = {
+        label: [f"{p.probabilities[label]:.4f}" for _, p in answers]  # in the model's order
+        for label in first.probabilities
+    }
+    # Only what the model can tell has a column.
+    told = {
+        "set": [None if p.label_set is None else " or ".join(p.label_set) or "none" for _, p in answers],
+        "flagged": [_yes_or_no(p.flagged) for _, p in answers],
+        "fits": [_yes_or_no(p.in_domain) for _, p in answers],
+    }
+    columns = [_column(name, cells, str.ljust) for name, cells in texts.items()]
+    columns += [_column(name, cells, str.rjust) for name, cells in numbers.items()]
+    columns += [
+        _column(name, [one or "" for one in cells], str.ljust)
+        for name, cells in told.items()
+        if any(one is not None for one in cells)
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    for row in rows:
-        texts = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        print("  ".join(texts + numbers), file=out)
+    for row in zip(*columns, strict=True):
+        print("  ".join(row), file=out)
     print(file=out)
     for image, p in answers:
         for warning in p.warnings:
             print(f"note: {_one_line(image)}: {warning}", file=out)
+        if p.suggestion:
+            print(f"note: {_one_line(image)}: it fits another model; try --model {p.suggestion}", file=out)
     revision = f" at {first.revision}" if first.revision else ""
     corruption = f", corruption {_corruption(first)}" if first.corruption else ""
     print(f"Model {first.model_id}{revision}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
+
+
+def _column(name: str, cells: Sequence[str], align: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, (name, *cells)))
+    return [align(name, width), "-" * width, *(align(one, width) for one in cells)]
+
+
+def _yes_or_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _write_json(answers: Sequence[Answer], out: TextIO) -> None:
@@ -118,10 +166,12 @@ def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     labels = list(answers[0][1].probabilities)
     columns = ["image", "label", *labels, "sigma", "corruption", "model_id", "revision"]
-    columns += ["in_domain", "warnings", "disclaimer"]
+    columns += ["in_domain", "label_set", "flagged", "suggestion", "warnings", "disclaimer"]
     writer.writerow(cell(column) for column in columns)
     for image, p in answers:
-        texts = [_corruption(p), p.model_id, p.revision, p.in_domain, "; ".join(p.warnings), p.disclaimer]
+        labels_left = None if p.label_set is None else " ".join(p.label_set)
+        texts = [_corruption(p), p.model_id, p.revision, p.in_domain, labels_left, p.flagged, p.suggestion]
+        texts += ["; ".join(p.warnings), p.disclaimer]
         values = [image, p.label, *p.probabilities.values(), p.sigma, *texts]
         writer.writerow(cell(value) for value in values)
 

@@ -1,4 +1,4 @@
-"""Run a model folder's network: normalised batches to logits and class activation maps.
+"""Run a model folder's network: normalised batches to logits, pooled features and class activation maps.
 
 ONNX Runtime where the folder has an ONNX file; otherwise torch and timm, imported only then because they take
 seconds. Opening images and reading configurations are other modules' work.
@@ -21,15 +21,20 @@ class Backend(Protocol):
     Attributes:
         has_cam: whether it has class activation maps: its last linear layer, applied to every position of its
             last feature map.
+        has_features: whether it also gives the pooled features, of F channels, that this layer sees.
     """
 
     has_cam: bool
+    has_features: bool
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, S, S) to float32 (N, C)."""
 
     def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 (N, 3, S, S) to float32 (N, C) and (N, C, h, w); only where `has_cam`."""
+
+    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (N, 3, S, S) to float32 (N, C) and (N, F), in one run; only where `has_features`."""
 
 
 def load_backend(folder: ModelFolder, precision: str) -> Backend:
@@ -83,16 +88,17 @@ class OnnxBackend:
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
         classes, size = len(folder.label_names), folder.view.size
-        self.has_cam = "cam" in outputs
+        self.has_cam, self.has_features = "cam" in outputs, "features" in outputs
         if not (
             list(inputs) == ["pixel_values"]
             and _fits(inputs["pixel_values"], (None, 3, size, size))
             and _fits(outputs.get("logits"), (None, classes))
             and (not self.has_cam or _fits(outputs["cam"], (None, classes, None, None)))
+            and (not self.has_features or _fits(outputs["features"], (None, None)))
         ):
             raise BlastlensError(
                 f"{name} maps {inputs} to {outputs}; pixel_values (N, 3, {size}, {size}) to logits "
-                f"(N, {classes}) and, optionally, cam (N, {classes}, h, w) is expected."
+                f"(N, {classes}) and, optionally, cam (N, {classes}, h, w) and features (N, F) is expected."
             )
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
@@ -101,6 +107,10 @@ class OnnxBackend:
     def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, cam = self.run(["logits", "cam"], batch)
         return logits, cam
+
+    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self.run(["logits", "features"], batch)
+        return logits, features
 
     def run(self, outputs: list[str], batch: np.ndarray) -> list[np.ndarray]:
         """Outputs of the graph for a batch."""
@@ -184,7 +194,7 @@ class TorchBackend:
         # Only ever fewer: the thread count is the whole process's, and its owner may have lowered it.
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         self._torch, self._model = torch, model.eval()
-        self.has_cam = self._ends_in_pooled_linear(folder.view.size)
+        self.has_cam = self.has_features = self._ends_in_pooled_linear(folder.view.size)
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():
@@ -196,6 +206,11 @@ class TorchBackend:
             linear = self._model.get_classifier()
             cam = self._torch.nn.functional.conv2d(features, linear.weight[:, :, None, None], linear.bias)
             return self._model.forward_head(features).numpy(), cam.numpy()
+
+    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with self._torch.inference_mode():
+            features = self._model.forward_features(self._torch.from_numpy(batch))
+            return self._model.forward_head(features).numpy(), features.mean((2, 3)).numpy()
 
     def _ends_in_pooled_linear(self, size: int) -> bool:
         """Asked of the network itself, since timm's heads come in too many kinds to list."""

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any, overload
 
@@ -11,7 +12,9 @@ from PIL import Image
 
 from .backend import Backend, load_backend
 from .corruptions import KINDS, Corruption
+from .decision import Decision
 from .errors import BlastlensError
+from .gate import Verdict, better_model
 from .images import ImageSource, name_of, read_image
 from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
@@ -21,6 +24,9 @@ DISCLAIMER = "Research demonstration, not a medical device."
 BATCH = 8
 # Of an image unlike the model's, the gate may have a dozen things to say; the plainest are enough.
 MAX_REASONS = 3
+INCOMPLETE = "the input check lacks its file gate.safetensors; only its simple checks were made"
+# Untouched views whose verdict is kept, so that an image changed again and again is judged once.
+REMEMBERED = 32
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,11 @@ class Prediction:
         corruption: what was done to the view beforehand, as {"kind", "level"}; None if nothing.
         in_domain: whether this looks like the images the model was trained on; if not, warnings say why. None
             where the model folder has no gate.json to tell by.
+        label_set: the labels that cannot be ruled out, at the confidence that metrics.json states. None where the
+            folder has no such figures, or found that they do not hold.
+        flagged: whether this reaches the operating point, the threshold that misses few diseased images; None where
+            the folder has none.
+        suggestion: id of another model that this image fits, where it does not fit this one; see `suggesting`.
     """
 
     label: str
@@ -48,6 +59,9 @@ class Prediction:
     sigma: float
     corruption: dict[str, Any] | None = None
     in_domain: bool | None = None
+    label_set: tuple[str, ...] | None = None
+    flagged: bool | None = None
+    suggestion: str | None = None
     disclaimer: str = DISCLAIMER
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +71,7 @@ class Prediction:
             "logits": list(self.logits),
             "warnings": list(self.warnings),
             "corruption": self.corruption and dict(self.corruption),
+            "label_set": None if self.label_set is None else list(self.label_set),
         }
 
 
@@ -109,6 +124,10 @@ class Classifier:
         self.folder = folder
         self.label_names = folder.label_names
         self._backend = backend or load_backend(folder, precision)
+        gate, figures = folder.gate, folder.metrics.get("calibration")
+        self._scores_features = gate is not None and gate.features is not None and self._backend.has_features
+        self._verdict_of_view = lru_cache(REMEMBERED)(self._judge)
+        self._decision = Decision.from_json(figures) if isinstance(figures, dict) else None
 
     @classmethod
     def from_pretrained(
@@ -165,8 +184,7 @@ class Classifier:
         """
         if isinstance(images, list | tuple):
             return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed, corruption)]
-        change, look = _Change.of(sigma, seed, corruption), self._look(images)
-        return self._prediction(self._logits([change.apply(look.pixels)])[0], look, change)
+        return self._predictions([self._look(images)], _Change.of(sigma, seed, corruption))[0]
 
     def predict_each(
         self,
@@ -186,9 +204,18 @@ class Classifier:
         while chunk := list(islice(numbered, BATCH)):
             outcomes = [self._try_look(image, f"image {number}") for number, image in chunk]
             looks = [look for look in outcomes if isinstance(look, _Look)]
-            logits = iter(self._logits([change.apply(look.pixels) for look in looks]))
+            predictions = iter(self._predictions(looks, change))
             for look in outcomes:
-                yield self._prediction(next(logits), look, change) if isinstance(look, _Look) else look
+                yield next(predictions) if isinstance(look, _Look) else look
+
+    def fits(self, image: ImageSource) -> bool | None:
+        """Whether an image is of the kind this model knows; None where its folder has no gate to tell by.
+
+        Raises:
+            BlastlensError: an unreadable image.
+        """
+        verdict = self._verdict_of_view(self._look(image).pixels.tobytes())
+        return verdict.fits if verdict else None
 
     def curve(
         self,
@@ -299,6 +326,8 @@ class Classifier:
         red, green, blue = np.moveaxis(pixels, -1, 0)
         if np.array_equal(red, green) and np.array_equal(red, blue):
             remarks.append("image has no colour; the model was trained on stained cells in colour")
+        if self.folder.gate and self.folder.gate.incomplete:
+            remarks.append(INCOMPLETE)
         return _Look(pixels, tuple(remarks))
 
     def _try_look(self, image: ImageSource, unnamed: str) -> "_Look | BlastlensError":
@@ -312,13 +341,44 @@ class Classifier:
         logits = [self._backend.logits(self.folder.view.normalise(batch)) for batch in batches]
         return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *logits])
 
-    def _prediction(self, logits: np.ndarray, look: "_Look", change: "_Change") -> Prediction:
-        probabilities = _softmax(logits)
-        # The untouched view is judged: what a reader adds on purpose says nothing about the image.
-        verdict = self.folder.gate.judge(look.pixels) if self.folder.gate else None
+    def _predictions(self, looks: "list[_Look]", change: "_Change") -> list[Prediction]:
+        views = [change.apply(look.pixels) for look in looks]
+        verdicts: list[Verdict | None]
+        if self._scores_features and not change.is_none:
+            # The untouched view is judged: what a reader adds on purpose says nothing about the image.
+            verdicts = [self._verdict_of_view(look.pixels.tobytes()) for look in looks]
+            logits = self._logits(views)
+        elif self._scores_features:
+            logits, features = self._logits_and_features(views)
+            verdicts = [self._verdict(look.pixels, row) for look, row in zip(looks, features, strict=True)]
+        else:
+            logits = self._logits(views)
+            verdicts = [self._verdict(look.pixels, None) for look in looks]
+        return [self._prediction(*one, change) for one in zip(logits, looks, verdicts, strict=True)]
+
+    def _judge(self, view: bytes) -> Verdict | None:
+        size = self.folder.view.size
+        pixels = np.frombuffer(view, np.uint8).reshape(size, size, 3)
+        features = self._logits_and_features([pixels])[1][0] if self._scores_features else None
+        return self._verdict(pixels, features)
+
+    def _verdict(self, pixels: np.ndarray, features: np.ndarray | None) -> Verdict | None:
+        return self.folder.gate.judge(pixels, features) if self.folder.gate else None
+
+    def _logits_and_features(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        if not pixels:
+            return self._logits(pixels), np.empty((0, 0), np.float32)
+        batches = (np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
+        found = [self._backend.logits_and_features(self.folder.view.normalise(batch)) for batch in batches]
+        return np.concatenate([logits for logits, _ in found]), np.concatenate([features for _, features in found])
+
+    def _prediction(self, logits: np.ndarray, look: "_Look", verdict: Verdict | None, change: "_Change") -> Prediction:
+        softmax = _softmax(logits)
+        probabilities = dict(zip(self.label_names, softmax.tolist(), strict=True))
+        decision = self._decision
         return Prediction(
-            label=self.label_names[int(probabilities.argmax())],
-            probabilities=dict(zip(self.label_names, probabilities.tolist(), strict=True)),
+            label=self.label_names[int(softmax.argmax())],
+            probabilities=probabilities,
             logits=tuple(logits.tolist()),
             warnings=look.warnings + (verdict.reasons[:MAX_REASONS] if verdict else ()),
             model_id=self.folder.model_id,
@@ -326,7 +386,23 @@ class Classifier:
             sigma=change.sigma,
             corruption=vars(change.corruption).copy() if change.corruption else None,
             in_domain=verdict.fits if verdict else None,
+            label_set=decision.labels(probabilities) if decision else None,
+            flagged=decision.flagged(probabilities) if decision else None,
         )
+
+
+def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable[Classifier]) -> Prediction:
+    """A prediction with the model that should have been asked, where there is one.
+
+    Args:
+        prediction: of any model. Only where its gate refused the image are others asked.
+        image: the one it is of, which must be readable again: a path, a source, or pixels.
+        classifiers: models to choose from; the first that the image fits is suggested.
+    """
+    if prediction.in_domain is not False:
+        return prediction
+    others = (one for one in classifiers if one.folder.model_id != prediction.model_id)
+    return replace(prediction, suggestion=better_model(image, others))
 
 
 @dataclass(frozen=True)
@@ -359,9 +435,14 @@ class _Change:
             corruption = None
         return cls(sigma, seed, corruption)
 
+    @property
+    def is_none(self) -> bool:
+        """Whether views stay as they are."""
+        return self.corruption is None and self.sigma == 0
+
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         if self.corruption is not None:
-            pixels = self.corruption.apply(pixels)
+            pixels = self.corruption.apply(pixels, self.seed)
         return add_gaussian_noise(pixels, self.sigma, self.seed)
 
 

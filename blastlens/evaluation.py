@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics
-from .classifier import Classifier
+from .classifier import Classifier, suggesting
 from .errors import BlastlensError
 from .images import read_image
 from .labelled import LabelledImage, LabelledImages
@@ -42,12 +42,16 @@ class Measured:
         in_domain: the input check's verdict, None where the model has none.
         warnings: as in a Prediction.
         digest: SHA-256 of the file, by which copies are found.
+        label_set, flagged, suggestion: as in a Prediction.
     """
 
     probabilities: np.ndarray
     in_domain: bool | None
     warnings: tuple[str, ...]
     digest: str
+    label_set: tuple[str, ...] | None = None
+    flagged: bool | None = None
+    suggestion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,25 @@ class GateCount:
 
 
 @dataclass(frozen=True)
+class SetCount:
+    """How many prediction sets hold the true label, and how many name a single one."""
+
+    images: int
+    holding: int
+    single: int
+
+
+@dataclass(frozen=True)
+class FlagCount:
+    """How many images of disease and of health there are, and how many of each reach the operating point."""
+
+    diseased: int
+    diseased_flagged: int
+    healthy: int
+    healthy_flagged: int
+
+
+@dataclass(frozen=True)
 class Published:
     """Where a model's published figures come from."""
 
@@ -136,6 +159,9 @@ class Evaluation:
         noise: by level.
         by_subject: those known, worst first.
         gate: None where the model has no input check.
+        suggested: of the images unlike its own, by model id, how many fit another one; the most first.
+        sets: None where the model has no prediction sets.
+        flags: None where it has no operating point.
         remarks: what the model warned of, with how many images it was; the most frequent first.
         published: None where the model has no published figures.
         copies: how many files are an exact copy of another one.
@@ -158,6 +184,9 @@ class Evaluation:
     noise: tuple[NoiseLevel, ...]
     by_subject: tuple[SubjectCount, ...]
     gate: GateCount | None
+    suggested: tuple[tuple[str, int], ...]
+    sets: SetCount | None
+    flags: FlagCount | None
     remarks: tuple[tuple[str, int], ...]
     published: Published | None
     copies: int
@@ -220,6 +249,9 @@ class Evaluation:
             ],
             "by_person": [vars(one) | {"labels": list(one.labels)} for one in self.by_subject],
             "unlike_training_images": self.gate.unlike if self.gate else None,
+            "fits_another_model": dict(self.suggested),
+            "label_sets": vars(self.sets).copy() if self.sets else None,
+            "operating_point": vars(self.flags).copy() if self.flags else None,
             "published_on": vars(self.published) | {"shares": dict(self.published.shares)} if self.published else None,
             "left_out": self.left_out,
             "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
@@ -227,12 +259,16 @@ class Evaluation:
 
 
 def measure(
-    classifier: Classifier, images: Sequence[LabelledImage], sigmas: Sequence[float] = SIGMAS
+    classifier: Classifier,
+    images: Sequence[LabelledImage],
+    sigmas: Sequence[float] = SIGMAS,
+    others: Sequence[Classifier] = (),
 ) -> Iterator[Measured | BlastlensError]:
     """Ask a model about each image at each level of noise; one outcome per image, in order.
 
     Each image is read once, and nothing but its probabilities is kept. Image number n gets the noise field of seed n,
-    as in the published figures.
+    as in the published figures. `others` are models that may be suggested for images that this one's input check
+    refuses.
     """
     start = time.monotonic()
     for number, image in enumerate(images):
@@ -245,7 +281,7 @@ def measure(
         try:
             data = image.source.read()
             opened = read_image(io.BytesIO(data), image.source.name)
-            prediction = classifier.predict(opened.pixels)
+            prediction = suggesting(classifier.predict(opened.pixels), opened.pixels, others)
             curve = classifier.curve(opened.pixels, levels=sigmas, seeds=(number,))
         except BlastlensError as error:
             yield error
@@ -255,6 +291,9 @@ def measure(
                 prediction.in_domain,
                 opened.notes + prediction.warnings,
                 hashlib.sha256(data).hexdigest(),
+                prediction.label_set,
+                prediction.flagged,
+                prediction.suggestion,
             )
 
 
@@ -330,6 +369,9 @@ def evaluate(
         noise=tuple(noise),
         by_subject=_by_subject(done, right),
         gate=None if judged[0][0] is None else _gate_count(judged),
+        suggested=tuple(Counter(one.suggestion for _, one in done if one.suggestion).most_common()),
+        sets=_set_count(done),
+        flags=_flag_count(done, leukemic_labels(names)),
         remarks=tuple(warnings.most_common(5)),
         published=_published(classifier, record),
         copies=len(done) - len(labels_of),
@@ -540,3 +582,19 @@ def _gate_count(judged: Sequence[tuple[bool | None, bool]]) -> GateCount:
     unlike = [hit for fits, hit in judged if not fits]
     fitting = [hit for fits, hit in judged if fits]
     return GateCount(len(unlike), int(sum(unlike)), len(fitting), int(sum(fitting)))
+
+
+def _set_count(done: Sequence[tuple[LabelledImage, Measured]]) -> SetCount | None:
+    sets = [(image.label, outcome.label_set) for image, outcome in done if outcome.label_set is not None]
+    if not sets:
+        return None
+    return SetCount(len(sets), sum(label in among for label, among in sets), sum(len(among) == 1 for _, among in sets))
+
+
+def _flag_count(done: Sequence[tuple[LabelledImage, Measured]], leukemic: Sequence[str]) -> FlagCount | None:
+    flags = [(image.label in leukemic, outcome.flagged) for image, outcome in done if outcome.flagged is not None]
+    if not flags:
+        return None
+    diseased = [flagged for ill, flagged in flags if ill]
+    healthy = [flagged for ill, flagged in flags if not ill]
+    return FlagCount(len(diseased), sum(diseased), len(healthy), sum(healthy))

@@ -1,23 +1,29 @@
 """The input gate: does an image look like those a model was trained on? It warns, and never withholds an answer.
 
-A few plain statistics of the view the network gets, each held against the range that training images keep to. The
-ranges stand in a model folder's gate.json, which `train.gate` fits and measures. The gate sees the view before any
-noise or other corruption that a reader adds on purpose.
+A few plain statistics of the view the network gets, each held against the range that training images keep to; and, for
+what these let pass, how far the network's own pooled features lie from those of its training images. The ranges stand
+in a model folder's gate.json, the features' distribution in gate.safetensors beside it; `train.gate` fits and measures
+both. The gate sees the view before any noise or other corruption that a reader adds on purpose.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .corruptions import BLACK, TO_YCC
 from .errors import BlastlensError
 
-SCHEMA = 1
-# Width of the outermost ring, and side of the blocks of `coarse_detail`, as shares of the view's side.
-_RING, _BLOCK = 1 / 28, 1 / 56
+if TYPE_CHECKING:
+    from .classifier import Classifier
+    from .images import ImageSource
+
+SCHEMA = 2
+SCHEMAS = (1, SCHEMA)  # that are read; the first has no feature score
+# Width of the outermost ring, and sides of the blocks of `coarse_detail` and `large_parts`, in sides of the view.
+_RING, _BLOCK, _LARGE_BLOCK = 1 / 28, 1 / 56, 1 / 20
 # Below this, in grey levels, a picture is flat, and dividing by its contrast would only magnify rounding.
 _FLAT = 0.5
 
@@ -98,6 +104,12 @@ STATISTICS = {
         "more or smaller structures",
         0.02,
     ),
+    "large_parts": Statistic(
+        "standard deviation of the means of blocks of 1/20 of the side, lit, in standard deviations of brightness",
+        "more grain and less of a structure",
+        "fewer small structures",
+        0.02,
+    ),
 }
 
 
@@ -109,6 +121,62 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureScore:
+    """How far a network's pooled features lie from those of its training images, and how far they may.
+
+    The Mahalanobis distance (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples
+    and Adversarial Attacks") to the mean of all classes, under a Gaussian that has its own variance along K principal
+    directions and one for all the others (Tipping & Bishop 1999, "Mixtures of Probabilistic Principal Component
+    Analyzers"), so that a strange image shows in directions in which training images hardly vary, as in ViM (Wang et
+    al. 2022).
+
+    Attributes:
+        mean: float (F,), of the training images' features.
+        directions: float (K, F), principal and orthonormal, each divided by its standard deviation.
+        rest: the standard deviation along each of the other F - K directions.
+        limit: scores up to this are those of images the model knows.
+    """
+
+    mean: np.ndarray
+    directions: np.ndarray
+    rest: float
+    limit: float
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "FeatureScore":
+        """Read what gate.safetensors holds; raises BlastlensError where it is not what is expected."""
+        try:
+            mean, directions, rest = (tensors[name].astype(np.float64) for name in ("mean", "directions", "rest"))
+        except KeyError as error:
+            raise BlastlensError(f"gate.safetensors has no {error.args[0]}; fit the gate again.") from error
+        fits = mean.ndim == 1 and directions.ndim == 2 and directions.shape[1] == len(mean) and rest.shape == (1,)
+        if not fits or not all(np.isfinite(part).all() for part in (mean, directions, rest)) or rest[0] <= 0:
+            raise BlastlensError(
+                "gate.safetensors holds no distribution of features: mean (F,), directions (K, F) and rest (1,) are "
+                "expected."
+            )
+        return cls(mean, directions, float(rest[0]), limit)
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        """Scores (N,) of features (N, F): 1 is what a typical training image has, whatever F.
+
+        Raises:
+            BlastlensError: features of another length, so of another network.
+        """
+        if features.shape[-1] != len(self.mean):
+            raise BlastlensError(
+                f"The network has {features.shape[-1]} features and gate.safetensors is for {len(self.mean)}; fit the "
+                "gate again."
+            )
+        centred = features.astype(np.float64) - self.mean
+        scaled = centred @ self.directions.T
+        # Of orthonormal directions divided by s, the length is 1 / s; so these are the coordinates before scaling.
+        lengths = np.linalg.norm(self.directions, axis=1)
+        outside = np.maximum((centred**2).sum(axis=1) - ((scaled / lengths) ** 2).sum(axis=1), 0)
+        return np.sqrt(((scaled**2).sum(axis=1) + outside / self.rest**2) / len(self.mean))
+
+
 @dataclass(frozen=True)
 class Gate:
     """The ranges that a model's training images keep to.
@@ -116,16 +184,27 @@ class Gate:
     Attributes:
         images: what those are called, "cells" or "fields".
         ranges: lowest and highest accepted value, by name of a statistic in `STATISTICS`.
+        features: the score of the network's features; None where there is none.
+        incomplete: whether gate.json speaks of such a score and gate.safetensors is not there.
     """
 
     images: str
     ranges: Mapping[str, tuple[float, float]]
+    features: FeatureScore | None = None
+    incomplete: bool = False
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Gate":
-        """Read the content of a gate.json; raises BlastlensError where it is not one."""
-        if record.get("schema") != SCHEMA:
-            raise BlastlensError(f"gate.json has schema {record.get('schema')!r}; {SCHEMA} is expected.")
+    def from_json(cls, record: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> "Gate":
+        """Read the content of a gate.json, and the arrays beside it; raises BlastlensError where it is not one.
+
+        Args:
+            record: of schema 1 or 2.
+            tensors: of gate.safetensors; None where there is none. A record that has a feature score all the same
+                makes a gate that goes by its statistics alone, and is `incomplete`.
+        """
+        if record.get("schema") not in SCHEMAS:
+            known = " or ".join(map(str, SCHEMAS))
+            raise BlastlensError(f"gate.json has schema {record.get('schema')!r}; {known} is expected.")
         images, statistics = record.get("images"), record.get("statistics")
         if not isinstance(images, str) or not isinstance(statistics, dict) or not statistics:
             raise BlastlensError("gate.json must say what its images are called and give a range per statistic.")
@@ -137,10 +216,25 @@ class Gate:
             if not (limits and all(map(_is_number, limits)) and limits[0] <= limits[1]):
                 raise BlastlensError(f"The range of {name} in gate.json is {given!r}; low and high are expected.")
             ranges[name] = (float(limits[0]), float(limits[1]))
-        return cls(images, ranges)
+        given = record.get("features")
+        limit = given.get("limit") if isinstance(given, dict) else None
+        if given is None or (_is_number(limit) and tensors is None):
+            return cls(images, ranges, incomplete=given is not None)
+        if tensors is None or not isinstance(limit, int | float) or not _is_number(limit):
+            raise BlastlensError(f"The features in gate.json are {given!r}; a limit of their score is expected.")
+        return cls(images, ranges, FeatureScore.from_tensors(tensors, float(limit)))
 
-    def judge(self, pixels: np.ndarray) -> Verdict:
-        """Judge a view: uint8 (S, S, 3), as `View.apply` returns it, without noise."""
+    def judge(self, pixels: np.ndarray, features: np.ndarray | None = None) -> Verdict:
+        """Judge a view.
+
+        Args:
+            pixels: uint8 (S, S, 3), as `View.apply` returns it, without noise.
+            features: (F,) of the network for this view; without them, or without a score for them, the statistics
+                decide alone.
+
+        Raises:
+            BlastlensError: features of another network.
+        """
         found = statistics_of(pixels)
         reasons = []
         for name, statistic in STATISTICS.items():
@@ -149,7 +243,22 @@ class Gate:
             if found[name] < low or found[name] > high:
                 phrase = statistic.low if found[name] < low else statistic.high
                 reasons.append(f"{phrase} than the {self.images} the model knows")
+        if self.features and features is not None and not self.features.of(features[None])[0] <= self.features.limit:
+            reasons.append(f"what the network sees in it is unlike the {self.images} the model knows")
         return Verdict(not reasons, tuple(reasons))
+
+
+def better_model(image: "ImageSource", classifiers: "Iterable[Classifier]") -> str | None:
+    """The id of the first of some models whose gate accepts an image; None where none does.
+
+    Args:
+        image: one that can be read again, where another model has refused it: a path, or pixels.
+        classifiers: models to ask, in this order; one without a gate cannot tell.
+
+    Raises:
+        BlastlensError: an unreadable image.
+    """
+    return next((one.folder.model_id for one in classifiers if one.fits(image)), None)
 
 
 def statistics_of(pixels: np.ndarray) -> dict[str, float]:
@@ -189,6 +298,7 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
         "tint": covariance[0][1] / max(contrast * of_blue, _FLAT**2),
         "fine_detail": _detail(grey, mask) / max(contrast, _FLAT),
         "coarse_detail": _detail(coarse, coarse_mask.astype(np.float32)) / max(contrast, _FLAT),
+        "large_parts": _deviation_of_blocks(grey - brightness, mask, side) / max(contrast, _FLAT),
     }
 
 
@@ -206,6 +316,21 @@ def _detail(grey: np.ndarray, mask: np.ndarray) -> float:
     pairs = mask[:, 1:] * mask[:, :-1]
     steps = np.ravel((grey[:, 1:] - grey[:, :-1]) * pairs)
     return math.sqrt(float(steps @ steps) / max(float(pairs.sum()), 1))
+
+
+def _deviation_of_blocks(differences: np.ndarray, mask: np.ndarray, side: int) -> float:
+    """Standard deviation of the means of large blocks, of which at least half is lit; NaN where there are none.
+
+    Grain has next to none, however strong it is; a cell has a nucleus. Blocks at the edge would say less of either,
+    since resizing darkens them.
+    """
+    block = max(1, round(side * _LARGE_BLOCK))
+    shares, sums = _block_means(mask, block), _block_means(differences * mask, block)
+    inside = shares >= 0.5
+    if not inside.any():
+        return math.nan
+    weights, means = shares[inside], sums[inside] / shares[inside]
+    return math.sqrt(float(np.average((means - np.average(means, weights=weights)) ** 2, weights=weights)))
 
 
 def _block_means(values: np.ndarray, side: int) -> np.ndarray:

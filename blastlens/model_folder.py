@@ -13,10 +13,12 @@ from typing import Any
 from .errors import BlastlensError
 from .gate import Gate
 from .images import View
+from .tensors import read_tensors
 
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
+GATE_FEATURES = "gate.safetensors"  # what gate.json says of features; there only where it does
 # Formats that run code when they are loaded; a folder that holds one is refused, whether or not it would be
 # read.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -73,8 +75,7 @@ class ModelFolder:
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
             metrics = _read_json(path / "metrics.json") or {}
-            ranges = _read_json(path / "gate.json")
-            gate = None if ranges is None else Gate.from_json(ranges)
+            gate = _gate(path)
         except BlastlensError as error:
             raise BlastlensError(f"Model folder {model_id} cannot be used: {error}") from error
         return cls(path, model_id, revision, config, labels, view, metrics, gate)
@@ -175,6 +176,14 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise BlastlensError(f"{file.name} holds a {type(value).__name__}; a JSON object is expected.")
     return value
+
+
+def _gate(path: Path) -> Gate | None:
+    record = _read_json(path / "gate.json")
+    if record is None:
+        return None
+    features = path / GATE_FEATURES
+    return Gate.from_json(record, read_tensors(features) if features.is_file() else None)
 
 
 def _refuse_pickles(path: Path) -> None:

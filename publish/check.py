@@ -16,7 +16,7 @@ from blastlens import Classifier
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.images import ImageSource
-from blastlens.model_folder import JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, ModelFolder
+from blastlens.model_folder import GATE_FEATURES, JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, ModelFolder
 from train import modeling_blastlens
 
 CODE = Path(modeling_blastlens.__file__)
@@ -24,7 +24,15 @@ MEASURED = {"safetensors": "model.safetensors", **PRECISIONS}  # by the names me
 NEEDED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
 # All that a model folder may hold. Anything else is there by mistake, or should not be on the Hub.
 NAMES = frozenset(
-    {*JSON_FILES, *MEASURED.values(), "README.md", "figures/noise.png", "figures/calibration.png", CODE.name}
+    {
+        *JSON_FILES,
+        GATE_FEATURES,
+        *MEASURED.values(),
+        "README.md",
+        "figures/noise.png",
+        "figures/calibration.png",
+        CODE.name,
+    }
 )
 TOLERANCE = 1e-4  # of a probability, between two roads
 DRAWN = {("ALL", "HEM"): draw_cell, ("Benign", "Early", "Pre", "Pro"): draw_field}
@@ -88,6 +96,10 @@ def require_measured(folder: ModelFolder) -> None:
     again = "evaluate it again by `python -m train.evaluate`"
     if metrics.get("label_names") != list(folder.label_names):
         raise BlastlensError(f"metrics.json of {folder.model_id} has other labels than config.json; {again}.")
+    if folder.gate and folder.gate.incomplete:
+        raise BlastlensError(
+            f"gate.json of {folder.model_id} speaks of {GATE_FEATURES}, which is not there; run `python -m train.gate`."
+        )
     recorded = metrics.get("sha256") or {}
     for name, file in MEASURED.items():
         path = folder.path / file

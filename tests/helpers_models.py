@@ -40,13 +40,13 @@ def make_model_folder(path: str | Path, kind: str = "cell", seed: int = 0) -> Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its successor
         torch.onnx.export(
-            _LogitsAndCam(model),
+            _LogitsCamAndFeatures(model),
             (torch.zeros(1, 3, SIZE, SIZE),),
             str(path / "onnx/model.onnx"),
             dynamo=False,
             input_names=["pixel_values"],
-            output_names=["logits", "cam"],
-            dynamic_axes={name: {0: "N"} for name in ("pixel_values", "logits", "cam")},
+            output_names=["logits", "cam", "features"],
+            dynamic_axes={name: {0: "N"} for name in ("pixel_values", "logits", "cam", "features")},
         )
     quantize_dynamic(path / "onnx/model.onnx", path / "onnx/model_int8.onnx", weight_type=QuantType.QUInt8)
     return path
@@ -77,16 +77,16 @@ def write_json(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
-class _LogitsAndCam(torch.nn.Module):
+class _LogitsCamAndFeatures(torch.nn.Module):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         features = self.model.forward_features(pixel_values)
         linear = self.model.get_classifier()
         cam = torch.nn.functional.conv2d(features, linear.weight[:, :, None, None], linear.bias)
-        return self.model.forward_head(features), cam
+        return self.model.forward_head(features), cam, features.mean((2, 3))
 
 
 @torch.no_grad()

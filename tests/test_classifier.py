@@ -150,7 +150,7 @@ def test_the_same_seed_repeats_an_answer_and_another_does_not(classifier):
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "gaussian_noise"])
 def test_a_corruption_is_applied_to_the_view_and_noise_after_it(cell_classifier, name):
     image, corruption = blobs(3, 450, 450), Corruption(name, KINDS[name].high)
-    corrupted = corruption.apply(cell_classifier.pixels(image))
+    corrupted = corruption.apply(cell_classifier.pixels(image), 4)
     expected = add_gaussian_noise(corrupted, 20, seed=4)
     assert np.array_equal(cell_classifier.pixels(image, 20, 4, corruption), expected)
     prediction = cell_classifier.predict(image, 20, 4, corruption)

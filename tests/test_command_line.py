@@ -68,6 +68,62 @@ def test_the_verdict_of_the_input_gate_reaches_every_format(capsys, images, tmp_
         assert row["in_domain"] == verdict
 
 
+@pytest.fixture
+def two_models(tmp_path, monkeypatch):
+    """Bundled models `cells`, which wants black, and `fields`, which wants none."""
+    for name, black in (("cells", {"low": 0.5, "high": 1}), ("fields", {"low": 0, "high": 0.1})):
+        folder = shutil.copytree(CELL, tmp_path / "models" / name)
+        gate = {"schema": 1, "images": name, "statistics": {"black": black}}
+        (folder / "gate.json").write_text(json.dumps(gate))
+    monkeypatch.setenv("BLASTLENS_MODELS", str(tmp_path / "models"))
+
+
+def test_the_model_that_knows_a_refused_image_is_named_in_every_format(capsys, images, two_models):
+    table = run(capsys, images[0], "--model", "cells")[1]
+    assert f"note: {images[0]}: it fits another model; try --model fields" in table
+    assert table.splitlines()[0].split() == ["image", "label", "ALL", "HEM", "fits"]
+    assert table.splitlines()[2].split()[-1] == "no"
+    (answer,) = json.loads(run(capsys, images[0], "--model", "cells", "--format", "json")[1])
+    assert answer["suggestion"] == "fields"
+    (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", "cells", "--format", "csv")[1]))
+    assert (row["in_domain"], row["suggestion"]) == ("no", "fields")
+    (answer,) = json.loads(run(capsys, images[0], "--model", "fields", "--format", "json")[1])
+    assert (answer["in_domain"], answer["suggestion"]) == (True, None)
+
+
+def test_strict_exits_with_3_where_an_image_is_refused_and_answers_all_the_same(capsys, images, two_models, tmp_path):
+    refused = run(capsys, images[0], "--model", "cells")
+    assert refused[0] == 0
+    assert run(capsys, images[0], "--model", "cells", "--strict") == (3, *refused[1:])
+    assert run(capsys, images[0], "--model", "fields", "--strict")[0] == 0
+    assert run(capsys, images[0], "--model", CELL, "--strict")[0] == 0
+    assert run(capsys, images[0], tmp_path / "gone.png", "--model", "cells", "--strict")[0] == 2
+
+
+def test_a_bundled_model_that_cannot_be_used_is_not_suggested(capsys, images, two_models, tmp_path):
+    (tmp_path / "models" / "fields" / "gate.json").write_text("{")
+    code, out, err = run(capsys, images[0], "--model", "cells", "--format", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)[0]["suggestion"] is None
+
+
+def test_what_is_decided_from_an_answer_reaches_every_format(capsys, images, tmp_path):
+    folder = shutil.copytree(CELL, tmp_path / "measured")
+    record = json.loads((folder / "metrics.json").read_text())
+    record["calibration"] = {
+        "operating_point": {"labels": ["ALL"], "threshold": 0.0},
+        "prediction_sets": {"asked": 0.9, "holds": True, "thresholds": {"ALL": 0.0, "HEM": 0.0}},
+    }
+    (folder / "metrics.json").write_text(json.dumps(record))
+    table = run(capsys, images[0], "--model", folder)[1].splitlines()
+    assert table[0].split() == ["image", "label", "ALL", "HEM", "set", "flagged"]
+    (answer,) = json.loads(run(capsys, images[0], "--model", folder, "--format", "json")[1])
+    assert (sorted(answer["label_set"]), answer["flagged"]) == (["ALL", "HEM"], True)
+    assert table[2].split()[-4:] == [answer["label_set"][0], "or", answer["label_set"][1], "yes"]
+    (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", folder, "--format", "csv")[1]))
+    assert (row["label_set"], row["flagged"]) == (" ".join(answer["label_set"]), "yes")
+
+
 def test_csv_has_one_row_per_image(capsys, images):
     code, out, _ = run(capsys, *images, "--model", CELL, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))

@@ -18,6 +18,8 @@ from blastlens.drawn import draw_cell
 
 # What every answer says of its origin; list_models says it of each model.
 CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}
+# What every answer about one image says of how far to trust it; null where the model cannot tell.
+JUDGED = ("in_domain", "label_set", "flagged", "suggestion")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,12 @@ def test_both_roads_give_the_same_answer_which_says_where_it_comes_from(name, by
     for one in answer["models"] if name == "list_models" else [answer]:
         assert CARRIED - ({"sigma", "warnings"} if name == "list_models" else set()) <= set(one | answer)
     assert answer["disclaimer"] == DISCLAIMER
+
+
+def test_verdict_set_flag_and_suggestion_are_part_of_every_answer_about_an_image(by_client):
+    for answer in (by_client["classify"], *by_client["score_images"]["images"]):
+        # Nothing was measured of the small models that this page serves.
+        assert {name: answer[name] for name in JUDGED} == dict.fromkeys(JUDGED)
 
 
 def test_the_tools_are_the_endpoints_each_described_argument_by_argument(by_mcp):

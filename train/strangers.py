@@ -1,9 +1,15 @@
-"""Pictures that show no smear at all: what an input gate must not let pass. Seeded, and depending on nothing else."""
+"""Pictures that an input gate is measured on. Seeded, and depending on nothing else.
+
+`DRAWN` show no smear at all and must not pass. `SPOILT` are real views that were spoilt: nobody promises that they are
+refused. `VARIED` are real views as another microscope, camera or file could have given them: those should pass.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
+
+from blastlens.corruptions import BLACK, Corruption
 
 SIDE = 450  # px, that of the published single cells
 # Mean red, green, blue of a stained cell on black in C-NMC 2019: shapes of this colour are harder to tell.
@@ -86,4 +92,69 @@ DRAWN: dict[str, tuple[Callable[[int], Image.Image], int]] = {
     "noise": (noise, 200),
     "noise cut out as a disc": (noisy_discs, 100),
     "drawn screenshots": (screenshots, 100),
+}
+
+
+def tiled(view: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Four mirrored copies at half the size: uint8 (S, S, 3) of an even S, as all below."""
+    half = np.asarray(Image.fromarray(view).reduce(2))
+    row = np.concatenate([half, half[:, ::-1]], axis=1)
+    return np.concatenate([row, row[::-1]])
+
+
+def two_in_one(view: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The middle halves of two views side by side."""
+    side = len(view)
+    middle = slice(side // 4, side // 4 + side // 2)
+    return np.concatenate([view[:, middle], other[:, middle]], axis=1)
+
+
+def cut_off(view: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Moved to the left by two fifths of the side; what moves in is black."""
+    moved = np.zeros_like(view)
+    step = 2 * len(view) // 5
+    moved[:, :-step] = view[:, step:]
+    return moved
+
+
+def inverted(view: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """A negative."""
+    return 255 - view
+
+
+def blurred(view: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Far out of focus: a Gaussian of 1/28 of the side."""
+    return np.asarray(Image.fromarray(view).filter(ImageFilter.GaussianBlur(len(view) / 28)))
+
+
+# By name, what is done to a view, which may need a second one.
+SPOILT: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mirrored tiles": tiled,
+    "two in one frame": two_in_one,
+    "cut off by the border": cut_off,
+    "inverted colours": inverted,
+    "far out of focus": blurred,
+}
+
+
+def _changed(kind: str, level: float) -> Callable[[np.ndarray], np.ndarray]:
+    return Corruption(kind, level).apply
+
+
+def _camera_noise(view: np.ndarray) -> np.ndarray:
+    """Noise as a camera adds it, so before a cell is cut out onto black: that stays black."""
+    return np.where((view.max(axis=2) > BLACK)[..., None], Corruption("gaussian_noise", 5).apply(view), view)
+
+
+# By name, what another microscope, camera or file may do to a view without making it another kind of image.
+VARIED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "a fifth darker": _changed("brightness", -20),
+    "a fifth brighter": _changed("brightness", 20),
+    "a fifth less contrast": _changed("contrast", -20),
+    "a fifth more contrast": _changed("contrast", 20),
+    "a quarter less colour": _changed("saturation", -25),
+    "a quarter more colour": _changed("saturation", 25),
+    "JPEG of quality 75": _changed("jpeg", 25),
+    "a little out of focus": _changed("blur", 1),
+    "a camera's noise of sigma 5": _camera_noise,
 }
