@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_models import make_model_folder
+from helpers_trust import gate_measured, trust_record
 from huggingface_hub import ModelCard
 from PIL import Image
 
 from blastlens import Classifier
 from blastlens.comparison import Comparison
+from blastlens.corruptions import KINDS
 from blastlens.drawn import draw_cell, draw_field, drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.metrics import constant_weighted_f1
@@ -46,6 +48,11 @@ def copied(model: str, tmp_path: Path, change: Callable[[dict[str, Any]], Any] =
     change(metrics)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
+
+
+def trusted(metrics: dict[str, Any]) -> None:
+    """Give metrics.json a made-up record of every trust figure."""
+    metrics |= trust_record(metrics["label_names"])
 
 
 def text_of(folder: Path, repo_id: str | None = None) -> str:
@@ -80,7 +87,9 @@ def test_the_committed_card_is_what_is_rendered_now(model):
     folder = ROOT / "models" / model
     files = card.render(folder)
     assert (folder / "README.md").read_bytes() == files.pop("README.md")
-    assert set(files) == {"figures/noise.png", "figures/calibration.png"}
+    measured = json.loads((folder / "metrics.json").read_text())
+    spoiled = {"figures/robustness.png"} if "robustness" in measured else set()
+    assert set(files) == {"figures/noise.png", "figures/calibration.png"} | spoiled
     for name, drawn in files.items():
         committed, now = pixels((folder / name).read_bytes()), pixels(drawn)
         assert committed.shape == now.shape
@@ -123,7 +132,7 @@ def test_every_link_within_the_card_leads_somewhere(model):
     assert links and set(links) <= places
     for image in re.findall(r"!\[[^\]]{80,}\]\(([^)]+)\)", text):  # with words for those who do not see it
         assert (ROOT / "models" / model / image).is_file()
-    assert text.count("![") == 2
+    assert text.count("![") == 3 if "### Robustness" in text else 2
 
 
 @pytest.mark.parametrize("model", BUNDLED)
@@ -200,6 +209,7 @@ def test_the_base_model_is_what_training_started_from(recorded, hub_name, tmp_pa
 # No number but measured ones
 
 
+TRUST = ("robustness", "calibration", "probes", "patients")
 FAR = 50  # by how much a changed score differs, so that it cannot be mistaken for another score
 
 
@@ -209,7 +219,7 @@ def changed(value: Any, key: str = "") -> Any:
         return {name: changed(one, name) for name, one in value.items()}
     if isinstance(value, list):
         return value if key in ("sigmas", "seeds") else [changed(one, key) for one in value]
-    if isinstance(value, bool) or key in ("sigma", "schema", "folds", "of_folds", "input_px"):
+    if isinstance(value, bool) or key in ("sigma", "level", "severity", "schema", "folds", "of_folds", "input_px"):
         return value
     if isinstance(value, int):
         return value + FAR * 1_000_000 * (2 if key == "images_published" else 1)  # so that what is lacking changes too
@@ -219,9 +229,11 @@ def changed(value: Any, key: str = "") -> Any:
 def without_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change everything that was measured, in the folder and in the comparison of systems."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    for key in ("protocols", "int8", "latency_ms", "size_bytes", "check"):
+    measured = ("protocols", "int8", "latency_ms", "size_bytes", "check")
+    for key in (*measured, *(key for key in TRUST if metrics.get(key))):
         metrics[key] = changed(metrics[key])
-    metrics["training"]["temperature"] = changed(metrics["training"]["temperature"])
+    (fitted,) = {"temperature", "scaling"} & set(metrics["training"])
+    metrics["training"][fitted] = changed(metrics["training"][fitted])
     metrics["training"]["dataset"]["images"] = 11
     (folder / "metrics.json").write_text(json.dumps(metrics))
     gate = json.loads((folder / "gate.json").read_text())
@@ -237,13 +249,14 @@ def without_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "RESULTS", folder)
     against = Counter({"better": FAR * 1_000_000, "no difference shown": FAR * 1_000_000})
     monkeypatch.setattr(facts.Facts, "against", against)
-    for name in ("noise", "calibration"):  # such scores lie outside of every axis
+    for name in ("noise", "calibration", "robustness"):  # such scores lie outside of every axis
         monkeypatch.setattr(figures, name, lambda *arguments: b"")
 
 
+@pytest.mark.parametrize("record", [lambda metrics: None, trusted], ids=["as measured", "with every trust figure"])
 @pytest.mark.parametrize("model", BUNDLED)
-def test_every_number_on_the_card_comes_from_what_was_measured(model, tmp_path, monkeypatch):
-    folder = copied(model, tmp_path)
+def test_every_number_on_the_card_comes_from_what_was_measured(model, record, tmp_path, monkeypatch):
+    folder = copied(model, tmp_path, record)
     without_measured(folder, monkeypatch)
     text = text_of(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -251,6 +264,7 @@ def test_every_number_on_the_card_comes_from_what_was_measured(model, tmp_path, 
     stays = json.dumps(metrics["training"]) + (ROOT / "CITATION.cff").read_text()
     stays += str(known._STARTS) + str(known.RECIPE_REMARKS)
     stays += "".join(f" {system.claimed_in_words} " for system in Comparison.load().systems)
+    stays += "".join(f" {severity:g} " for kind in KINDS.values() for severity in kind.severities)
     stays += str(known._DATASETS) + "".join(f" {sigma:.1f} " for sigma in metadata.SIGMAS)
     # What always giving one answer reaches follows from the numbers of images.
     supports = [row["support"] for row in metrics["protocols"][0]["by_sigma"][0]["per_class"].values()]
@@ -291,7 +305,7 @@ def test_no_figure_is_typed_into_the_template():
         ("### int8, size and speed", lambda m: m["int8"]["difference"].update(value=-0.9)),
         ("### int8, size and speed", lambda m: m["latency_ms"].update(int8=77.7)),
         ("### Check your copy", lambda m: m["check"].update(right=3)),
-        ("## How it was made", lambda m: m["training"].update(temperature=9.876)),
+        ("## How it was made", lambda m: m["training"]["versions"].update(torch="9.87.6")),
     ],
 )
 def test_a_changed_metric_changes_its_section_only(where, change, tmp_path):
@@ -523,7 +537,7 @@ def test_a_folder_that_was_not_measured_gets_no_card(tmp_path, capsys):
     [
         lambda m: m["protocols"].clear(),
         lambda m: m["protocols"][0]["by_sigma"][2].pop("ece"),
-        lambda m: m["training"].pop("temperature"),
+        lambda m: [m["training"].pop(name, None) for name in ("temperature", "scaling")],
         lambda m: m["protocols"][0].pop("per_group"),
     ],
 )
@@ -538,6 +552,116 @@ def test_the_command_writes_the_card_into_the_folder(tmp_path):
     assert card.main([str(folder), "--repo-id", "somebody/fields"]) == 0
     assert (folder / "README.md").read_bytes() == card.render(folder, "somebody/fields")["README.md"]
     assert Image.open(folder / "figures/noise.png").format == "PNG"
+
+
+# How far it can be trusted
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Cards without figures, which take most of the time."""
+    for name in ("noise", "calibration", "robustness"):
+        monkeypatch.setattr(figures, name, lambda *arguments: b"")
+
+
+TRUST_SECTIONS = {
+    "### Robustness": "robustness",
+    "### Operating point": "calibration",
+    "### Prediction sets": "calibration",
+    "### Shortcut probes": "probes",
+    "### Patients": "patients",
+}
+
+
+@pytest.mark.parametrize(("heading", "key"), TRUST_SECTIONS.items())
+def test_each_trust_section_stands_where_it_was_measured_and_only_there(heading, key, tmp_path, undrawn):
+    def without(metrics: dict[str, Any]) -> None:
+        trusted(metrics)
+        metrics[key] = None
+
+    (tmp_path / "all").mkdir()
+    assert f"\n{heading}\n" in text_of(copied(CELLS, tmp_path / "all", trusted))
+    text = text_of(copied(CELLS, tmp_path, without))
+    assert f"\n{heading}\n" not in text
+    assert f"](#{heading.strip('# ').lower().replace(' ', '-')})" not in text
+
+
+def test_robustness_lists_every_flaw_with_what_each_severity_takes_and_the_named_baseline(tmp_path):
+    folder = copied(CELLS, tmp_path, trusted)
+    record = json.loads((folder / "metrics.json").read_text())["robustness"]
+    files = card.render(folder)
+    shown = section(files["README.md"].decode(), "### Robustness")
+    for kind in record["kinds"]:
+        (row, detail) = (line for line in shown.splitlines() if line.startswith(f"| {kind['title']} |"))
+        for severity in kind["severities"]:
+            assert f"| {numbers.in_points(severity['lost'], -1)} |" in row
+            assert f"{severity['level']:g}" in row
+        assert row.count("±") == kind["both_ways"]
+        assert card.interval(kind["ce"], 2) in row and kind["explanation"] in detail
+    assert card.interval(record["summary"]["mce"]) in shown and "*cell area and colour*" in shown
+    assert "at sigma 17.3, and five not up to sigma 100." in shown
+    assert Image.open(io.BytesIO(files["figures/robustness.png"])).width == pixels(files["figures/noise.png"]).shape[1]
+
+
+def test_a_failed_probe_and_sets_that_did_not_hold_stand_out(tmp_path, undrawn):
+    def worse(metrics: dict[str, Any]) -> None:
+        trusted(metrics)
+        metrics["calibration"]["prediction_sets"]["holds"] = False
+
+    text = text_of(copied(CELLS, tmp_path, worse))
+    rows = section(text, "### Shortcut probes").splitlines()
+    assert [row.split(" | ")[0] for row in rows if "**failed**" in row] == ["| Without colour", "| Only the outline"]
+    assert "4 of 6 were passed" in section(text, "### Shortcut probes")
+    assert "AUROC at most 0.752: 0.782 (0.752 to 0.812)" in section(text, "### Shortcut probes")
+    assert "**They did not hold up" in section(text, "### Prediction sets")
+    assert "So no prediction set is given" in section(text, "### Prediction sets")
+
+
+def test_what_could_not_be_computed_is_called_undefined(tmp_path):
+    def gaps(metrics: dict[str, Any]) -> None:
+        trusted(metrics)
+        first = metrics["robustness"]["kinds"][0]["severities"][0]
+        first |= {"auroc": None, "lost": None, "weighted_f1": {"value": None, "low": None, "high": None}}
+        metrics["robustness"]["summary"] |= {"relative_mce": None, "relative_mce_kinds": 0}
+        metrics["calibration"]["worst_group"] = None
+        metrics["patients"]["patients"][0] |= {"low": None, "high": None}
+
+    text = body(text_of(copied(CELLS, tmp_path, gaps)))
+    assert "undefined" in section(text, "### Robustness")
+    assert "Counting only the errors" not in text
+    assert not re.search(r"\b(None|nan)\b", section(text, "## How good it is"))
+
+
+def test_a_bias_for_each_class_is_told_with_the_temperature(tmp_path, undrawn):
+    def scaled(metrics: dict[str, Any]) -> None:
+        metrics["training"].pop("temperature", None)
+        metrics["training"]["scaling"] = {"temperature": 1.2345, "bias": [0.321, -0.321]}
+
+    text = text_of(copied(CELLS, tmp_path, scaled))
+    assert "temperature 1.234 and a bias for each class (ALL +0.321, HEM -0.321)" in section(text, "## How it was made")
+    assert "one temperature, and a bias for each class" in section(text, "## Limits")
+
+
+def test_the_input_check_tells_what_it_lets_in_and_what_it_may_not_notice(tmp_path, undrawn):
+    folder = copied(CELLS, tmp_path)
+    gate = json.loads((folder / "gate.json").read_text())
+    (folder / "gate.json").write_text(json.dumps(gate | {"measured": gate_measured(), "features": {"limit": 1.5}}))
+    shown = section(text_of(folder), "### Input check")
+    assert "the network's own features" in shown
+    assert "photographs 6 of 7" in shown
+    assert "a fifth darker 7 of 300" in shown and "mirrored tiles 211 of 300" in shown
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_tables_and_links_hold_with_every_trust_figure(model, tmp_path, undrawn):
+    text = body(text_of(copied(model, tmp_path, trusted)))
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.M):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+        assert re.fullmatch(r"\|( --- \|)+", table.splitlines()[1])
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    places = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
+    assert ("### Patients" in text) == (model == CELLS)
 
 
 # The lines on it

@@ -7,7 +7,18 @@ from html import escape
 import pytest
 
 from blastlens.metrics import Bin
-from blastlens.ui.charts import STYLES, Series, confusion_table, line_chart, reliability_diagram, ticks
+from blastlens.ui.charts import (
+    STYLES,
+    Row,
+    Series,
+    confusion_table,
+    interval_rows,
+    legend,
+    line_chart,
+    reliability_diagram,
+    small_chart,
+    ticks,
+)
 
 
 def chart(*series, **changes):
@@ -142,3 +153,30 @@ def test_a_series_with_too_few_values_or_half_a_band_is_refused():
     ):
         with pytest.raises(ValueError, match="a series needs"):
             Series("a", **broken)
+
+
+def test_small_charts_share_their_axes_and_draw_as_large_ones_do():
+    series = [Series("a", (0, 5), (0.5, 1.0), (0.4, 0.9), (0.6, 1.0)), Series("b", (0, 5), (0.5, 0.5))]
+    html = small_chart(series, title="a <kind>", x_range=(0, 5), y_range=(0.5, 1), description="One & all.")
+    assert points(html, "polyline") == [[(0, 100), (100, 0)], [(0, 100), (100, 100)]]
+    assert re.findall(r'text-anchor="middle">([^<]*)<', html) == [str(step) for step in range(6)]
+    assert "a &lt;kind&gt;" in html and "One &amp; all." in html
+    ElementTree.fromstring(html)
+
+
+def test_a_legend_names_lines_in_the_order_in_which_they_are_drawn():
+    html = legend(["model", "no <network>"])
+    assert re.findall(r'<line class="(line-\d)"', html) == ["line-0", "line-1"]
+    assert html.index("model") < html.index("no &lt;network&gt;")
+
+
+def test_rows_of_intervals_stand_where_their_values_are():
+    rows = [Row("7 <x>", 0.25, 0.125, 0.5, remark="ALL"), Row("H1", 0.75, 0.75, 0.75, kind=1, hollow=True)]
+    html = interval_rows(rows, threshold=0.5, description="People.")
+    assert re.findall(r"--low:([\d.]+);--high:([\d.]+);--at:([\d.]+)", html) == [
+        ("0.1250", "0.5000", "0.2500"),
+        ("0.7500", "0.7500", "0.7500"),
+    ]
+    assert "--cut:0.5000" in html and "7 &lt;x&gt;" in html
+    assert html.count("hollow") == 1 and "kind-1 hollow" in html
+    assert "--cut" not in interval_rows(rows, threshold=None, description="People.")

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import urllib.request
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,7 +221,8 @@ def test_the_page_shows_what_the_classifier_says(tab, classifiers, tmp_path):
     for model in (CELL, FIELD):
         for change in (Corruption(NOISE, 12), Corruption("blur", 3)):
             shown = tab.answer(upload(tmp_path / "raw.bmp"), model, *change_of(change), 5)
-            seen, focus, _, verdict, notes, link = shown
+            seen, focus, _, verdict, decision, notes, link = shown
+            assert decision == ""  # nothing was measured of it to decide by
             expected = classifiers[model].predict(tmp_path / "raw.bmp", seed=5, corruption=change)
             assert [text.partition(" ")[0] for text in verdict["value"]] == list(expected.probabilities)
             assert list(verdict["value"].values()) == list(expected.probabilities.values())
@@ -246,8 +248,8 @@ def test_dragging_repeats_itself_and_shows_the_noise_that_is_classified(tab, cla
 
 def test_the_page_refuses_a_bad_file_in_one_sentence_and_drops_the_old_answer(tab, bad_files):
     for file, reason in bad_files.items():
-        seen, focus, caution, verdict, notes, link = tab.answer(upload(file), CELL, NOISE, 0, 0)
-        assert reason in caution and 'role="alert"' in caution and notes == ""
+        seen, focus, caution, verdict, decision, notes, link = tab.answer(upload(file), CELL, NOISE, 0, 0)
+        assert reason in caution and 'role="alert"' in caution and decision == notes == ""
         assert verdict["value"] is None and link == "" and "<img" not in seen + focus
         assert "<svg" not in tab.curve(upload(file), CELL, NOISE, 0, 0)
 
@@ -280,12 +282,12 @@ def test_a_file_name_cannot_write_into_the_page(tab, tmp_path):
 
 
 def test_a_page_without_an_image_asks_for_one(tab):
-    seen, _, caution, verdict, notes, _ = tab.answer(None, CELL, NOISE, 0, 0)
+    seen, _, caution, verdict, _, notes, _ = tab.answer(None, CELL, NOISE, 0, 0)
     assert "Upload or paste an image" in seen and verdict["value"] is None and caution == notes == ""
 
 
 def test_the_page_opens_with_its_first_example_answered(tab):
-    model, *_, path, seen, _, caution, verdict, _, _ = tab.open(SimpleNamespace(query_params={}))
+    model, *_, path, seen, _, caution, verdict, _, _, _ = tab.open(SimpleNamespace(query_params={}))
     assert model == CELL
     assert path == str(tab.shelf.examples[CELL][0].path)
     assert "<img" in seen and set(verdict["value"]) == {"ALL · leukemic blast", "HEM · healthy precursor cell"}
@@ -299,7 +301,7 @@ def test_a_link_leads_back_to_its_scene(tab):
     opened = tab.open(SimpleNamespace(query_params=query))
     path = str(next(one.path for one in tab.shelf.examples[FIELD] if one.path.stem == "drawn-Pre-1"))
     assert path in opened
-    assert opened[-6:-2] == tab.answer(upload(Path(path)), FIELD, "hue", -20.5, 9)[:4]
+    assert opened[-7:-2] == tab.answer(upload(Path(path)), FIELD, "hue", -20.5, 9)[:5]
 
 
 def test_an_image_of_ones_own_is_not_part_of_the_link(tab, tmp_path):
@@ -325,7 +327,7 @@ def test_another_model_keeps_a_visitors_image_and_replaces_an_example(tab, tmp_p
     assert path == str(tab.shelf.examples[FIELD][0].path)
 
 
-def test_every_mark_of_a_kind_is_a_button_and_a_tick_in_its_place():
+def test_every_mark_of_a_kind_is_a_button_and_a_tick_in_its_place(monkeypatch):
     html = marks_html(NOISE)
     assert [float(value) for value in re.findall(r'data-value="([^"]+)"', html)] == [
         *(3, 9),
@@ -333,7 +335,8 @@ def test_every_mark_of_a_kind_is_a_button_and_a_tick_in_its_place():
         *(20.4, 30.6, 45.9, 66.3, 96.9),
     ]
     assert html.count("linear-gradient") == 12 and "* 0.2040)" in html
-    assert "<style>" not in marks_html("hue") and "<button" not in marks_html("hue")
+    monkeypatch.setitem(KINDS, "bare", replace(KINDS["hue"], name="bare", severities=()))
+    assert "<style>" not in marks_html("bare") and "<button" not in marks_html("bare")
 
 
 def test_examples_are_drawn_and_say_so(tab, classifiers):

@@ -321,7 +321,7 @@ def test_only_the_last_few_stay_in_memory_whatever_the_page_keeps_of_their_answe
     for number in range(KEPT + 1):
         name = f"who/small{number}"
         gone.append(weakref.ref(shelf.classifier(name, patience=60)))
-        assert "Answered in" in tab.answer(upload, name, NOISE, 20, 0)[4]
+        assert "Answered in" in tab.answer(upload, name, NOISE, 20, 0)[5]
         assert "<svg" in tab.curve(upload, name, NOISE, 20, 0)
         run = Run.of(shelf.classifier(name), [str(image)], 0)
         list(run.steps())

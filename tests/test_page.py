@@ -15,6 +15,7 @@ TITLES = {
     "try": "Try a cell",
     "folder": "A patient or a folder",
     "slides": "Test it on your slides",
+    "trust": "How far to trust it",
     "compared": "Models compared",
     "code": "Use it from code",
     "about": "About",
@@ -121,8 +122,7 @@ def test_a_mark_on_the_track_sets_its_level(visit):
 def test_another_change_starts_from_nothing_and_has_its_own_scale(visit):
     page = visit("/?level=40").page
     answered(page)
-    page.get_by_label("Make it worse with").click()
-    page.get_by_role("option", name="Stain hue").click()
+    page.get_by_label("Make it worse with").select_option("hue")
     page.wait_for_url(re.compile(r"change=hue"))
     assert "unchanged" in caption(page)
     slide(page, 0.9)
@@ -168,6 +168,14 @@ def test_an_image_can_be_dropped(visit):
     answered(page)
     assert sides(page) != before
     assert "image" not in query(page)  # an own image is never part of the link
+
+
+def test_the_page_without_an_image_fits_a_phone(visit):
+    opened = visit(width=390)
+    answered(opened.page)
+    opened.page.get_by_label("Remove Image").click()
+    opened.page.locator(".nothing", has_text="Upload or paste").wait_for()
+    assert opened.fits()
 
 
 @pytest.mark.parametrize("by", ["keys", "button"])

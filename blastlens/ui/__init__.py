@@ -12,7 +12,7 @@ import gradio as gr
 from ..classifier import DISCLAIMER
 from ..guests import Guests
 from ..serving import Wanted, serve, wanted
-from . import about, compared, folder, from_code, hub_line, try_a_cell, your_slides
+from . import about, compared, folder, from_code, hub_line, trust, try_a_cell, your_slides
 from .examples import examples_for
 from .links import TABS
 from .offline import refuse_addresses
@@ -90,6 +90,8 @@ def build(
                 folder.build(shelf, model)
             with gr.Tab("Test it on your slides", id="slides"):
                 your_slides.build(shelf, model, opening)
+            with gr.Tab("How far to trust it", id="trust"):
+                trust.build(shelf, model)
             with gr.Tab("Models compared", id="compared"):
                 compared.build(shelf, model)
             with gr.Tab("Use it from code", id="code"):

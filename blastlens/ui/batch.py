@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from ..classifier import DISCLAIMER, Classifier, Prediction
+from ..classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from ..errors import BlastlensError
 from ..images import ImageSource
 from ..model_folder import ModelFolder
@@ -35,6 +35,7 @@ class Run:
 
     Attributes:
         classifier: None once the run is over: the page keeps the run for its tables, and a network is large.
+        others: models that may be suggested for images that do not fit this one; none once the run is over.
         folder: the model's.
         total: how many images there are to try.
         answered, failures: so far; failures are name and reason, beginning with what cannot be an image.
@@ -44,6 +45,7 @@ class Run:
     """
 
     classifier: Classifier | None
+    others: tuple[Classifier, ...]
     folder: ModelFolder
     sigma: float
     seed: int
@@ -56,12 +58,20 @@ class Run:
     stopped: bool = False
 
     @classmethod
-    def of(cls, classifier: Classifier, paths: Sequence[str], sigma: float, seed: int = 0) -> "Run":
+    def of(
+        cls,
+        classifier: Classifier,
+        paths: Sequence[str],
+        sigma: float,
+        seed: int = 0,
+        others: Iterable[Classifier] = (),
+    ) -> "Run":
         """List what is to be done; raises BlastlensError where that is nothing, or too much."""
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         listing = list_sources(paths)
         failures = list(listing.refused)
-        run = cls(classifier, classifier.folder, sigma, seed, listing, len(listing.sources), failures=failures)
+        folder, total = classifier.folder, len(listing.sources)
+        run = cls(classifier, tuple(others), folder, sigma, seed, listing, total, failures=failures)
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among the files given.{reason}")
@@ -89,6 +99,7 @@ class Run:
                     continue
                 outcome = next(outcomes)
                 if isinstance(outcome, Prediction):
+                    outcome = suggesting(outcome, cast(ImageSource, source), self.others)
                     probability = math.fsum(outcome.probabilities[label] for label in leukemic)
                     self.answered.append(Answered(source.name, source.subject, outcome, probability))
                 else:
@@ -98,7 +109,7 @@ class Run:
                 yield
         finally:
             # The images, and with them an open zip, are not needed again, either.
-            self.classifier = None
+            self.classifier, self.others = None, ()
             self.listing = replace(self.listing, sources=())
 
     def patients(self) -> list[Patient]:
@@ -126,7 +137,10 @@ def _image_dict(one: Answered) -> dict[str, Any]:
         "patient": one.subject,
         "label": p.label,
         "probabilities": dict(p.probabilities),
+        "label_set": None if p.label_set is None else list(p.label_set),
+        "flagged": p.flagged,
         "in_domain": p.in_domain,
+        "suggestion": p.suggestion,
         "warnings": list(p.warnings),
     }
 
@@ -161,7 +175,10 @@ def image_rows(run: Run) -> Iterator[dict[str, object]]:
             "patient": one.subject,
             "answer": p.label,
             **{f"probability_{label}": p.probabilities[label] for label in labels},
+            "label_set": None if p.label_set is None else " or ".join(p.label_set),
+            "flagged": p.flagged,
             "like_training_images": p.in_domain,
+            "suggestion": p.suggestion,
             "warnings": "; ".join(p.warnings),
             "problem": None,
             **_origin(run),
@@ -172,7 +189,10 @@ def image_rows(run: Run) -> Iterator[dict[str, object]]:
             "patient": None,
             "answer": None,
             **{f"probability_{label}": None for label in labels},
+            "label_set": None,
+            "flagged": None,
             "like_training_images": None,
+            "suggestion": None,
             "warnings": None,
             "problem": reason,
             **_origin(run),

@@ -1,13 +1,15 @@
 """What the page shows of a run over many images. Pure functions, no Gradio."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from html import escape
 from pathlib import PurePosixPath
 
 from ..classifier import DISCLAIMER
 from ..metrics import Interval
 from ..patients import CAVEAT, Patient, leukemic_labels
-from ..wording import count, duration, percent
+from ..wording import count, duration, listed, percent
 from .batch import NOT_NAMED, Answered, Run
 from .tables import Column, TableView, table
 from .words import task_of, term
@@ -39,17 +41,27 @@ def summary(run: Run) -> str:
     whose = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
     noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
     unlike = sum(one.prediction.in_domain is False for one in run.answered)
+    better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
     notes = "".join(f'<p class="warning">{escape(note)}</p>' for note in run.listing.notes)
     if unlike:
         notes += (
             f'<p class="warning">{count(unlike, "image")} of {len(run.answered):,} look unlike those this model '
-            "knows; the answers to these mean little.</p>"
+            f"knows; the answers to these mean little.{_better(better)}</p>"
         )
     return (
         f'<div class="run notes"><p role="status" class="headline"><strong>{headline}</strong></p>'
         f"<p>{whose}Answered by {escape(run.folder.model_id)}.{noise} {DISCLAIMER}</p>{notes}"
         f"{_failures(run)}</div>"
     )
+
+
+def _better(models: Mapping[str, int]) -> str:
+    """Which models would know the images that this one does not."""
+    told = (
+        f"{number:,} of them {'looks' if number == 1 else 'look'} like those of {escape(name)}"
+        for name, number in models.items()
+    )
+    return f" {'; '.join(told)}: choose it above, and run again." if models else ""
 
 
 def _failures(run: Run) -> str:
@@ -82,6 +94,7 @@ def images_html(run: Run, view: TableView) -> str:
         Column("patient", "Patient", lambda one: one.subject, lambda one: _subject(one.subject)),
         Column("answer", "Answer", lambda one: one.prediction.label, _answer),
         *(_probability_column(place, label) for place, label in enumerate(run.folder.label_names)),
+        *_decision_columns(run),
         Column("check", "Input check", lambda one: _check(one)[0], lambda one: _check(one)[1]),
     ]
     meanings = task_of(run.folder).meanings
@@ -138,6 +151,26 @@ def _probability_column(place: int, label: str) -> Column[Answered]:
     )
 
 
+def _decision_columns(run: Run) -> list[Column[Answered]]:
+    """What can be decided by each answer, where the model has figures to decide by; not for images unlike its own."""
+    columns: list[Column[Answered]] = []
+    if any(one.prediction.label_set is not None for one in run.answered):
+        columns.append(Column("set", "Not ruled out", _label_set, lambda one: escape(_label_set(one) or "-")))
+    if any(one.prediction.flagged is not None for one in run.answered):
+        columns.append(Column("flag", "Set to miss few", _flag, lambda one: _flag(one) or "-"))
+    return columns
+
+
+def _label_set(one: Answered) -> str | None:
+    p = one.prediction
+    return None if p.label_set is None or p.in_domain is False else listed(p.label_set)
+
+
+def _flag(one: Answered) -> str | None:
+    p = one.prediction
+    return None if p.flagged is None or p.in_domain is False else "flagged" if p.flagged else "not flagged"
+
+
 def _subject(subject: str | None) -> str:
     return (
         f'<span class="quiet">{NOT_NAMED}</span>' if subject is None else f'<span class="name">{escape(subject)}</span>'
@@ -152,13 +185,14 @@ def _answer(one: Answered) -> str:
 
 def _check(one: Answered) -> tuple[str, str]:
     p = one.prediction
-    word = {True: "fits", False: "unlike", None: "-"}[p.in_domain]
-    if not p.warnings:
+    word = {True: "fits", False: "refused", None: "-"}[p.in_domain]
+    told = [*p.warnings, *([f"looks like an image for {p.suggestion}"] if p.suggestion else [])]
+    if not told:
         return word, word
-    remarks = "".join(f"<li>{escape(text)}</li>" for text in p.warnings)
-    told = count(len(p.warnings), "remark")
+    remarks = "".join(f"<li>{escape(text)}</li>" for text in told)
+    number = count(len(told), "remark")
     kind = ' class="unlike"' if p.in_domain is False else ""
-    return word, f"<details{kind}><summary>{word}, {told}</summary><ul>{remarks}</ul></details>"
+    return word, f"<details{kind}><summary>{word}, {number}</summary><ul>{remarks}</ul></details>"
 
 
 def _interval(value: Interval) -> str:

@@ -52,6 +52,7 @@ def line_chart(
     y_range: tuple[float, float],
     description: str,
     percent: bool = True,
+    percent_across: bool = False,
     marks: Sequence[tuple[float, str, str]] = (),
 ) -> str:
     """Draw lines with a legend; they differ in dashes as well as in colour.
@@ -62,6 +63,7 @@ def line_chart(
         x_range, y_range: the ends of the axes; what lies outside is cut off.
         description: one or two sentences on what the chart shows: its caption, and all that is read out of it.
         percent: whether the values are shares, 0 to 1, to be shown in per cent.
+        percent_across: the same of the places.
         marks: vertical lines: place, CSS class (`now` or `flip`) and the word above it.
     """
     legend = "".join(f"<li>{_swatch(index)}{escape(one.name)}</li>" for index, one in enumerate(series))
@@ -74,8 +76,107 @@ def line_chart(
         f'<svg width="100%" height="{_HEIGHT + drop}" aria-hidden="true">'
         f'<text x="0" y="12" class="axis">{escape(y_label)}</text>'
         f'<svg y="{drop}" height="{_HEIGHT}" overflow="visible">'
-        f"{_axes(x_range, y_range, x_label, percent)}{_plot(bands + lines)}{words}</svg></svg>"
+        f"{_axes(x_range, y_range, x_label, percent, percent_across)}{_plot(bands + lines)}{words}</svg></svg>"
         f"<figcaption>{escape(description)}</figcaption></figure>"
+    )
+
+
+# The plot area of a small chart: down in pixels, across in per cent.
+_SMALL_LEFT, _SMALL_RIGHT, _SMALL_TOP, _SMALL_BOTTOM, _SMALL_HEIGHT = 17.0, 96.0, 8, 92, 112
+
+
+def small_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    description: str,
+) -> str:
+    """One of many charts side by side that share their axes and one legend: lines and bands under a title.
+
+    Args:
+        series: drawn as in `line_chart`, whose first line and band are the model's; `legend` names them once for all.
+        title: what this one shows.
+        x_range, y_range: the ends of the axes, the same in all of them; whole numbers of x have a tick.
+        description: the caption, and all that is read out of it.
+    """
+
+    def across(x: float) -> float:
+        return _SMALL_LEFT + (_SMALL_RIGHT - _SMALL_LEFT) * (x - x_range[0]) / (x_range[1] - x_range[0])
+
+    def down(y: float) -> float:
+        return _SMALL_BOTTOM - (_SMALL_BOTTOM - _SMALL_TOP) * (y - y_range[0]) / (y_range[1] - y_range[0])
+
+    grid = "".join(
+        f'<line class="grid" x1="{_SMALL_LEFT}%" x2="{_SMALL_RIGHT}%" y1="{down(y):.1f}" y2="{down(y):.1f}"/>'
+        f'<text x="{_SMALL_LEFT - 2.5}%" y="{down(y) + 4:.1f}" text-anchor="end">{y:.1f}</text>'
+        for y in ticks(*y_range, at_most=4)
+    )
+    feet = "".join(
+        f'<text x="{across(x):.1f}%" y="{_SMALL_BOTTOM + 16}" text-anchor="middle">{x}</text>'
+        for x in range(math.ceil(x_range[0]), math.floor(x_range[1]) + 1)
+    )
+    bands = "".join(_band(one, index, x_range, y_range) for index, one in enumerate(series))
+    lines = "".join(_line(one, index, x_range, y_range) for index, one in enumerate(series))
+    plot = (
+        f'<svg x="{_SMALL_LEFT}%" y="{_SMALL_TOP}" width="{_SMALL_RIGHT - _SMALL_LEFT}%" '
+        f'height="{_SMALL_BOTTOM - _SMALL_TOP}" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="hidden">'
+        f"{bands}{lines}</svg>"
+    )
+    return (
+        f'<figure class="chart small"><h4>{escape(title)}</h4>'
+        f'<svg width="100%" height="{_SMALL_HEIGHT}" aria-hidden="true">{grid}{feet}{plot}</svg>'
+        f"<figcaption>{escape(description)}</figcaption></figure>"
+    )
+
+
+def legend(names: Sequence[str]) -> str:
+    """What the lines of several charts are, in the order in which each of them draws them."""
+    items = "".join(f"<li>{_swatch(index)}{escape(name)}</li>" for index, name in enumerate(names))
+    return f'<div class="chart"><ul class="chart-legend">{items}</ul></div>'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a chart of intervals.
+
+    Attributes:
+        name: at its left.
+        value, low, high: 0 to 1.
+        kind: an index of line style and colour.
+        hollow: whether its dot is drawn hollow.
+        remark: at its right, as text.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    kind: int = 0
+    hollow: bool = False
+    remark: str = ""
+
+
+def interval_rows(rows: Sequence[Row], *, threshold: float | None, description: str) -> str:
+    """Values from 0 to 1 with their intervals, one under the other, and a line across all of them at a threshold.
+
+    Args:
+        rows: as they are listed.
+        threshold: where the line is; None for none.
+        description: the caption, and all that is read out of it.
+    """
+    body = "".join(
+        f'<li class="interval-row kind-{row.kind}{" hollow" if row.hollow else ""}">'
+        f'<span class="name">{escape(row.name)}</span>'
+        f'<span class="track" style="--low:{row.low:.4f};--high:{row.high:.4f};--at:{row.value:.4f}"></span>'
+        f'<span class="remark">{escape(row.remark)}</span></li>'
+        for row in rows
+    )
+    cut = "" if threshold is None else f' style="--cut:{threshold:.4f}"'
+    return (
+        f'<figure class="chart intervals"><ul class="interval-rows{"" if threshold is None else " cut"}"{cut} '
+        f'aria-hidden="true">{body}</ul><figcaption>{escape(description)}</figcaption></figure>'
     )
 
 

@@ -55,7 +55,8 @@ class FolderTab:
     def run(self, files: list[Upload] | None, model: str, sigma: float) -> Iterator[tuple[Any, ...]]:
         """Progress until the tables are there."""
         try:
-            run = Run.of(self.shelf.classifier(model, patience=0), uploaded(files, self.keeper), sigma)
+            others = self.shelf.classifiers.values()
+            run = Run.of(self.shelf.classifier(model, patience=0), uploaded(files, self.keeper), sigma, others=others)
         except BlastlensError as error:
             yield None, gr.Button(interactive=False), _refusal(error), *_NO_TABLES
             return
@@ -175,12 +176,14 @@ def _endpoint(tab: FolderTab) -> None:
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
 
         Returns:
-            images (file, patient, label, probabilities, in_domain, warnings), patients (images, leukemic_images and
-            their share, mean probability of leukemia, each with a 95 % interval, lowest, highest), failures (file,
-            reason), and model_id, revision, sigma, seed, warnings, disclaimer.
+            images (file, patient, label, probabilities, label_set, flagged, in_domain, suggestion, warnings; as
+            classify explains them), patients (images, leukemic_images and their share, mean probability of leukemia,
+            each with a 95 % interval, lowest, highest), failures (file, reason), and model_id,
+            revision, sigma, seed, warnings, disclaimer.
         """
         with refusals():
-            run = Run.of(tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper), sigma, seed)
+            others = tab.shelf.classifiers.values()
+            run = Run.of(tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper), sigma, seed, others)
             for _ in run.steps():
                 pass
             return run.to_dict()

@@ -13,7 +13,7 @@ from ..noise import checked_seed
 from .examples import Example
 from .shelf import Shelf
 
-TABS = ("try", "folder", "slides", "compared", "code", "about")
+TABS = ("try", "folder", "slides", "trust", "compared", "code", "about")
 
 
 @dataclass(frozen=True)

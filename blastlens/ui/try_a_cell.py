@@ -12,7 +12,7 @@ from weakref import ref
 import gradio as gr
 import numpy as np
 
-from ..classifier import Classifier, Curve, Prediction
+from ..classifier import Classifier, Curve, Prediction, suggesting
 from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
@@ -23,15 +23,25 @@ from .hub_line import Opening
 from .links import Scene, name_of, read_scene
 from .pictures import curve_figure, figure, heat_overlay
 from .shelf import Shelf, path_of, provenance, refusals
-from .try_a_cell_html import caution_html, link_html, marks_html, notes_html, offer_html, remarks_html, seen_html
+from .try_a_cell_html import (
+    caution_html,
+    decision_html,
+    kinds_html,
+    link_html,
+    marks_html,
+    notes_html,
+    offer_html,
+    remarks_html,
+    seen_html,
+)
 from .words import facts, label_text
 
 # An uploaded file as Gradio hands it over with `preprocess=False`. Left to itself, gr.Image would open the
 # file before this module does: it re-encodes some, and fails on others with words of its own.
 Upload = dict[str, Any] | None
 # What an event changes on the page: the picture, its activation map, what to know before the answer, the answer,
-# what to know after it, the link.
-Shown = tuple[str, str, str, dict[str, Any], str, str]
+# what can be decided by it, what to know after it, the link.
+Shown = tuple[str, str, str, dict[str, Any], str, str, str]
 # Grain differs from shot to shot; so many patterns show how far an answer depends on the one it got.
 PATTERNS = 4
 # An image of 50 megapixels takes most of a gigabyte while it is decoded; the preview does not wait in the queue.
@@ -54,6 +64,14 @@ PASTE = """() => document.addEventListener("paste", event => {
 PICK = """element.addEventListener("click", event => {
   const button = event.target.closest("button[data-value]");
   if (button) trigger("select", {value: button.dataset.value});
+})"""
+# The picker of kinds is a native one: it groups, opens where there is room, and every keyboard and phone knows it.
+CHOOSE = """const select = element.querySelector("select"), show = () => { select.value = props.value; };
+show();
+watch("value", show);
+select.addEventListener("change", () => {
+  props.value = select.value;
+  trigger("input");
 })"""
 CUT = 'element.addEventListener("input", event => element.style.setProperty("--cut", event.target.value + "%"))'
 # The address bar always holds the link to what is on the page, whose other parts stay; the example shown is marked.
@@ -99,6 +117,7 @@ class TryACell:
             start = time.perf_counter()
             prediction = classifier.predict(path, seed=seed, corruption=change)
             seconds = time.perf_counter() - start
+            prediction = suggesting(prediction, path, self.shelf.classifiers.values())
             clean = _pixels(ref(classifier), path)
             changed = change.apply(clean, seed)
             untouched = prediction if change.is_neutral else _untouched(ref(classifier), path)
@@ -108,8 +127,9 @@ class TryACell:
         return (
             seen_html(clean, changed, change),
             _focus(classifier, changed, prediction.label),
-            caution_html(prediction),
+            caution_html(prediction, self._named(prediction.suggestion)),
             _verdict(named, prediction.in_domain is not False),
+            decision_html(prediction, classifier.folder.metrics.get("calibration")),
             notes_html(prediction, change, untouched, self._example(path, classifier), seconds),
             link_html(Scene(self.shelf.name_of(classifier), self._name(path, classifier), change, seed)),
         )
@@ -139,7 +159,7 @@ class TryACell:
         with refusals():
             classifier = self.shelf.classifier(scene.model)
         path = self._example_path(classifier, scene.example)
-        seen, focus, caution, verdict, notes, link = self._shown(
+        seen, focus, caution, verdict, decision, notes, link = self._shown(
             path, scene.model, scene.change.kind, scene.change.level, scene.seed
         )
         told = f'<div class="notes">{remarks_html(remarks)}</div>' if remarks else ""
@@ -155,6 +175,7 @@ class TryACell:
             focus,
             told + caution,
             verdict,
+            decision,
             notes,
             link,
         )
@@ -183,6 +204,10 @@ class TryACell:
             *self._with_image(path, model, *change),
         )
 
+    def send_on(self, event: gr.EventData, image: Upload, *change: Any) -> tuple[Any, ...]:
+        """A click that gives the same image to the model that is suggested for it."""
+        return event.value, *self.switch(image, event.value, *change)
+
     def other_kind(self, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
         """Another way to change the image, from its neutral level."""
         change = Corruption(kind, KINDS[kind].neutral)
@@ -191,6 +216,10 @@ class TryACell:
     def jump(self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
         """A click on one of the slider's marks."""
         return event.value, *self.answer(image, model, kind, event.value, seed)
+
+    def _named(self, model: str | None) -> tuple[str, str] | None:
+        """A model on offer, as the picker has it: what to call it, and its name."""
+        return next((choice for choice in self.shelf.choices if choice[1] == model), None)
 
     def _with_image(self, path: str | None, *settings: Any) -> tuple[Any, ...]:
         return path, *self._shown(path, *settings)
@@ -227,16 +256,19 @@ def endpoints(shelf: Shelf) -> None:
             sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
             corruption: another change, made before the noise.
-            level: of the corruption: blur 0 to 8, jpeg 0 to 95, hue -90 to 90, downsample 1 to 16, others -100 to 100.
+            level: of the corruption, on its own scale; one beyond it is refused with the range.
 
         Returns:
             label, probabilities by label (calibrated over all answers together, not for each label), logits,
-            in_domain (whether the image is of the kind the model knows), warnings, model_id,
-            revision, sigma, corruption, disclaimer.
+            in_domain (whether the image is of the kind the model knows), suggestion (the model that knows it, where
+            this one does not), label_set (the labels that cannot be ruled out, or null), flagged (whether it reaches
+            the threshold that misses few, or null), warnings, model_id, revision, sigma, corruption, disclaimer.
         """
         with refusals():
             change = None if corruption == "none" else Corruption(corruption, level)
-            return shelf.classifier(model).predict(path_of(image), sigma, seed, change).to_dict()
+            path = path_of(image)
+            prediction = shelf.classifier(model).predict(path, sigma, seed, change)
+            return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
 
     @model_described(shelf)
     def noise_curve(
@@ -313,16 +345,17 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
                 with gr.Row(elem_classes="pictures"):
                     seen = gr.HTML(_SEEN_NOTHING, min_width=140, js_on_load=CUT)
                     focus = gr.HTML(_FOUND_NOTHING, min_width=140)
-                caution = gr.HTML(padding=True)
+                caution = gr.HTML(padding=True, js_on_load=PICK)
                 verdict = gr.Label(label="The model's answer", elem_classes="verdict")
+                decision = gr.HTML(padding=True)
                 with gr.Row(elem_classes="controls"):
-                    kind = gr.Dropdown(
-                        [(one.title, name) for name, one in KINDS.items()],
-                        value=NOISE,
-                        label="Make it worse with",
+                    kind = gr.HTML(
+                        NOISE,
+                        html_template=kinds_html(),
+                        js_on_load=CHOOSE,
                         min_width=150,
                         scale=1,
-                        filterable=False,
+                        elem_classes="kinds",
                     )
                     level = gr.Slider(**_range(Corruption(NOISE, 0)), min_width=200, scale=3, elem_classes="level")
                 marks = gr.HTML(marks_html(NOISE), padding=True, js_on_load=PICK)
@@ -340,7 +373,7 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
                 )
                 link = gr.HTML(js_on_load=REMEMBER, min_width=160)
 
-    shown = [seen, focus, caution, verdict, notes, link]
+    shown = [seen, focus, caution, verdict, decision, notes, link]
     change = [kind, level, seed]
     settings = [image, model, *change]
     controls = [level, marks]
@@ -371,6 +404,8 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
     picked = [model.input, *([opening.picked] if opening else [])]
     follows(gr.on(picked, tab.switch, settings, [about, offer, image, *shown], **quiet))
     follows(kind.input(tab.other_kind, [image, model, kind, seed], [*controls, *shown], **quiet))
+    # What is suggested is never a guest, so the picker has it.
+    follows(caution.select(tab.send_on, [image, *change], [model, about, offer, image, *shown], **click))
     follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **click))
     follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))
     # Told of a removed image, Gradio still sends it along.
@@ -443,7 +478,7 @@ _SEEN_NOTHING, _FOUND_NOTHING, _NO_CURVE = (
 
 def _waiting(caution: str) -> Shown:
     """The page without an answer."""
-    return _SEEN_NOTHING, _FOUND_NOTHING, caution, _verdict(None), "", ""
+    return _SEEN_NOTHING, _FOUND_NOTHING, caution, _verdict(None), "", "", ""
 
 
 def _verdict(named: dict[str, float] | None, fits: bool = True) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import numpy as np
 
 from ..classifier import Prediction
 from ..corruptions import KINDS, Corruption
+from ..wording import listed, percent
 from .examples import Example
 from .links import Scene, name_of
 from .pictures import comparison, figure, thumbnail_uri
-from .words import amount, term
+from .trust_values import score
+from .words import amount, by_family, term
 
 
 def seen_html(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str:
@@ -23,15 +25,72 @@ def seen_html(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str
     return comparison(clean, changed, f"What the model sees: {size}, {amount(change)}.")
 
 
-def caution_html(prediction: Prediction) -> str:
-    """What to know before the answer: the input check, which looks at the image as it was given, and other warnings."""
+def caution_html(prediction: Prediction, better: tuple[str, str] | None = None) -> str:
+    """What to know before the answer: the input check, which looks at the image as it was given, and other warnings.
+
+    Args:
+        better: what to call the model that knows such images, and its name; a button gives the image to it.
+    """
     meaning = "A few measurements of the image, as given, are held against the training images. It can be wrong."
     check, lines = term("Input check", meaning), [f"{text[0].upper()}{text[1:]}." for text in prediction.warnings]
     if prediction.in_domain is False:
-        told = f"{check}: <strong>your image is unlike those this model knows.</strong>{_list(lines)}"
+        told = f"{check}: <strong>refused. Your image is unlike those this model knows.</strong>{_list(lines)}"
+        if better:
+            title, name = better
+            told += (
+                f'<p class="better">It looks like an image for another model. <button type="button" '
+                f'data-value="{escape(name)}">Open it in: {escape(title)}</button></p>'
+            )
         return f'<div class="notes"><div class="warning" role="status">{told}</div></div>'
     fits = f'<p class="fits">{check}: your image looks like those this model knows.</p>' if prediction.in_domain else ""
     return f'<div class="notes">{remarks_html(lines) if lines else ""}{fits}</div>'
+
+
+def decision_html(prediction: Prediction, figures: Any) -> str:
+    """What can be decided by an answer: the labels that cannot be ruled out, and whether it would be flagged.
+
+    Args:
+        figures: "calibration" of the model's metrics.json, by which it was decided.
+
+    Returns:
+        Nothing where the model has no such figures, or where the image is not of its kind, for which they say nothing.
+    """
+    if prediction.in_domain is False or not isinstance(figures, dict):
+        return ""
+    told = []
+    if prediction.label_set is not None:
+        sets = figures["prediction_sets"]
+        many = len(prediction.label_set) > 1
+        covered = score(sets.get("coverage"))
+        measured = f"On held-out images it was {percent(covered.value, 1)} of the time. " if covered else ""
+        meaning = (
+            f"Every label that cannot be left out if the true one is to be among them {percent(sets['asked'])} of the "
+            f"time. {measured}How far that can be trusted stands under its tab."
+        )
+        asked = term(f"At {percent(sets['asked'])}", meaning)
+        doubt = ", it cannot tell which" if many else ""
+        told.append(f"{asked}: <strong>{escape(listed(prediction.label_set))}</strong>{doubt}.")
+    if prediction.flagged is not None:
+        point = figures["operating_point"]
+        target = f" at least {percent(point['target'])} of" if "target" in point else ""
+        meaning = (
+            f"From a probability of leukemia of {percent(point['threshold'], 1)} on, chosen to find{target} leukemic "
+            "images. It raises more false alarms than the answer alone."
+        )
+        word = "flagged" if prediction.flagged else "not flagged"
+        told.append(f"{term('Set to miss few', meaning)}: <strong>{word}</strong>.")
+    return f'<div class="notes decision">{"".join(f"<p>{text}</p>" for text in told)}</div>' if told else ""
+
+
+def kinds_html() -> str:
+    """The picker of the ways to make an image worse, by family; which is chosen, its component keeps."""
+    groups = "".join(
+        f'<optgroup label="{escape(family)}">'
+        + "".join(f'<option value="{escape(name)}">{escape(KINDS[name].title)}</option>' for name in names)
+        + "</optgroup>"
+        for family, names in by_family(KINDS).items()
+    )
+    return f"<label><span>Make it worse with</span><select>{groups}</select></label>"
 
 
 def remarks_html(lines: Sequence[str]) -> str:
@@ -80,6 +139,12 @@ _GROUPS = {
     "training": ("trained with", "The model of the MobileNet_M paper learned from images with this much noise added."),
     "paper": ("tested in the paper", "The MobileNet_M paper reports accuracy at these amounts of noise."),
     "ImageNet-C": ("ImageNet-C 1 to 5", "The five severities of a well-known robustness test for photographs."),
+    "MedMNIST-C": ("MedMNIST-C 1 to 5", "The five severities of a robustness test for medical images."),
+    "stain augmentation": (
+        "stain, 1 to 5",
+        "Five severities from how far stains are varied on purpose when models for tissue are trained.",
+    ),
+    "our own": ("severity 1 to 5", "Five severities of our own, where nobody has published any."),
     "usual": ("usual", "What many programs do unless told otherwise."),
 }
 
@@ -93,12 +158,13 @@ def marks_html(name: str) -> str:
     rows, ticks = [], []
     for number, (group, marks) in enumerate(groups.items()):
         title, meaning = _GROUPS.get(group, (group, ""))
+        named = term(title, meaning) if meaning else escape(title)
         buttons = "".join(
             f'<button type="button" data-value="{mark.level:g}" title="{escape(mark.text)}" '
             f'aria-label="{escape(kind.title)} {mark.level:g}: {escape(mark.text)}">{mark.level:g}</button>'
             for mark in marks
         )
-        rows.append(f'<li class="mark-{number}"><span>{term(title, meaning)}</span>{buttons}</li>')
+        rows.append(f'<li class="mark-{number}"><span>{named}</span>{buttons}</li>')
         for mark in marks:
             share = (mark.level - kind.low) / (kind.high - kind.low)
             # The thumb's middle travels from half its width to the same distance from the other end.

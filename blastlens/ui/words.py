@@ -1,6 +1,6 @@
 """What the page says about models and labels, in words a visitor need not look up. No layout, no Gradio."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -100,6 +100,26 @@ MEANINGS = {
         "How strong the noise is: how far a pixel's brightness typically strays, on its scale from 0 to 255. Around 10 "
         "it is barely visible; at 100 little of the cell is left."
     ),
+    "severity": (
+        "How strong a flaw is, in five steps from hardly visible (1) to severe (5), so that different flaws compare."
+    ),
+    "flip rate": "The share of images whose answer changes when they are spoiled, to a right answer or a wrong one.",
+    "mean corruption error": (
+        "The errors on spoiled images, divided by those of a plain yardstick on the same images, averaged over all "
+        "flaws. Below 1 the model errs less than the yardstick."
+    ),
+    "relative degradation": "The share of its score that a model loses to a flaw, averaged over the five severities.",
+    "operating point": (
+        "From which probability on an image is called leukemic. A lower one misses fewer and raises more false alarms."
+    ),
+    "prediction set": (
+        "Instead of one answer, every answer that cannot be left out without breaking a promise: that the true label "
+        "is among them as often as asked. One label is a sure answer, several are an honest don't know."
+    ),
+    "shortcut": (
+        "Something that gives the label away without being the disease, such as the tint of one laboratory or a scale "
+        "bar. A model that relies on one fails where it is missing."
+    ),
     "activation map": (
         "Where in the image the network found support for its answer. It shows what moved the model, not disease, and "
         "is no evidence."
@@ -134,6 +154,34 @@ def _question(names: Sequence[str]) -> str:
     if len(names) <= 4:
         return " or ".join(names)
     return f"{', '.join(names[:3])} or one of {len(names) - 3} others"
+
+
+# Where on its way from the smear to the screen an image takes each harm, and the kinds of `KINDS` that do it.
+FAMILIES = {
+    "Camera and light": (
+        "gaussian_noise",
+        "shot_noise",
+        "speckle_noise",
+        "brightness",
+        "darker",
+        "brighter",
+        "contrast",
+    ),
+    "Focus and motion": ("blur", "defocus", "motion_blur"),
+    "File and size": ("jpeg", "downsample"),
+    "Colour and stain": ("saturation", "hue", "stain_hue", "stain_concentration", "stain_paler", "stain_darker"),
+    "Placing and marks": ("shift", "scale_bar"),
+}
+_OTHER = "Other"
+
+
+def by_family(kinds: Iterable[str]) -> dict[str, list[str]]:
+    """Names of kinds of corruption by family, in the order in which they are given; families in that of `FAMILIES`."""
+    of = {name: family for family, names in FAMILIES.items() for name in names}
+    found: dict[str, list[str]] = {family: [] for family in (*FAMILIES, _OTHER)}
+    for name in kinds:
+        found[of.get(name, _OTHER)].append(name)
+    return {family: names for family, names in found.items() if names}
 
 
 def label_text(folder: ModelFolder, label: str) -> str:

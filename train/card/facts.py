@@ -20,6 +20,7 @@ from train.report.measured import paired
 ROOT = Path(__file__).parents[2]
 CITATION = ROOT / "CITATION.cff"
 RESULTS = ROOT / "results"
+TRIED = RESULTS / "TRIED.md"
 REQUIREMENTS = ROOT / "requirements.txt"
 
 
@@ -101,6 +102,11 @@ class Facts:
     @cached_property
     def start(self) -> Start:
         return start(self.training["initial_weights"])
+
+    @property
+    def tried(self) -> str | None:
+        """Where the project tells what was tried to make it hold better; None where nothing is written down."""
+        return str(TRIED.relative_to(ROOT)) if TRIED.is_file() else None
 
     @property
     def system(self) -> System | None:

@@ -1,4 +1,4 @@
-"""The card's two figures, as PNG bytes: the Hub shows no SVG of a repository. Large letters, for a phone's width."""
+"""The card's figures, as PNG bytes: the Hub shows no SVG of a repository. Large letters, for a phone's width."""
 
 import io
 import math
@@ -82,6 +82,57 @@ def calibration(bins: Sequence[Mapping[str, float]]) -> bytes:
             *above.get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1.2, handletextpad=0.3
         )
         return _png(figure)
+
+
+COLUMNS, ROW_HEIGHT = 3, 1.45  # of the small charts; inches
+
+
+def robustness(record: Mapping[str, Any]) -> bytes:
+    """Weighted F1 against severity, 0 being the image as it is: a small chart for each kind, all on the same axes.
+
+    Args:
+        record: `robustness` of a metrics.json; an undefined score leaves a gap.
+    """
+    kinds = record["kinds"]
+    rows = math.ceil(len(kinds) / COLUMNS)
+    style = _STYLE | {"font.size": 9, "axes.titlesize": 9.5, "legend.fontsize": 10}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(SIZE[0], ROW_HEIGHT * rows + 0.8), dpi=DPI, layout="constrained")
+        axes = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+        lows = []
+        for ax, kind in zip(axes, kinds, strict=False):
+            steps = kind["severities"]
+            xs = [0, *(one["severity"] for one in steps)]
+            scores = [record["clean"]["weighted_f1"], *(one["weighted_f1"] for one in steps)]
+            low, value, high = ([_or_gap(score, end) for score in scores] for end in ("low", "value", "high"))
+            errors = [record["baseline"]["clean_error"], *(one["baseline_error"] for one in steps)]
+            ax.fill_between(xs, low, high, color=GROUP, alpha=0.18, linewidth=0)
+            ax.plot(xs, value, linewidth=1.6, **MARKS["group"] | {"markersize": 3}, label="this recipe, 95 % band")
+            ax.plot(
+                xs,
+                [1 - error for error in errors],
+                color=CLAIM,
+                linewidth=1.2,
+                linestyle=":",
+                label=f"{record['baseline']['name']}, no network",
+            )
+            ax.set_title(kind["title"])
+            lows += [end for end in (*low, *(1 - error for error in errors)) if math.isfinite(end)]
+        for place, ax in enumerate(axes):
+            ax.set_visible(place < len(kinds))
+            if place + COLUMNS >= len(kinds):  # the last of its column
+                ax.tick_params(labelbottom=True)
+        axes[0].set_ylim(0.1 * math.floor(10 * min(lows)), 1)
+        axes[0].set_xticks(range(len(kinds[0]["severities"]) + 1))
+        figure.supxlabel("severity, 0 being the image as it is", fontsize=10)
+        figure.supylabel("weighted F1", fontsize=10)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        return _png(figure)
+
+
+def _or_gap(score: Mapping[str, float | None] | None, end: str) -> float:
+    found = score and score[end]
+    return math.nan if found is None else float(found)
 
 
 def _png(figure: Figure) -> bytes:

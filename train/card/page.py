@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 from blastlens.comparison import Level, System
 from blastlens.errors import BlastlensError
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
+from blastlens.noise import MAX_SIGMA
 from train.card import figures, numbers
 from train.card.facts import Facts, pinned
 from train.card.known import RECIPE_LIMITS, RECIPE_NAMES, RECIPE_REMARKS, STRANGERS, UNKNOWN
@@ -34,7 +35,7 @@ def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
     try:
         facts = Facts.read(folder, repo_id)
         return _rendered(facts)
-    except (KeyError, IndexError, TypeError, UndefinedError) as error:
+    except (KeyError, IndexError, StopIteration, TypeError, UndefinedError) as error:
         raise BlastlensError(
             f"The card of {folder} cannot be rendered: metrics.json or gate.json lacks something "
             f"({type(error).__name__}: {error}); measure the folder again with `python -m train.evaluate`."
@@ -47,6 +48,8 @@ def _rendered(facts: Facts) -> dict[str, bytes]:
     drawn = {"figures/noise.png": figures.noise(rows, f"this recipe, {facts.protocol['name']}, 95 % band", floors)}
     if facts.protocol.get("reliability"):
         drawn["figures/calibration.png"] = figures.calibration(facts.protocol["reliability"])
+    if robustness := facts.metrics.get("robustness"):
+        drawn["figures/robustness.png"] = figures.robustness(robustness)
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -102,6 +105,13 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "latency": facts.metrics.get("latency_ms"),
         "check": facts.metrics.get("check"),
         "refused": _refused(facts.gate),
+        "robustness": facts.metrics.get("robustness"),
+        "worst_kind": _worst_kind(facts.metrics.get("robustness")),
+        "max_sigma": MAX_SIGMA,
+        "scaling": training.get("scaling"),
+        "calibration": facts.metrics.get("calibration"),
+        "probes": facts.metrics.get("probes"),
+        "patients": facts.metrics.get("patients"),
         "view": view,
         "mean": [round(v, 6) for v in view.mean],
         "std": [round(v, 6) for v in view.std],
@@ -207,6 +217,13 @@ def _level(level: Level | str) -> str:
     return f"{numbers.interval(vars(level.accuracy))}, `{level.protocol}`{folds}"
 
 
+def _worst_kind(robustness: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not robustness:
+        return None
+    named = robustness["summary"]["worst_kind"]
+    return next(kind for kind in robustness["kinds"] if named in (kind["kind"], kind["title"]))
+
+
 def _refused(gate: dict[str, Any] | None) -> dict[str, Any] | None:
     """How often the input check is wrong: on held-out images of its own kind, and on strangers."""
     if not (gate and "measured" in gate):
@@ -214,6 +231,9 @@ def _refused(gate: dict[str, Any] | None) -> dict[str, Any] | None:
     strangers = gate["measured"]["strangers"]
     return {
         **gate["measured"]["held_out"],
+        "features": gate.get("features"),
+        "varied": gate["measured"].get("varied"),
+        "spoilt": gate["measured"].get("spoilt"),
         "strangers": {STRANGERS.get(name, name): found for name, found in strangers.items()},
         "all": sum(value["images"] for value in strangers.values()),
         "caught": sum(value["refused"] for value in strangers.values()),

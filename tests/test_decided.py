@@ -1,0 +1,151 @@
+"""What the first tab makes of an answer: what cannot be ruled out, what would be flagged, and who should be asked."""
+
+import html
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gradio.utils import get_upload_folder
+from helpers_models import LABELS, shared_model_folder, write_json
+from helpers_trust import calibration
+
+from blastlens import Classifier
+from blastlens.classifier import Prediction
+from blastlens.corruptions import KINDS, Corruption
+from blastlens.drawn import draw_cell, draw_field
+from blastlens.ui.batch import Run, image_rows
+from blastlens.ui.batch_html import images_html, summary
+from blastlens.ui.examples import examples_for
+from blastlens.ui.shelf import Shelf
+from blastlens.ui.tables import TableView
+from blastlens.ui.try_a_cell import NOISE, TryACell
+from blastlens.ui.try_a_cell_html import caution_html, decision_html, kinds_html, marks_html
+
+FIGURES = calibration(("ALL", "HEM"))
+# Cells lie on black, fields do not: enough to tell them apart by.
+BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}
+
+
+def prediction(**changes) -> Prediction:
+    answer = Prediction("ALL", {"ALL": 0.7, "HEM": 0.3}, (1.0, 0.0), (), "models/x", None, 0.0, in_domain=True)
+    return replace(answer, **changes)
+
+
+def text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+def test_two_labels_in_the_set_are_an_honest_dont_know():
+    both = decision_html(prediction(label_set=("ALL", "HEM"), flagged=True), FIGURES)
+    assert "At 90 % : ALL or HEM , it cannot tell which." in text(both)
+    assert "Set to miss few : flagged ." in text(both)
+    assert "91.2 % of the time" in both and "31.4 % on" in both  # as measured, where the words are explained
+    one = decision_html(prediction(label_set=("HEM",), flagged=False), FIGURES)
+    assert "At 90 % : HEM ." in text(one) and "cannot tell" not in one and "not flagged" in text(one)
+
+
+def test_nothing_is_decided_without_figures_or_of_a_strange_image():
+    assert decision_html(prediction(), FIGURES) == ""
+    assert decision_html(prediction(label_set=("ALL",), flagged=True), None) == ""
+    assert decision_html(prediction(label_set=("ALL",), flagged=True, in_domain=False), FIGURES) == ""
+    assert "Set to miss few" not in decision_html(prediction(label_set=("ALL",)), FIGURES)
+
+
+def test_a_refused_image_is_offered_to_the_model_that_knows_it():
+    refused = prediction(in_domain=False, warnings=("far less black background than the cells the model knows",))
+    offered = caution_html(refused, ("Fields & <more>", "who/fields@abc"))
+    assert "refused" in offered and "Far less black background" in offered
+    button = ElementTree.fromstring(offered).find(".//button")
+    assert button.get("data-value") == "who/fields@abc" and "Fields & <more>" in button.text
+    assert "<button" not in caution_html(refused)
+    assert "<button" not in caution_html(prediction(), ("Fields", "fields"))
+
+
+def test_every_kind_can_be_picked_once_and_stands_in_a_family():
+    picker = ElementTree.fromstring(kinds_html())
+    options = picker.findall("./select/optgroup/option")
+    assert sorted(option.get("value") for option in options) == sorted(KINDS)
+    assert {option.get("value"): option.text for option in options} == {k.name: k.title for k in KINDS.values()}
+    assert picker.find("span").text == "Make it worse with"  # its label, which also names it to a screen reader
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_marks_of_every_kind_are_levels_that_can_be_set(name):
+    found = [float(level) for level in re.findall(r'data-value="([^"]*)"', marks_html(name))]
+    assert found == [float(f"{mark.level:g}") for mark in sorted(KINDS[name].marks, key=lambda m: _order(name, m))]
+    for level in found:
+        Corruption(name, level)  # raises where it is out of range
+
+
+def _order(name, mark):
+    """Marks stand by group, groups in the order in which they come first."""
+    groups = list(dict.fromkeys(one.group for one in KINDS[name].marks))
+    return groups.index(mark.group), KINDS[name].marks.index(mark)
+
+
+# With models
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """Both kinds of model, each with a gate that tells them apart and figures to decide by."""
+    root = tmp_path_factory.mktemp("models")
+    found = {}
+    for kind, (low, high) in BLACK.items():
+        folder = shutil.copytree(shared_model_folder(kind), root / f"tiny-{kind}")
+        range_ = {"low": low, "high": high, "meaning": "share of black pixels"}
+        write_json(folder / "gate.json", {"schema": 1, "images": f"{kind}s", "statistics": {"black": range_}})
+        metrics = json.loads((folder / "metrics.json").read_text())
+        write_json(folder / "metrics.json", metrics | {"calibration": calibration(LABELS[kind])})
+        found[folder.name] = Classifier.from_pretrained(folder)
+    return TryACell(Shelf(found, {name: examples_for(c.label_names, None) for name, c in found.items()}))
+
+
+def upload(tmp_path, image, name="mine.png"):
+    folder = Path(get_upload_folder(), "decided", tmp_path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / name)
+    return {"path": str(folder / name), "url": None}
+
+
+def test_a_cell_given_to_the_field_model_is_sent_on_by_one_click(tab, tmp_path):
+    cell = upload(tmp_path, draw_cell("ALL", 3))
+    _, _, caution, verdict, decision, *_ = tab.answer(cell, "tiny-field", NOISE, 0, 0)
+    assert "refused" in caution and 'data-value="tiny-cell"' in caution
+    assert "doubtful" in verdict["elem_classes"] and decision == ""
+    click = SimpleNamespace(value="tiny-cell")
+    model, _, _, path, _, _, caution, verdict, decision, *_ = tab.send_on(click, cell, "gaussian_noise", 0, 0)
+    assert (model, path) == ("tiny-cell", cell["path"])
+    assert "looks like those this model knows" in caution
+    assert "At 90 %" in decision and "Set to miss few" in decision
+
+
+def test_an_image_that_no_model_knows_is_refused_without_a_suggestion(tab, tmp_path):
+    half = draw_field("Early", 2)
+    half.paste((0, 0, 0), (0, 0, half.width // 4, half.height))  # a quarter is black: neither a cell nor a field
+    caution = tab.answer(upload(tmp_path, half), "tiny-cell", NOISE, 0, 0)[2]
+    assert "refused" in caution and "<button" not in caution
+
+
+def test_a_batch_says_what_was_refused_and_which_model_would_know_it(tab, tmp_path):
+    draw_cell("ALL", 3).save(tmp_path / "cell.png")
+    draw_field("Early", 3).save(tmp_path / "field.png")
+    cell, field = (tab.shelf.classifiers[name] for name in ("tiny-cell", "tiny-field"))
+    run = Run.of(cell, [str(tmp_path)], 0, others=(cell, field))
+    list(run.steps())
+    assert run.others == ()
+    rows = {row["file"]: row for row in image_rows(run)}
+    assert rows["field.png"]["suggestion"] == "tiny-field" and rows["cell.png"]["suggestion"] is None
+    assert rows["cell.png"]["label_set"] and rows["cell.png"]["flagged"] in (True, False)
+    answer = {one["file"]: one for one in run.to_dict()["images"]}
+    assert answer["field.png"]["suggestion"] == "tiny-field" and answer["field.png"]["in_domain"] is False
+    assert isinstance(answer["cell.png"]["label_set"], list)
+    assert "1 of them looks like those of tiny-field: choose it above" in text(summary(run))
+    table = text(images_html(run, TableView()))
+    assert "Not ruled out" in table and "refused, 2 remarks" in table and "looks like an image for tiny-field" in table
+    json.dumps(run.to_dict())

@@ -1,0 +1,120 @@
+"""Trust in Chromium, as a visitor meets it: models with a record, and an image that is for another one of them."""
+
+import json
+import re
+import shutil
+from io import BytesIO
+
+import pytest
+from helpers_models import shared_model_folder, write_json, write_record
+from helpers_trust import gate_measured, with_trust
+
+from blastlens.drawn import draw_cell
+
+# Cells lie on black, fields do not: enough to tell them apart by.
+BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def demo_address(tmp_path_factory):
+    """The demo with throw-away models that have gates and a made-up record of every trust figure."""
+    from blastlens.ui import LAUNCH, build
+
+    root, folders = tmp_path_factory.mktemp("trusted"), []
+    for kind, (low, high) in BLACK.items():
+        folder = write_record(shutil.copytree(shared_model_folder(kind), root / f"tiny-{kind}"), kind)
+        range_ = {"low": low, "high": high, "meaning": "share of black pixels"}
+        gate = {"schema": 1, "images": f"{kind}s", "statistics": {"black": range_}, "measured": gate_measured()}
+        write_json(folder / "gate.json", gate)
+        write_json(folder / "metrics.json", with_trust(json.loads((folder / "metrics.json").read_text())))
+        folders.append(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BLASTLENS_DATA", raising=False)
+        demo = build(folders)
+    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    yield address.rstrip("/")
+    demo.close()
+
+
+def answered(page):
+    page.locator(".notes", has_text="Answered in").wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_tab_fits_has_no_barrier_and_follows_the_model(visit, width):
+    opened = visit("/?tab=trust", width=width, dark=width == 390)
+    page = opened.page
+    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    page.locator(".trust .tiles").wait_for()
+    assert opened.fits() and opened.barriers() == []
+    for summary in page.locator(".trust > section > details > summary").all():
+        summary.click()
+    assert opened.fits() and opened.barriers() == []
+    assert page.locator(".trust h2", has_text="People, not cells").count() == 1
+    page.get_by_role("radio", name=re.compile("tiny-field")).check()
+    page.locator(".trust h2", has_text="tiny-field").wait_for()
+    assert page.locator(".trust h2", has_text="People, not cells").count() == 0
+
+
+def test_a_tile_leads_to_its_part_by_keyboard(visit):
+    page = visit("/?tab=trust").page
+    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    part = page.locator("#trust-shortcut-probes")
+    away = "e => e.getBoundingClientRect().top > innerHeight"
+    assert part.evaluate(away)
+    page.locator(".tiles a", has_text="shortcut probes").focus()
+    page.keyboard.press("Enter")
+    place = "document.querySelector('#trust-shortcut-probes').getBoundingClientRect()"
+    page.wait_for_function(f"() => {place}.top < innerHeight")
+    assert page.evaluate("document.activeElement.innerText") == "Right for the right reason?"
+    assert "tab=trust" in page.url
+
+
+def test_the_threshold_is_one_line_through_all_people(visit):
+    page = visit("/?tab=trust").page
+    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    tracks = page.locator(".interval-rows").first.locator(".track")
+    sides = "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.width].map(Math.round))"
+    places = tracks.evaluate_all(sides)
+    assert len(places) == 23 and len(set(map(tuple, places))) == 1
+
+
+def test_the_ways_to_make_it_worse_are_picked_by_keyboard(visit):
+    page = visit().page
+    answered(page)
+    picker = page.get_by_label("Make it worse with")
+    picker.focus()
+    page.keyboard.type("JPEG")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("change=jpeg"))
+    assert picker.input_value() == "jpeg"
+    assert "JPEG compression" in page.locator(".level").inner_text()
+
+
+def test_a_link_names_the_way_and_the_picker_shows_it(visit):
+    page = visit("/?change=motion_blur&level=10").page
+    answered(page)
+    assert page.get_by_label("Make it worse with").input_value() == "motion_blur"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click(visit, width):
+    opened = visit("/?model=tiny-field", width=width, dark=width == 390)
+    page = opened.page
+    answered(page)
+    cell = BytesIO()
+    draw_cell("ALL", 41).save(cell, "PNG")
+    file = {"name": "mine.png", "mimeType": "image/png", "buffer": cell.getvalue()}
+    page.locator(".given input[type=file]").set_input_files(file)
+    button = page.get_by_role("button", name=re.compile(r"Open it in: .*tiny-cell"))
+    button.wait_for()
+    assert page.locator(".notes.decision").count() == 0  # the figures say nothing of a strange image
+    assert opened.fits() and opened.barriers() == []
+    button.click()
+    page.wait_for_url(re.compile("model=tiny-cell"))
+    assert page.get_by_role("radio", name=re.compile("tiny-cell")).is_checked()
+    decision = page.locator(".notes.decision")
+    decision.wait_for()
+    assert "At 90 %" in decision.inner_text() and "Set to miss few" in decision.inner_text()
+    assert "looks like those this model knows" in page.locator(".notes .fits").inner_text()
+    assert opened.fits() and opened.barriers() == []
