@@ -460,6 +460,6 @@ def test_the_committed_pages_show_the_committed_results():
     files = pages.render(data)
     for name, text in files.items():
         assert (results / name).read_text(encoding="utf-8") == text, f"{name}: run python -m train.report"
-    assert {f"figures/{path.name}" for path in (results / "figures").iterdir()} == {n for n in files if ".svg" in n}
+    assert {f"figures/{path.name}" for path in (results / "figures").glob("*.svg")} == {n for n in files if ".svg" in n}
     front = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.render(front, pages.readme_block(data), readme.COMPARISON) == front
