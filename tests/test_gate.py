@@ -499,11 +499,21 @@ def test_groups_that_differ_need_a_margin_and_like_groups_none():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 50)
     rows = rows_of(groups)
-    assert statistics(rng.uniform(0, 1, 1000), rows).margin() == 0
+    assert (statistics(rng.uniform(0, 1, 1000), rows).margins(0.01) == 0).all()
     # The first and last groups lie beyond the others.
     shifted = statistics(groups * 5 + rng.uniform(0, 1, 1000), rows)
-    assert 0 < shifted.margin() < 0.2
-    assert fitting.outside(shifted.values, shifted.ranges()).sum() == 0
+    margins = shifted.margins(0.01)
+    assert 0 < margins[0] < 0.2 and (margins[1:] == 0).all()
+    assert fitting.outside(shifted.values, shifted.ranges(0.01)).sum() == 0
+
+
+def test_only_a_statistic_that_refuses_held_out_images_is_given_room():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 50)
+    both = statistics(groups * 5 + rng.uniform(0, 1, 1000), rows_of(groups))
+    both.values[:, 1] = groups + rng.uniform(0, 1, 1000) * 40  # the groups overlap more, and stray less
+    first, second, *others = both.margins(0.01)
+    assert first > second >= 0 and not any(others)
 
 
 def test_an_image_is_held_against_ranges_that_its_group_did_not_shape():
@@ -514,7 +524,7 @@ def test_an_image_is_held_against_ranges_that_its_group_did_not_shape():
     found = fitting.judges(alone, make_splits("group-kfold:5", rows, seed=0), "cells")
     refused = found.refused.any(axis=1)
     assert refused[groups == 7].all() and not refused[groups != 7].any()
-    assert not fitting.outside(alone.values, fitting.widened(alone.extent(), 0))[groups == 7].all(axis=0)[0]
+    assert not fitting.outside(alone.values, fitting.widened(alone.extent(), 0.0))[groups == 7].all(axis=0)[0]
     record = fitting.held_out_record(found, rows, "group-kfold:5")
     assert (record["refused"], record["rate"]) == (50, 0.05)
     assert record["worst_group"] == {"group": "g7", "images": 50, "rate": 1.0}
