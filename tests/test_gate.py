@@ -468,7 +468,7 @@ def values_of(numbers):
 def test_ranges_are_quantiles_widened_by_the_margin_and_by_a_grain_at_least():
     extent = statistics(np.arange(1001) / 1000, rows_of([0] * 1001)).extent()
     assert extent[:, 0] == pytest.approx((0.005, 0.995))
-    low, high = fitting.widened(extent, margin=0.1)
+    low, high = fitting.widened(extent, 0.1)
     assert (low[0], high[0]) == pytest.approx((0.005 - 0.099, 0.995 + 0.099))
     grains = [statistic.grain for statistic in STATISTICS.values()]
     assert low[1:] == pytest.approx(1 - np.array(grains[1:]))
