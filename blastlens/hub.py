@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import BlastlensError
-from .model_folder import JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, SAFETENSORS, read_config
+from .model_folder import GATE_FEATURES, JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, SAFETENSORS, read_config
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -41,7 +41,7 @@ _REVISION = re.compile(r"(?!.*(?:\.\.|//|/\.|\.lock(?:/|$)))[A-Za-z0-9_][A-Za-z0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BUSY = (408, 429, 500, 502, 503, 504)
-_OPTIONAL = (*JSON_FILES, *PRECISIONS.values())  # a whole model may lack any of them but one
+_OPTIONAL = (*JSON_FILES, GATE_FEATURES, *PRECISIONS.values())  # a whole model may lack any of them but one
 _DAMAGED = (
     "arrived damaged and was thrown away; call again, and look at the proxy or mirror on the way to the Hub if need be"
 )
@@ -66,7 +66,7 @@ def chosen_files(paths: Iterable[str]) -> list[str]:
     there = set(paths)
     onnx = [file for file in reversed(PRECISIONS.values()) if file in there]
     network = [] if PRECISIONS["fp32"] in there else [SAFETENSORS]
-    return [file for file in (*JSON_FILES, *onnx, *network) if file in there]
+    return [file for file in (*JSON_FILES, GATE_FEATURES, *onnx, *network) if file in there]
 
 
 def snapshot(repo_id: str, revision: str | None = None) -> Path:

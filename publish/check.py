@@ -31,6 +31,7 @@ NAMES = frozenset(
         "README.md",
         "figures/noise.png",
         "figures/calibration.png",
+        "figures/robustness.png",
         CODE.name,
     }
 )

@@ -153,6 +153,12 @@ def test_only_what_is_served_is_asked_for_and_it_answers_as_the_folder_does(hub,
     assert (answer.model_id, answer.revision) == (REPO, commit)
 
 
+def test_a_gate_that_scores_features_comes_with_their_distribution(hub):
+    hub.add_folder(REPO, Path(__file__).parents[1] / "models/mobilenetv2-aria2021")
+    gate = fetch(REPO).gate
+    assert gate and gate.features is not None and not gate.incomplete
+
+
 def test_without_onnx_safetensors_are_fetched(hub):
     commit = upload(hub, without=ONNX)
     folder = fetch(REPO)
