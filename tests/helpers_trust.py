@@ -278,7 +278,7 @@ def gate_measured() -> dict[str, Any]:
         return {"images": images, "refused": refused, "rate": round(refused / images, 5)}
 
     missed = {"image": "wall.jpg", "reasons": []}
-    mistaken = {"image": "UID_48_1_1_all.bmp", "reasons": ["far more contrast than the cells the model knows"]}
+    mistaken = {"image": "UID_48_1_1_all.bmp", "reasons": ["contrast", "features"]}
     return {
         "held_out": {
             "protocol": "group-kfold:3",

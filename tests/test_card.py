@@ -657,7 +657,7 @@ def test_the_input_check_tells_what_it_lets_in_and_what_it_may_not_notice(tmp_pa
     shown = section(text_of(folder), "### Input check")
     assert "the network's own features" in shown
     assert "photographs 6 of 7" in shown
-    assert "a fifth darker 7 of 300" in shown and "mirrored tiles 211 of 300" in shown
+    assert "a fifth darker (7 of 300)" in shown and "mirrored tiles (211 of 300)" in shown
 
 
 @pytest.mark.parametrize("model", BUNDLED)

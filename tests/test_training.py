@@ -342,10 +342,15 @@ def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     probabilities = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0]
     groups = [group for run in runs for group in run.groups_of_images]
     found = crossval.plain(crossval.calibration_of(held_out.label, probabilities, groups, record["label_names"]))
-    assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-4)
-    for answer, bins in found["reliability_by_answer"].items():
-        assert bins == [pytest.approx(one, abs=1e-4) for one in protocol["reliability_by_answer"][answer]]
-    assert found["reliability"] == [pytest.approx(one, abs=1e-4) for one in protocol["reliability"]]
+    # Recorded in steps of a probability, so that an image beside a bin's edge may be counted on its other side.
+    assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-3)
+    pairs = [(found["reliability"], protocol["reliability"])]
+    pairs += [(bins, protocol["reliability_by_answer"][name]) for name, bins in found["reliability_by_answer"].items()]
+    for ours, theirs in pairs:
+        assert [one["low"] for one in ours] == [one["low"] for one in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            assert abs(one["count"] - other["count"]) <= 1
+            assert abs(one["count"] * one["accuracy"] - other["count"] * other["accuracy"]) <= 1.01
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):

@@ -5,9 +5,9 @@
 
 **Statistics.** Each range reaches from a low to a high quantile of the training images, and of the same images as
 another microscope, camera or file could have given them (`strangers.VARIED`). It is widened on both sides by a margin.
-All margins begin at nothing; in group cross-validation, the statistic that alone refuses most images gets the next
-wider one, again and again, until no more than the target is refused: `STATISTICS_TARGET`, or all of `TARGET` where no
-features are scored.
+All margins begin small, as room for groups beyond those that the ranges are from; in group cross-validation, the
+statistic that alone refuses most images gets the next wider one, again and again, until no more than the target is
+refused: `STATISTICS_TARGET`, or all of `TARGET` where no features are scored.
 
 **Features.** The distribution of pooled features is fitted to training images, and to varied ones, through the network
 that serves. Its limit is where `FEATURES_TARGET` of the held-out images would be refused, each scored by a fold network
@@ -51,7 +51,7 @@ from train.strangers import DRAWN, SPOILT, VARIED
 TARGET = 0.01
 STATISTICS_TARGET = FEATURES_TARGET = TARGET / 2
 QUANTILE = 0.005  # a single freak image shall not set a range
-MARGIN_STEP, WIDEST = 0.05, 2.0  # in widths of the quantile range
+LEAST_MARGIN, MARGIN_STEP, WIDEST = 0.1, 0.05, 2.0  # in widths of the quantile range
 FOLDS = 5
 # How many images are enough, evenly spread: to fit a distribution, and to measure a rate.
 FITTED_ON, VARIED_IMAGES, SPOILT_IMAGES, IMAGES_PER_FOLDER = 1000, 1000, 300, 300
@@ -109,7 +109,7 @@ class Statistics:
             (self.values[list(split.test)], self.only(split.train).extent())
             for split in make_splits(f"group-kfold:{FOLDS}", self.rows, seed=0)
         ]
-        margins = np.zeros(len(STATISTICS))
+        margins = np.full(len(STATISTICS), LEAST_MARGIN)
         while True:
             refused = np.concatenate([outside(test, widened(extent, margins)) for test, extent in parts])
             if np.count_nonzero(refused.any(axis=1)) <= target * len(refused):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..gate import STATISTICS
 from ..wording import count, percent
 from .charts import Row, Series, interval_rows, line_chart
 from .trust_values import level, plain, points, rows_table, score, share
@@ -58,7 +59,7 @@ def _probe(row: Record) -> str:
         else f"AUROC {plain(row['auroc'])}, at most {row['limit']:.2f}"
     )
     title = f'<b>{escape(row["title"])}</b> <strong class="outcome {kind}">{word}</strong>'
-    found = f"Weighted F1 {plain(row['weighted_f1'])}, {points(row['difference'])} points; {limit}."
+    found = f"Weighted F1 {plain(row['weighted_f1'])}, {points(row['difference'], decimals=2)} points; {limit}."
     why = f"<details><summary>Why this limit</summary><p>{escape(row['reason'])}</p></details>"
     told = f'<p>{escape(row["what"])}</p><p class="quiet">{found}</p>{why}'
     return f'<li class="{kind}"><p class="title">{title}</p>{told}</li>'
@@ -135,7 +136,7 @@ def people_line(record: Record) -> tuple[str, str]:
     """How many people were called right."""
     people = record["patients"]
     right = sum(one["right"] for one in people)
-    told = f"people called right from all their images; of {record['undecided']} it should say undecided"
+    told = f"people called right from all their images; {record['undecided']} of them all are too close to call"
     return f"{right} of {len(people)}", told
 
 
@@ -263,12 +264,17 @@ def _wrong(measured: Record) -> str:
         [
             f'<span class="name">{escape(str(one["image"]))}</span>',
             escape(what),
-            escape("; ".join(one["reasons"]) or "-"),
+            escape("; ".join(map(_reason, one["reasons"])) or "-"),
         ]
         for what, one in found
     ]
     head = ["image", "what went wrong", "for these reasons"]
     return rows_table("Images it was wrong about", head, rows, folded="Images it was wrong about") if rows else ""
+
+
+def _reason(name: str) -> str:
+    """A reason in words; of held-out images, gate.json records only the name of the check."""
+    return STATISTICS[name].meaning if name in STATISTICS else "the network's features" if name == "features" else name
 
 
 def caught(measured: Record) -> tuple[str, str]:

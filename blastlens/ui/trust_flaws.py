@@ -60,8 +60,8 @@ def _summary(record: Record, kinds: Mapping[str, Record]) -> str:
     summary = record["summary"]
     worst = _worst(record)
     items = [
-        f"Worst of all is <em>{escape(_lower(worst['title']))}</em>: at the strongest step the weighted F1 moves by "
-        f"{points(worst['severities'][-1]['lost'], -1)} points of a hundred.",
+        f"Worst over all its steps is <em>{escape(_lower(worst['title']))}</em>: at the strongest the weighted F1 "
+        f"moves by {points(worst['severities'][-1]['lost'], -1)} points of a hundred.",
         f"Over all flaws and steps it is {plain(summary['mean_weighted_f1'])} on average, beside "
         f"{plain(record['clean']['weighted_f1'])} on the same images unspoiled; {share(summary['mean_flip_rate'])} of "
         f"answers flip ({term('flip rate')}), and stated probabilities are off by {share(summary['mean_ece'])} "

@@ -36,19 +36,20 @@ def plain(recorded: Mapping[str, float | None] | None, decimals: int = 2) -> str
     return _with_ends(f"{one.value:.{decimals}f}", one, lambda end: f"{end:.{decimals}f}")
 
 
-def points(recorded: Mapping[str, float | None] | None, sign: int = 1) -> str:
+def points(recorded: Mapping[str, float | None] | None, sign: int = 1, decimals: int = 1) -> str:
     """HTML: a difference in points of a hundred, "-2.1 (-3.6 to -0.6)"; `sign` -1 turns a loss into a difference."""
     one = score(recorded)
     if one is None:
         return NOTHING
     low, high = sorted((sign * one.low, sign * one.high))
-    return _with_ends(signed(sign * one.value), Interval(sign * one.value, low, high), signed)
+    ends = Interval(sign * one.value, low, high)
+    return _with_ends(signed(ends.value, decimals), ends, lambda end: signed(end, decimals))
 
 
-def signed(value: float) -> str:
-    """Points of a hundred, with sign and one decimal; nothing is "0.0"."""
-    text = f"{100 * value:+.1f}"
-    return text[1:] if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
+def signed(value: float, decimals: int = 1) -> str:
+    """Points of a hundred, with sign; nothing is "0.0"."""
+    text = f"{100 * value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def _with_ends(text: str, one: Interval, shown: Any) -> str:

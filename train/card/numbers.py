@@ -16,12 +16,13 @@ def interval(score: Score | None, decimals: int = 3, sign: str = "") -> str:
     return f"{value} ({low} to {high})"
 
 
-def in_points(difference: Score | None, sign: int = 1) -> str:
+def in_points(difference: Score | None, sign: int = 1, decimals: int = 1) -> str:
     """A difference in points of a hundred, `-2.1 (-3.6 to -0.6)`; `sign` -1 turns a loss into a difference."""
     if difference is None or None in difference.values():
         return "undefined"
     low, high = sorted(sign * 100 * float(difference[end] or 0) for end in ("low", "high"))
-    return f"{sign * 100 * float(difference['value'] or 0):+.1f} ({low:+.1f} to {high:+.1f})"
+    value, low, high = (f"{end:+.{decimals}f}" for end in (sign * 100 * float(difference["value"] or 0), low, high))
+    return f"{value} ({low} to {high})"
 
 
 def share(score: Score | None) -> str:
