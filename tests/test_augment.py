@@ -1,9 +1,11 @@
 """Training-time transforms: what each does, that they repeat from a seed, and that nothing else happens."""
 
+import numpy as np
 import pytest
 import torch
 
-from train.augment import Augment, apply, desaturate
+from blastlens.corruptions import colour
+from train.augment import Augment, _restained, apply, desaturate
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -42,7 +44,7 @@ def test_result_stays_on_the_0_to_255_scale(images):
 
 def test_black_background_stays_black_under_colour_changes():
     black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-    tint = Augment(brightness=(0.5, 2), channel_gain=0.3, gamma=0.3, saturation=(0, 2))
+    tint = Augment(brightness=(0.5, 2), channel_gain=0.3, gamma=0.3, saturation=(0, 2), hue=40, dyes=0.3)
     assert apply(tint, black, generator()).eq(0).all()
 
 
@@ -75,6 +77,29 @@ def test_magnification_enlarges_a_disc():
         apply(Augment(scale=(1.2, 1.2000001)), disc, generator()).gt(100).float().mean() / disc.gt(100).float().mean()
     )
     assert area == pytest.approx(1.44, rel=0.03)
+
+
+def test_hue_and_dyes_change_as_in_the_robustness_table(images):
+    images = images.clamp(min=9)  # darker is background
+    pixels = images[:3].permute(0, 2, 3, 1).numpy()
+    draws = {"hue": torch.tensor([0.2, 0.0, 0.0]), "dyes": torch.tensor([[1, 1], [0.9, 1.1], [1, 1]])}
+    out = _restained(images[:3].float(), draws).round().byte().permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(out[0], colour.hue(pixels[0], np.degrees(0.2), 0))
+    assert np.array_equal(out[1], colour.stain_hue(pixels[1], 10, 0))
+    assert np.array_equal(out[2], pixels[2])
+
+
+def test_a_share_of_the_images_is_restained(images):
+    many = images[:1].repeat(400, 1, 1, 1)
+    out = apply(Augment(hue=20, dyes=0.2, restain=0.3), many, generator())
+    assert (out != many).flatten(1).any(1).float().mean() == pytest.approx(0.3, abs=0.07)
+
+
+def test_a_noise_power_draws_low_sigmas_more_often_up_to_the_same_maximum():
+    flat = torch.full((600, 3, 12, 12), 128.0)
+    stds = apply(Augment(noise_max=40, noise_share=1.0, noise_power=2.0), flat, generator()).flatten(1).std(1)
+    assert stds.mean() == pytest.approx(40 / 3, rel=0.1)
+    assert stds.max() == pytest.approx(40, rel=0.15)
 
 
 def test_noise_levels_are_drawn_in_equal_shares_with_the_stated_sigma():

@@ -14,6 +14,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
+from blastlens.corruptions.colour import BLACK, DYES, FROM_YCC, OF_DYES, TO_YCC
+
 # ITU-R BT.601 luma, what Pillow's convert("L") uses.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -40,10 +42,14 @@ class Augment:
     gamma: float = 0.0  # standard deviation of log gamma
     saturation: tuple[float, float] = (1.0, 1.0)  # 0 is grey, 1 unchanged, uniform
     grey: float = 0.0  # probability of removing colour altogether
+    hue: float = 0.0  # degrees, uniform in [-hue, hue], turned at equal brightness
+    dyes: float = 0.0  # each dye's optical density times its own factor, uniform in [1 - dyes, 1 + dyes]
+    restain: float = 1.0  # share of the images whose hue and dyes change
     blur: float = 0.0  # largest Gaussian blur, pixels of sigma; half of the images get a uniform draw
     noise_levels: tuple[float, ...] = ()  # sigma drawn from these in equal shares, 0 to 255 scale
     noise_max: float = 0.0  # or: sigma uniform in [0, noise_max] for `noise_share` of the images
     noise_share: float = 0.5
+    noise_power: float = 1.0  # above 1, low sigmas are drawn more often: noise_max times u ** noise_power, u uniform
 
 
 def apply(augment: Augment, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,6 +107,11 @@ def _draw(a: Augment, n: int, g: torch.Generator) -> dict[str, Tensor]:
     if a.saturation != (1.0, 1.0) or a.grey:
         keep = uniform(*a.saturation)
         draws["saturation"] = torch.where(uniform(0, 1) < a.grey, 0.0, keep).view(n, 1, 1, 1)
+    if a.hue or a.dyes:
+        chosen = uniform(0, 1) < a.restain
+        draws["hue"] = torch.where(chosen, uniform(-a.hue, a.hue) * (math.pi / 180), 0.0)
+        factors = torch.empty(n, 2).uniform_(1 - a.dyes, 1 + a.dyes, generator=g)
+        draws["dyes"] = torch.where(chosen.view(n, 1), factors, 1.0)
     if a.brightness != (1.0, 1.0):
         draws["gain"] = uniform(*a.brightness).view(n, 1, 1, 1)
     if a.channel_gain:
@@ -111,7 +122,10 @@ def _draw(a: Augment, n: int, g: torch.Generator) -> dict[str, Tensor]:
     if a.noise_levels:
         draws["noise"] = torch.tensor(a.noise_levels)[torch.randint(len(a.noise_levels), (n,), generator=g)]
     elif a.noise_max:
-        draws["noise"] = torch.where(uniform(0, 1) < a.noise_share, uniform(0, a.noise_max), 0.0)
+        noisy, sigma = uniform(0, 1) < a.noise_share, uniform(0, a.noise_max)
+        if a.noise_power != 1:
+            sigma = a.noise_max * (sigma / a.noise_max) ** a.noise_power
+        draws["noise"] = torch.where(noisy, sigma, 0.0)
     return draws
 
 
@@ -145,7 +159,31 @@ def _colour(x: Tensor, d: dict[str, Tensor]) -> Tensor:
         for c in (1, 2):
             luma.add_(x[:, c : c + 1], alpha=_LUMA[c])
         x = x.mul_(d["saturation"]).add_(luma.mul_(1 - d["saturation"]))
+    if "dyes" in d:
+        x = _restained(x, d)
     return x.mul_(d["gain"]) if "gain" in d else x
+
+
+def _restained(x: Tensor, d: dict[str, Tensor]) -> Tensor:
+    """Each dye's density scaled, then hue turned. Black stays black: it is the mask around a cell, not a dye."""
+    chosen = (d["hue"] != 0) | (d["dyes"] != 1).any(1)
+    if not chosen.any():
+        return x
+    few = x[chosen].flatten(2)
+    density = few.clamp(1, 255).div_(255).log_().neg_()
+    of_dyes = torch.from_numpy(OF_DYES).to(x)
+    factors = torch.cat([d["dyes"][chosen], torch.ones_like(d["dyes"][chosen][:, :1])], 1)
+    # One matrix per image; transposed, since a pixel is a column here and a row where the dyes are defined.
+    mixed = (of_dyes @ torch.diag_embed(factors).to(x) @ torch.from_numpy(DYES).to(x)).transpose(1, 2)
+    stained = (mixed @ density).neg_().exp_().mul_(255)
+    cos, sin = torch.cos(d["hue"][chosen]).to(x), torch.sin(d["hue"][chosen]).to(x)
+    turn = torch.eye(3).to(x).repeat(len(few), 1, 1)
+    turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
+    matrix = torch.from_numpy(FROM_YCC).to(x) @ turn @ torch.from_numpy(TO_YCC).to(x)
+    stained = (matrix @ stained).clamp_(0, 255)
+    lit = few.amax(1, keepdim=True) > BLACK
+    x[chosen] = torch.where(lit, stained, few).view_as(x[chosen])
+    return x
 
 
 def _blur(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:

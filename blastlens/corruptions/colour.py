@@ -11,15 +11,15 @@ BLACK = 8
 # Red, green, blue to brightness, blue-yellow and red-green differences (ITU-R BT.601), in which hue is an angle.
 _LUMA = np.array([0.299, 0.587, 0.114])
 TO_YCC = np.array([_LUMA, (np.array([0, 0, 1]) - _LUMA) / 1.772, (np.array([1, 0, 0]) - _LUMA) / 1.402])
-_FROM_YCC = np.linalg.inv(TO_YCC)
+FROM_YCC = np.linalg.inv(TO_YCC)
 
 # How much red, green and blue light the dyes of a blood smear absorb: methylene blue and eosin of the Giemsa stain, as
 # G. Landini measured them for ImageJ's Colour Deconvolution (Landini, Martinelli & Piccinini 2021,
 # doi 10.1093/bioinformatics/btaa847). The third row, at right angles, holds what is neither.
 _BLUE = np.array([0.834750233, 0.513556283, 0.196330403])
 _EOSIN = np.array([0.092789, 0.954111, 0.283111])
-_DYES = np.array([_BLUE, _EOSIN, np.cross(_BLUE, _EOSIN)])
-_OF_DYES = np.linalg.inv(_DYES)
+DYES = np.array([_BLUE, _EOSIN, np.cross(_BLUE, _EOSIN)])
+OF_DYES = np.linalg.inv(DYES)
 # Optical density of each pixel value, as if white were 255; that of 0 would be infinite.
 _DENSITY = np.log(255 / np.arange(256).clip(1)).astype(np.float32)
 
@@ -51,7 +51,7 @@ def hue(pixels: np.ndarray, degrees: float, seed: int) -> np.ndarray:
     """Turn colour at equal brightness; a turn in HSV would leave the stain's darkness changed as well."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    return _recoloured(pixels, _FROM_YCC @ turn @ TO_YCC)
+    return _recoloured(pixels, FROM_YCC @ turn @ TO_YCC)
 
 
 def stain_hue(pixels: np.ndarray, percent: float, seed: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def stain_hue(pixels: np.ndarray, percent: float, seed: int) -> np.ndarray:
     what changes the tint most.
     """
     balance = np.diag([1 - percent / 100, 1 + percent / 100, 1])
-    density = _DENSITY[pixels] @ (_OF_DYES @ balance @ _DYES).astype(np.float32)
+    density = _DENSITY[pixels] @ (OF_DYES @ balance @ DYES).astype(np.float32)
     return np.where(_lit(pixels)[..., None], _rounded(255 * np.exp(-density)), pixels)
 
 
