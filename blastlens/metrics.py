@@ -26,6 +26,13 @@ class Interval:
     high: float
 
 
+def percentile_interval(values: ArrayLike) -> Interval:
+    """The first of (1 + R,) numbers, with the 95 % percentile interval of the others, its replicates."""
+    value, draws = float(np.asarray(values)[0]), np.asarray(values)[1:]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
 @dataclass(frozen=True)
 class Bin:
     """The images whose confidence lies in (low, high].
@@ -66,6 +73,14 @@ class _GroupSums:
     def held(self) -> NDArray[np.bool_]:
         """(G, C): whether a group has images of a class."""
         return self.confusion.sum(axis=2) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Replicates:
+    """Scores of the data as they are and of each replicate that kept every class."""
+
+    scores: dict[str, Floats]
+    stratified: bool
 
 
 def softmax(logits: ArrayLike) -> Floats:
@@ -232,23 +247,40 @@ def bootstrap(
     """
     index = _positive_index(positive, label_names)
     sums = _group_sums(labels, probabilities, groups, index, len(label_names))
-    weights, stratified = _draws(sums.held, replicates, seed)
-    n_groups = weights.shape[1]
-    point = _scores(np.ones((1, n_groups)), sums, index)
-    drawn = _scores(weights, sums, index)
-    kept = np.all((drawn["support"] > 0) == (point["support"] > 0), axis=1)
-    if not kept.any():
-        raise ValueError(f"each of the {replicates} replicates of {n_groups} groups lost a class: too few groups")
+    drawn = _replicated(sums, index, replicates, seed)
 
-    def interval(name: str, *of_class: int) -> Interval:
-        return _interval(point[name][(0, *of_class)], drawn[name][(kept, *of_class)])
-
-    scalars = {name: interval(name) for name, values in point.items() if values.ndim == 1}
-    per_class = [{name: interval(name, c) for name in _PER_CLASS} for c in range(len(label_names))]
+    scalars = {name: percentile_interval(values) for name, values in drawn.scores.items() if values.ndim == 1}
+    per_class = [
+        {name: percentile_interval(drawn.scores[name][:, c]) for name in _PER_CLASS} for c in range(len(label_names))
+    ]
     report = _report(scalars, per_class, sums, label_names)
-    discarded = replicates - int(kept.sum())
-    report["bootstrap"] = dict(groups=n_groups, replicates=replicates, discarded=discarded, stratified=stratified)
+    kept = len(drawn.scores["support"]) - 1
+    report["bootstrap"] = dict(
+        groups=len(sums.held), replicates=replicates, discarded=replicates - kept, stratified=drawn.stratified
+    )
     return report
+
+
+def replicates_of(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    groups: ArrayLike,
+    positive: int | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> dict[str, Floats]:
+    """Every score of `summary` on the data as they are, first, and on the replicates of `bootstrap`: (1 + R,) each,
+    (1 + R, C) those of single classes.
+
+    The same labels, groups and seed draw the same replicates, so what is computed from two of these is paired.
+
+    Args:
+        labels, probabilities, groups, positive, replicates, seed: as for `bootstrap`.
+
+    Raises:
+        ValueError: as `bootstrap`.
+    """
+    return _replicated(_group_sums(labels, probabilities, groups, positive), positive, replicates, seed).scores
 
 
 def paired_bootstrap(
@@ -272,20 +304,14 @@ def paired_bootstrap(
     Raises:
         ValueError: as `bootstrap`, or `metric` is not a scalar score of this kind of data.
     """
-    sums_a, sums_b = (_group_sums(labels, p, groups, positive) for p in (probabilities_a, probabilities_b))
-    weights, _ = _draws(sums_a.held, replicates, seed)
-    weights = np.vstack([np.ones((1, weights.shape[1])), weights])  # row 0: the data as they are
-    scores_a, scores_b = _scores(weights, sums_a, positive), _scores(weights, sums_b, positive)
+    scores_a, scores_b = (
+        replicates_of(labels, p, groups, positive, replicates, seed) for p in (probabilities_a, probabilities_b)
+    )
     if scores_a.get(metric, np.empty((0, 0))).ndim != 1:
         known = ", ".join(name for name, values in scores_a.items() if values.ndim == 1)
         raise ValueError(f"no score named {metric!r} for these predictions; there are {known}")
     difference = scores_a[metric] - scores_b[metric]
-    present = scores_a["support"] > 0
-    kept = np.all(present == present[0], axis=1)
-    kept[0] = False
-    if not kept.any():
-        raise ValueError(f"each of the {replicates} replicates lost a class: too few groups")
-    return _interval(difference[0], difference[kept])
+    return percentile_interval(difference)
 
 
 def classwise_ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -313,7 +339,7 @@ def classwise_ece_interval(
         np.add.at(sums[:, c], (group, bins[:, c]), gap[:, c])
     weights = np.vstack([np.ones(n_groups), _draws(held, replicates, seed)[0]])  # row 0: the data as they are
     errors = np.abs(np.tensordot(weights, sums, axes=1)).sum(axis=2).mean(axis=1) / (weights @ np.bincount(group))
-    return _interval(errors[0], errors[1:])
+    return percentile_interval(errors)
 
 
 def risk_coverage(labels: ArrayLike, probabilities: ArrayLike, points: int = 10) -> list[tuple[float, float]]:
@@ -357,7 +383,7 @@ def aurc_interval(
     rows = max(1, 2**22 // len(y))  # replicates at a time: some 32 MB
     areas = [_areas(weights[k : k + rows, group], wrong, last) for k in range(0, len(weights), rows)]
     found = np.concatenate(areas)
-    return _interval(found[0], found[1:])
+    return percentile_interval(found)
 
 
 def mean_interval(
@@ -395,7 +421,7 @@ def mean_interval(
     )
     means = _ratio(total, count, np.nan)
     kept = means[1:][~np.isnan(means[1:])]
-    return _interval(means[0], kept if len(kept) else means[:1])
+    return percentile_interval(np.concatenate([means[:1], kept if len(kept) else means[:1]]))
 
 
 @dataclass(frozen=True)
@@ -661,9 +687,14 @@ def _scores(weights: Floats, sums: _GroupSums, positive: int | None) -> dict[str
     return scores
 
 
-def _interval(value: float, draws: Floats) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(value), float(low), float(high))
+def _replicated(sums: _GroupSums, positive: int | None, replicates: int, seed: int) -> _Replicates:
+    weights, stratified = _draws(sums.held, replicates, seed)
+    scores = _scores(np.vstack([np.ones((1, weights.shape[1])), weights]), sums, positive)
+    present = scores["support"] > 0
+    kept = np.all(present == present[0], axis=1)
+    if kept.sum() == 1:
+        raise ValueError(f"each of the {replicates} replicates of {len(sums.held)} groups lost a class: too few groups")
+    return _Replicates({name: values[kept] for name, values in scores.items()}, stratified)
 
 
 def _report(

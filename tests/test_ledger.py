@@ -63,7 +63,7 @@ def test_a_trial_of_other_images_is_refused():
 
 def test_changes_are_named_by_their_place_and_words_do_not_count():
     changed = RECIPE.changed({"optimizer.lr": 0.5, "name": "x", "sources": {}})
-    assert ledger.changes_of(changed, RECIPE) == {"optimizer.lr": 0.5}
+    assert changed.changes_from(RECIPE) == {"optimizer.lr": 0.5}
 
 
 def test_the_table_shows_the_difference_that_a_paired_bootstrap_finds():

@@ -328,6 +328,26 @@ def test_the_ablation_pairs_the_two_networks_fold_by_fold():
     assert short is None  # it ran as published: there is nothing to explain
 
 
+def test_what_desaturating_one_class_does_stands_beside_the_same_network_without_it():
+    def probed(difference: float, **changes) -> dict:
+        value = {"value": difference, "low": difference - 0.1, "high": difference + 0.1}
+        rows = [{"probe": c, "title": f"{c} only", "weighted_f1": value} for c in ("hem", "all")]
+        grey = dict.fromkeys(("called_HEM_in_colour", "called_HEM_in_grey", "difference"), value) | {"rows": rows}
+        changed = recipe("mobilenet_m").changed({"epochs": 2} | changes)
+        clean = {"weighted_f1": {"value": 0.75, "low": 0.7, "high": 0.8}}
+        record = {"recipe": changed.to_dict(), "protocol": "group-kfold:2", "images": 1500, "clean": clean}
+        return record | {"grey_is_healthy": grey}
+
+    shown = pages.render(evidence(probes=(probed(0.6), probed(0.1, balance="class-weights"))))["ABLATION.md"]
+    assert (
+        "| desaturated-copies | 0.600 (0.500 to 0.700) | 0.600 (0.500 to 0.700) | +0.600 (+0.500 to +0.700) |" in shown
+    )
+    assert "| class-weights | 0.100 (" in shown and "0.750 (0.700 to 0.800)" in shown
+    assert "- desaturated-copies: epochs 2\n- class-weights: balance class-weights, epochs 2\n" in shown
+    assert "1,500 held-out images" in shown and "hem only | all only" in shown
+    assert "What desaturating" not in pages.render(evidence())["ABLATION.md"]
+
+
 def test_classes_show_the_confusion_of_each():
     fields = run("p0_mobilenetv2", "image-70-15-15", wrong=1)
     ((title, _, _, ((protocol, table),)),) = pages.classes(evidence(fields))[0]["sections"]["aria2021"]

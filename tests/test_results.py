@@ -23,7 +23,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
         else:
             np.testing.assert_array_equal(theirs, ours)
     assert [r.fold for r in load_results(tmp_path)] == [1]
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part*"))
 
 
 def test_four_classes_come_back_as_probabilities(tmp_path):

@@ -10,7 +10,7 @@ from helpers_probes import cell, field, networks_of
 from blastlens import Corruption, metrics
 from blastlens.corruptions import KINDS
 from train import robustness
-from train.robustness import SEVERITIES, Scores, interval, measure, sigma_at
+from train.robustness import SEVERITIES, Scores, measure, sigma_at
 
 CURVE = [0, 10, 20, 50]
 
@@ -186,8 +186,8 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
     found = scores.draws([worse])
     expected = metrics.bootstrap(labels, worse, groups, ["ALL", "HEM"], positive=0, replicates=200)
     for name in robustness.SCORES:
-        assert astuple(interval(found[name])) == pytest.approx(astuple(expected[name]), abs=1e-12)
-    lost = interval(scores.of_clean["weighted_f1"] - found["weighted_f1"])
+        assert astuple(metrics.percentile_interval(found[name])) == pytest.approx(astuple(expected[name]), abs=1e-12)
+    lost = metrics.percentile_interval(scores.of_clean["weighted_f1"] - found["weighted_f1"])
     expected = metrics.paired_bootstrap(labels, clean, worse, groups, replicates=200)
     assert astuple(lost) == pytest.approx(astuple(expected), abs=1e-12)
 

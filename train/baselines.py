@@ -30,6 +30,7 @@ from train.crossval import HeldOut, calibrated, cross_fitted, plain
 from train.datasets import Row, labels_of, load_rows
 from train.datasets.rows import dataset_hash
 from train.datasets.splits import Split, make_splits
+from train.files import write_json
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
 from train.results import RUNS, Result
@@ -41,12 +42,12 @@ BINS = 6  # of the colour histogram, per channel
 
 def cell_area(pixels: np.ndarray) -> np.ndarray:
     """Logarithm of the number of pixels that are not black, of uint8 (H, W, 3) -> (1,)."""
-    return np.log([max(1, np.count_nonzero(pixels.max(axis=2)))])
+    return np.log([max(1, np.count_nonzero(cell_mask(pixels)))])
 
 
 def area_and_colour(pixels: np.ndarray) -> np.ndarray:
     """Cell area, and mean and spread of each channel inside the cell: (7,)."""
-    inside = pixels[pixels.max(axis=2) > 0].astype(np.float64)
+    inside = pixels[cell_mask(pixels)].astype(np.float64)
     inside = inside if len(inside) else np.zeros((1, 3))
     return np.concatenate([cell_area(pixels), np.log1p(inside.mean(0)), np.log1p(inside.std(0))])
 
@@ -184,8 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(arguments.out, result)
     print(json.dumps(result, indent=1))
     return 0
 

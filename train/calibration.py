@@ -8,7 +8,6 @@ compares ways to calibrate on the recorded runs of our recipes; `train.crossval.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from blastlens.metrics import Interval, Scaling
 from blastlens.noise import PAPER_SIGMAS
 from train.crossval import CALIBRATION, HeldOut, calibrated, cross_fitted, plain
 from train.decisions import operating_point, prediction_sets
+from train.files import write_json
 from train.folds import FoldNetworks
 from train.results import HONEST, RUNS, Result
 
@@ -291,8 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.out, result)
     if arguments.command == "choose":
         print("\n\n".join(f"{name}\n{describe(table)}" for name, table in result["recipes"].items()))
     return 0

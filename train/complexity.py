@@ -5,7 +5,6 @@
 writes both of every published system's and our own recipes' networks, whether or not they were ever trained.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.backbones import create_network
+from train.files import write_json
 from train.recipe import RECIPES, Recipe
 
 CLASSES = {"cnmc2019": 2, "aria2021": 4}
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (out,) = sys.argv[1:] if argv is None else argv
     recipes = [Recipe.load(path.stem) for path in sorted(RECIPES.glob("*.yaml"))]
     record = {recipe.name: of_recipe(recipe) for recipe in recipes}
-    Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    write_json(Path(out), record)
     return 0
 
 

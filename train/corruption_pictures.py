@@ -8,7 +8,6 @@ shows drawn images only: those of the data sets are not ours to publish.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from train.datasets import Row, load_rows
+from train.files import write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 SIDE = 224  # of the views that are measured
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "kinds": {kind.name: {"source": kind.source, "unit": kind.unit} for kind in KINDS.values()},
         "measured": measured,
     }
-    (arguments.out / "corruptions.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out / "corruptions.json", record)
     # Six bits a channel: half of the bytes, and no difference to see.
     ImageOps.posterize(gallery(), 6).save(arguments.out / "figures" / "corruptions.png", optimize=True)
     return 0

@@ -25,6 +25,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
+from train.files import write_json
 from train.finetune import add_run_arguments, run_from
 from train.results import Result
 
@@ -243,7 +244,7 @@ def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
         "scaling": asdict(metrics.fit_scaling(np.concatenate([h.logits[0] for h in by_seed]), labels)),
         "run": {k: record[k] for k in ("recipe", "initial_weights", "precision", "dataset", "versions")},
     }
-    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_json(arguments.out / "summary.json", summary)
     print(describe(summary["protocol"]))
     return 0
 

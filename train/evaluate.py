@@ -36,6 +36,7 @@ from train import calibration, card, gate, patients, probes, robustness
 from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
 from train.export import training_sample, write_int8
+from train.files import write_json
 from train.folds import FOLDS, FoldNetworks
 from train.pixels import load_pixels
 
@@ -159,9 +160,7 @@ def measure_all(networks: FoldNetworks, every: int, kept: Path) -> dict[str, Any
             print(f"{name}: taken from {path}", flush=True)
         else:
             print(f"{name} ...", flush=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(step(), allow_nan=False))
-            part.replace(path)
+            write_json(path, step(), indent=None)
         found[name] = json.loads(path.read_text())
     return found
 
@@ -276,9 +275,7 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.external:
         entry = evaluate_folder(ModelFolder.load(folder), arguments.external, arguments.cache)
         record["protocols"] = [*(p for p in record["protocols"] if p["name"] != entry["name"]), entry]
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
+    write_json(path, record)
     if arguments.all:
         try:
             gate.write(folder, arguments.data, folds, arguments.strangers, arguments.cache)

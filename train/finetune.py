@@ -11,7 +11,6 @@ test images at every sigma of the noise grid, and of the validation images at th
 import argparse
 import csv
 import dataclasses
-import json
 import os
 import platform
 import shutil
@@ -40,6 +39,7 @@ from train import augment, invariance
 from train.backbones import OURS, create_network, find_weights, head_linear
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
+from train.files import replace, write_json
 from train.modeling_blastlens import enhance
 from train.pixels import load_pixels
 from train.recipe import Preprocess, Recipe
@@ -457,8 +457,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         progress = tqdm(levels, desc=f"noise curve, {part}", unit="sigma")
         stacked = [predict_logits(network, run.recipe, pixels, indices, s) for s in progress]
         arrays[f"{part}_logits"] = np.stack(stacked) if stacked else np.empty((0, 0, len(names)))
-    _replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
-    _replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
+    replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
+    replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
     record = {
         "recipe": run.recipe.to_dict(),
         "protocol": run.protocol,
@@ -475,7 +475,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "versions": versions(),
     }
     # Written last: its presence is what says that the run is complete.
-    _replace(out / "run.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    write_json(out / "run.json", record)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
@@ -492,13 +492,6 @@ def versions() -> dict[str, str]:
     names = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy", "pillow")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {"python": platform.python_version(), **{n: version(n) for n in names}, "device": device}
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write under another name, then rename: nobody ever sees half a file."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    write(part)
-    part.replace(path)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

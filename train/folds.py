@@ -35,6 +35,7 @@ from train.crossval import HeldOut, cross_fitted
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.export import as_served, load_network, write_onnx
+from train.files import write_json
 from train.finetune import contiguous, view_of
 from train.pixels import load_pixels
 from train.recipe import Recipe
@@ -265,7 +266,7 @@ def write(cv: Path, seed: int, out: Path) -> None:
         "scaling": json.loads((cv / "summary.json").read_text())["scaling"],
         "run": {k: record[k] for k in ("initial_weights", "precision", "dataset", "versions")},
     }
-    (out / "folds.json").write_text(json.dumps(kept, indent=1) + "\n")
+    write_json(out / "folds.json", kept)
 
 
 def runs_of(folder: Path, seed: int) -> list[Path]:

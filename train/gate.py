@@ -23,7 +23,6 @@ Without `--folds`, or where the network has no features, the gate goes by statis
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,7 @@ from blastlens.model_folder import GATE_FEATURES, ModelFolder
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.feature_score import DIRECTIONS, fit_features, write_features
+from train.files import write_json
 from train.folds import FoldNetworks
 from train.pixels import load_pixels
 from train.strangers import DRAWN, SPOILT, VARIED
@@ -529,9 +529,7 @@ def write(model: Path, data: Path, folds: Path | None, strangers: Sequence[Path]
     # At no time does gate.json speak of a distribution that is not there.
     if score:
         write_features(score, model / GATE_FEATURES)
-    part = model / "gate.json.part"
-    part.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    os.replace(part, model / "gate.json")
+    write_json(model / "gate.json", record, indent=2)
     if not score:
         (model / GATE_FEATURES).unlink(missing_ok=True)
     return record

@@ -111,20 +111,6 @@ def trials_of(dataset: str, tried: Path = TRIED, runs: Path = RUNS) -> list[Tria
     return [*read(runs / shipped.name / HONEST.replace(":", "-"), shipped, "shipped"), *found]
 
 
-def changes_of(recipe: Recipe, base: Recipe) -> dict[str, Any]:
-    """What of a recipe is not as in another, by dotted name; words left out."""
-    words = {"name", "title", "paper", "protocol", "sources"}
-    ours, theirs = _flat(recipe.to_dict()), _flat(base.to_dict())
-    return {k: v for k, v in ours.items() if v != theirs.get(k) and k.partition(".")[0] not in words}
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: plain(value)}
-    return flat
-
-
 def figures_of(trial: Trial, base: Trial) -> dict[str, Any]:
     """Scores of one trial with intervals over groups, and its differences to the base, at each sigma of `SHOWN`."""
     n_classes = trial.probabilities.shape[2]
@@ -192,9 +178,9 @@ def ledger(trials: Sequence[Trial]) -> dict[str, Any]:
             "images": len(base.index),
             "groups": len(np.unique(base.group)),
             "base": base.name,
-            "base_recipe": {k: v for k, v in _flat(base.recipe.to_dict()).items() if not k.startswith("sources")},
+            "base_recipe": {k: v for k, v in base.recipe.flat.items() if not k.startswith("sources")},
             "trials": [
-                {"name": t.name, "changes": changes_of(t.recipe, base.recipe)} | figures_of(t, base) for t in trials
+                {"name": t.name, "changes": t.recipe.changes_from(base.recipe)} | figures_of(t, base) for t in trials
             ],
             "choice": choice(trials),
         }

@@ -19,7 +19,6 @@ What can mislead here:
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from blastlens.patients import NORMAL_QUANTILE, leukemic_labels, mean_interval, 
 from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
 from train.crossval import plain
 from train.datasets import Row
+from train.files import write_json
 from train.folds import FoldNetworks
 
 SIGMAS = (0, *PAPER_SIGMAS)
@@ -317,8 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(arguments.out, record)
     print(described(record))
     return 0
 

@@ -15,7 +15,6 @@ there is none.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
 from train.crossval import plain
+from train.files import write_json
 from train.folds import Change, FoldNetworks
 from train.masks import cell_mask, nuclei_mask
 
@@ -611,16 +611,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the prepared dataset that they were trained on")
     parser.add_argument("--every", type=int, default=1, help="ask about every so-manieth image of each group")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--out", type=Path, help="JSON file; those in results/probes stand in results/ABLATION.md")
     arguments = parser.parse_args(argv)
     try:
-        record = measure(FoldNetworks.load(arguments.folds, arguments.data, arguments.cache), arguments.every)
+        networks = FoldNetworks.load(arguments.folds, arguments.data, arguments.cache)
+        record = measure(networks, arguments.every) | {"recipe": networks.recipe.to_dict()}
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(arguments.out, record)
     print(described(record))
     return 0
 

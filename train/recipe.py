@@ -19,6 +19,8 @@ from train.augment import Augment
 RECIPES = Path(__file__).parent / "recipes"
 
 _STRICT = ConfigDict(extra="forbid")
+# Fields of a recipe that do not decide how a run comes out.
+_WORDS = ("name", "title", "paper", "protocol", "sources")
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,7 @@ class Recipe:
     def digest(self) -> str:
         """Eight hexadecimal digits of what decides a run's outcome: every value but names, texts and the default
         protocol. Values at their defaults do not count, so a new option leaves old digests as they were."""
-        words = {"name", "title", "paper", "protocol", "sources"}
-        decides = {k: v for k, v in _without_defaults(self).items() if k not in words}
+        decides = {k: v for k, v in _without_defaults(self).items() if k not in _WORDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
 
     def changed(self, changes: dict[str, Any]) -> "Recipe":
@@ -153,6 +154,16 @@ class Recipe:
                 node = node.get(part, {})
             node[target] = value
         return self.from_dict(data, self.name)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted name, e.g. {"optimizer.lr": 0.001}, sequences as lists."""
+        return _flat(self.to_dict())
+
+    def changes_from(self, base: "Recipe") -> dict[str, Any]:
+        """What is not as in another recipe, by dotted name; names, texts and the default protocol left out."""
+        theirs = base.flat
+        return {k: v for k, v in self.flat.items() if v != theirs.get(k) and k.partition(".")[0] not in _WORDS}
 
     @classmethod
     def from_dict(cls, data: Any, name: str = "recipe") -> "Recipe":
@@ -177,6 +188,16 @@ class Recipe:
         except yaml.YAMLError as error:
             raise BlastlensError(f"{path.name} is not valid YAML: {error}.") from None
         return cls.from_dict(data, path.name)
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def _without_defaults(value: Any) -> Any:

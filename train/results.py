@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
+from train.files import write_json
 from train.recipe import Recipe
 
 SCHEMA = 1
@@ -83,10 +84,7 @@ class Result:
         for name in ("index", "label", "group"):
             data[name] = _pack(getattr(self, name))
         data["probabilities"] = _pack(np.rint(self.probabilities[:, :, :-1] * STEPS))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(data, indent=1) + "\n")
-        part.replace(path)
+        write_json(path, data)
         return path
 
     @classmethod

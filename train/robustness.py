@@ -27,10 +27,11 @@ from tqdm.auto import tqdm
 from blastlens import metrics
 from blastlens.corruptions import KINDS, Corruption, Kind
 from blastlens.errors import BlastlensError
-from blastlens.metrics import Interval
+from blastlens.metrics import Interval, percentile_interval
 from blastlens.noise import MAX_SIGMA, PAPER_SIGMAS
 from train.baselines import FEATURES, Feature, features_of, fitted
 from train.crossval import plain
+from train.files import write_json
 from train.folds import Answers, FoldNetworks
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -91,13 +92,8 @@ class Scores:
     def draws(self, ways: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Every score of probabilities (n, C), pooled over ways of the same images."""
         labels, groups = np.tile(self.labels, len(ways)), np.tile(self.groups, len(ways))
-        sums = metrics._group_sums(labels, np.concatenate(ways), groups, self._positive)
-        drawn, _ = metrics._draws(sums.held, REPLICATES, 0)
-        scores = metrics._scores(np.vstack([np.ones((1, len(sums.held))), drawn]), sums, self._positive)
-        # As in `metrics.bootstrap`: a draw that lost a class says nothing.
-        support = scores["support"] > 0
-        kept = np.all(support == support[0], axis=1)
-        return {name: scores[name][kept] for name in SCORES}
+        scores = metrics.replicates_of(labels, np.concatenate(ways), groups, self._positive, REPLICATES)
+        return {name: scores[name] for name in SCORES}
 
     def describe(self, ways: Sequence[np.ndarray], draws: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Intervals of the scores, and how much the model knows of its errors."""
@@ -105,7 +101,7 @@ class Scores:
         pooled = np.concatenate(ways)
         curve = metrics.risk_coverage(labels, pooled, points=10)
         return {
-            **{name: interval(draws[name]) for name in SCORES},
+            **{name: percentile_interval(draws[name]) for name in SCORES},
             "aurc": metrics.aurc_interval(labels, pooled, groups, REPLICATES),
             "risk_coverage": [{"coverage": coverage, "risk": risk} for coverage, risk in curve],
         }
@@ -119,12 +115,6 @@ class Scores:
         repeats = len(true) // len(self.labels)
         labels, groups = np.tile(self.labels, repeats), np.tile(self.groups, repeats)
         return metrics.mean_interval(true, labels, groups, replicates=REPLICATES)
-
-
-def interval(draws: np.ndarray) -> Interval:
-    """95 % percentile interval of (1 + R,) numbers of which the first is the value."""
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
-    return Interval(float(draws[0]), float(low), float(high))
 
 
 def sigma_at(sigmas: Sequence[float], lost: Sequence[float], points: float) -> float | None:
@@ -268,12 +258,12 @@ def _kind(
             "level": kind.severities[severity - 1],
             **scores.describe(probabilities, draws),
             "flip_rate": scores.share(flips),
-            "lost": interval(scores.of_clean["weighted_f1"] - draws["weighted_f1"]),
+            "lost": percentile_interval(scores.of_clean["weighted_f1"] - draws["weighted_f1"]),
             "baseline_error": error,
         }
         if kind.both_ways:
             entry["ways"] = [
-                {"level": level, "weighted_f1": interval(scores.draws([way])["weighted_f1"])}
+                {"level": level, "weighted_f1": percentile_interval(scores.draws([way])["weighted_f1"])}
                 for level, way in zip(kind.levels_of(severity), probabilities, strict=True)
             ]
         severities.append(entry)
@@ -293,8 +283,8 @@ def _kind(
         "source": kind.source,
         "both_ways": kind.both_ways,
         "severities": severities,
-        "ce": None if ce is None else interval(ce),
-        "relative_ce": None if relative is None else interval(relative),
+        "ce": None if ce is None else percentile_interval(ce),
+        "relative_ce": None if relative is None else percentile_interval(relative),
         "area_under_curve": float(np.mean([clean[0], *(draws["weighted_f1"][0] for draws in drawn)])),
         "relative_degradation": float(1 - f1[0] / clean[0]),
     }
@@ -309,12 +299,12 @@ def _summary(kinds: Sequence[Mapping[str, Any]], draws: Mapping[str, _Draws], sc
     # An image's share of changed answers under each kind, so that kinds weigh the same here, too.
     flips = np.mean([found.flipped.reshape(-1, len(scores.labels)).mean(axis=0) for found in draws.values()], axis=0)
     return {
-        "mce": interval(np.mean(ce, axis=0)) if ce else None,
-        "relative_mce": interval(np.mean(relative, axis=0)) if relative else None,
+        "mce": percentile_interval(np.mean(ce, axis=0)) if ce else None,
+        "relative_mce": percentile_interval(np.mean(relative, axis=0)) if relative else None,
         "relative_mce_kinds": len(relative),
-        "mean_weighted_f1": interval(np.mean([found.weighted_f1 for found in draws.values()], axis=0)),
+        "mean_weighted_f1": percentile_interval(np.mean([found.weighted_f1 for found in draws.values()], axis=0)),
         "mean_flip_rate": scores.share(flips),
-        "mean_ece": interval(np.mean([found.ece for found in draws.values()], axis=0)),
+        "mean_ece": percentile_interval(np.mean([found.ece for found in draws.values()], axis=0)),
         "worst_kind": max(kinds, key=lambda entry: entry["relative_degradation"])["kind"],
     }
 
@@ -322,10 +312,10 @@ def _summary(kinds: Sequence[Mapping[str, Any]], draws: Mapping[str, _Draws], sc
 def _noise_curve(answers: Mapping[str, Condition], scores: Scores) -> list[dict[str, Any]]:
     """Weighted F1 under Gaussian noise at every measured sigma, and how much of it is lost."""
     clean = scores.of_clean["weighted_f1"]
-    rows = [{"sigma": 0, "weighted_f1": interval(clean), "lost": interval(clean - clean)}]
+    rows = [{"sigma": 0, "weighted_f1": percentile_interval(clean), "lost": percentile_interval(clean - clean)}]
     for sigma in sorted({*MORE_SIGMAS, *KINDS["gaussian_noise"].severities}):
         f1 = scores.draws([answers[str(Corruption("gaussian_noise", sigma))].probabilities])["weighted_f1"]
-        rows.append({"sigma": sigma, "weighted_f1": interval(f1), "lost": interval(clean - f1)})
+        rows.append({"sigma": sigma, "weighted_f1": percentile_interval(f1), "lost": percentile_interval(clean - f1)})
     return rows
 
 
@@ -354,8 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.out, record)
     print(table(record))
     return 0
 

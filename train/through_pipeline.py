@@ -24,6 +24,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import fetch
 from train.datasets import labels_of, load_rows
+from train.files import write_json
 
 ROAD = "evaluate.evaluator('image-classification') over transformers.pipeline"
 WARNING = "The network was fitted on these images: they check a copy and are no evidence of quality."
@@ -108,7 +109,7 @@ def record(folder: Path, data: Path, limit: int | None = None) -> dict[str, Any]
         **{key: scores[key] for key in ("images", "right", "accuracy")},
         "sample": sample,
     }
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(path, found)
     return scores
 
 

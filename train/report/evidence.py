@@ -76,6 +76,7 @@ class Evidence:
     baselines: dict[str, dict[str, Any]]  # scores by what is measured, by data set
     latency: dict[str, Any]  # "machine" and "systems", or nothing
     networks: dict[str, dict[str, int]] = field(default_factory=dict)  # "parameters", "multiply_adds", by recipe
+    probes: tuple[dict[str, Any], ...] = ()  # of `train.probes`: systems other than the bundled ones
 
     @classmethod
     def read(cls, results: Path, models: Path) -> "Evidence":
@@ -95,6 +96,7 @@ class Evidence:
             },
             latency=json.loads(latency.read_text()) if latency.exists() else {},
             networks=json.loads(networks.read_text()) if networks.exists() else {},
+            probes=tuple(json.loads(path.read_text()) for path in sorted(results.glob("probes/*.json"))),
         )
 
     @functools.cached_property

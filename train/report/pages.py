@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from blastlens.metrics import Interval
+from train.recipe import Recipe
 from train.report import figures, measured, record
 from train.report.cells import (
     HOW,
@@ -248,7 +249,32 @@ def ablation(evidence: Evidence) -> Page:
         settings = [(r.title, changes(evidence, r)) for r in (plain, row) if r.image or r.group]
         noise = [_noise_without_and_with(*pair) for pair in (image, group) if all(pair)]
         tables.append((row.title, row.start, table(header, lines), settings, noise, _cut_short(row, plain)))
-    return {"tables": tables}, {}
+    return {"tables": tables, "grey": _greyed(evidence)}, {}
+
+
+def _greyed(evidence: Evidence) -> dict[str, Any] | None:
+    """What `train.probes` found of networks without colour, one line for each that was asked; None where none was."""
+    if not evidence.probes:
+        return None
+    lines, settings = [], []
+    for probed in evidence.probes:
+        recipe = Recipe.from_dict(probed["recipe"])
+        grey, balance = probed["grey_is_healthy"], recipe.balance
+        called = (show(Interval(**grey[f"called_HEM_in_{how}"])) for how in ("colour", "grey"))
+        after = {row["probe"]: show(Interval(**row["weighted_f1"])) for row in grey["rows"]}
+        clean = show(Interval(**probed["clean"]["weighted_f1"]))
+        lines.append((balance, *called, signed(Interval(**grey["difference"])), clean, *after.values()))
+        settings.append((balance, recipe.changes_from(evidence.recipes[recipe.name])))
+    titles = (row["title"] for row in evidence.probes[0]["grey_is_healthy"]["rows"])
+    asked = ("ALL called HEM in colour", "in grey", "difference", "weighted F1 in colour", *titles)
+    first = evidence.probes[0]
+    return {
+        "title": evidence.recipes[first["recipe"]["name"]].title,
+        "table": table(("balanced by", *asked), lines),
+        "settings": [(name, ", ".join(f"{key} {new}" for key, new in how.items())) for name, how in settings],
+        "protocol": first["protocol"],
+        "images": first["images"],
+    }
 
 
 def _noise_without_and_with(plain: Measured, full: Measured) -> tuple[str, str]:
