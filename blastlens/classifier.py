@@ -24,7 +24,7 @@ DISCLAIMER = "Research demonstration, not a medical device."
 BATCH = 8
 # Of an image unlike the model's, the gate may have a dozen things to say; the plainest are enough.
 MAX_REASONS = 3
-INCOMPLETE = "the input check lacks its file gate.safetensors; only its simple checks were made"
+INCOMPLETE = "the input check could not look at the network's features; only its simple checks were made"
 # Untouched views whose verdict is kept, so that an image changed again and again is judged once.
 REMEMBERED = 32
 
@@ -326,7 +326,8 @@ class Classifier:
         red, green, blue = np.moveaxis(pixels, -1, 0)
         if np.array_equal(red, green) and np.array_equal(red, blue):
             remarks.append("image has no colour; the model was trained on stained cells in colour")
-        if self.folder.gate and self.folder.gate.incomplete:
+        gate = self.folder.gate
+        if gate and (gate.incomplete or (gate.features and not self._scores_features)):
             remarks.append(INCOMPLETE)
         return _Look(pixels, tuple(remarks))
 
@@ -375,7 +376,8 @@ class Classifier:
     def _prediction(self, logits: np.ndarray, look: "_Look", verdict: Verdict | None, change: "_Change") -> Prediction:
         softmax = _softmax(logits)
         probabilities = dict(zip(self.label_names, softmax.tolist(), strict=True))
-        decision = self._decision
+        # Of an image that is not of the model's kind nothing can be decided.
+        decision = self._decision if verdict is None or verdict.fits else None
         return Prediction(
             label=self.label_names[int(softmax.argmax())],
             probabilities=probabilities,

@@ -29,11 +29,13 @@ class Answer:
         subject: the patient, None where nobody said.
         leukemic: whether the label is one of leukemia.
         probability: of leukemia: that of all such labels together, 0 to 1.
+        fits: whether the image looks like those that the model knows; True where nobody checked.
     """
 
     subject: str | None
     leukemic: bool
     probability: float
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Patient:
         mean: mean probability of leukemia, with a 95 % interval by Student's t over the images, cut off at 0 and 1;
             without spread, as of a single image, both ends are NaN.
         lowest, highest: probability of leukemia.
+        unlike: how many of the images do not look like those that the model knows; their answers count all the same.
     """
 
     subject: str | None
@@ -56,6 +59,7 @@ class Patient:
     mean: Interval
     lowest: float
     highest: float
+    unlike: int
 
 
 def leukemic_labels(label_names: Sequence[str]) -> tuple[str, ...]:
@@ -84,6 +88,7 @@ def _patient(subject: str | None, answers: Sequence[Answer]) -> Patient:
         mean=mean_interval(probabilities),
         lowest=min(probabilities),
         highest=max(probabilities),
+        unlike=sum(not answer.fits for answer in answers),
     )
 
 

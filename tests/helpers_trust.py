@@ -120,6 +120,7 @@ def calibration(labels: Sequence[str]) -> dict[str, Any]:
             "labels": leukemic,
             "target": 0.95,
             "threshold": 0.3141,
+            "of_folds": [0.2718, 0.3456],
             "sensitivity": interval(0.9531, 0.015),
             "specificity": interval(0.6172, 0.12),
             "plain": {"sensitivity": interval(0.9021, 0.03), "specificity": interval(0.7913, 0.1)},

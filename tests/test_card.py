@@ -621,7 +621,7 @@ def test_a_failed_probe_and_sets_that_did_not_hold_stand_out(tmp_path, undrawn):
     assert [row.split(" | ")[0] for row in rows if "**failed**" in row] == ["| Without colour", "| Only the outline"]
     assert "4 of 6 were passed" in section(text, "### Shortcut probes")
     assert "AUROC at most 0.752: 0.782 (0.752 to 0.812)" in section(text, "### Shortcut probes")
-    assert "**They did not hold up" in section(text, "### Prediction sets")
+    assert "**A label fell short" in section(text, "### Prediction sets")
     assert "So no prediction set is given" in section(text, "### Prediction sets")
 
 

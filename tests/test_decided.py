@@ -5,10 +5,13 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from gradio.utils import get_upload_folder
 from helpers_models import LABELS, shared_model_folder, write_json
@@ -19,12 +22,13 @@ from blastlens.classifier import Prediction
 from blastlens.corruptions import KINDS, Corruption
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.ui.batch import Run, image_rows
-from blastlens.ui.batch_html import images_html, summary
+from blastlens.ui.batch_html import images_html, patients_html, summary
 from blastlens.ui.examples import examples_for
 from blastlens.ui.shelf import Shelf
 from blastlens.ui.tables import TableView
 from blastlens.ui.try_a_cell import NOISE, TryACell
 from blastlens.ui.try_a_cell_html import caution_html, decision_html, kinds_html, marks_html
+from blastlens.ui.your_slides import YourSlides
 
 FIGURES = calibration(("ALL", "HEM"))
 # Cells lie on black, fields do not: enough to tell them apart by.
@@ -54,6 +58,25 @@ def test_nothing_is_decided_without_figures_or_of_a_strange_image():
     assert decision_html(prediction(label_set=("ALL",), flagged=True), None) == ""
     assert decision_html(prediction(label_set=("ALL",), flagged=True, in_domain=False), FIGURES) == ""
     assert "Set to miss few" not in decision_html(prediction(label_set=("ALL",)), FIGURES)
+
+
+def test_of_a_noisy_image_stands_what_was_measured_with_such_noise():
+    noisy = prediction(label_set=("ALL",), flagged=True, sigma=9.6)
+    shown = decision_html(noisy, FIGURES)
+    coverage, sensitivity = round(0.9123 - 10 / 300, 5), round(0.9531 - 10 / 400, 5)
+    assert f"with noise of sigma 10 it was {100 * coverage:.1f} % of the time" in shown
+    assert f"with noise of sigma 10 it found {100 * sensitivity:.1f} %" in shown
+    same = decision_html(replace(noisy, sigma=0.0, corruption={"kind": "gaussian_noise", "level": 9.6}), FIGURES)
+    assert same == shown
+    assert "with noise" not in decision_html(replace(noisy, sigma=60.0), FIGURES)  # more than was ever measured
+
+
+def test_of_any_other_flaw_it_is_said_that_nothing_was_measured():
+    blurred = prediction(label_set=("ALL",), flagged=True, corruption={"kind": "defocus", "level": 3.0})
+    shown = decision_html(blurred, FIGURES)
+    assert "91.2 %" not in shown and "it found" not in shown
+    assert "With this flaw nobody knows how far they hold." in text(shown)
+    assert "nobody knows" not in decision_html(prediction(label_set=("ALL",), flagged=True), FIGURES)
 
 
 def test_a_refused_image_is_offered_to_the_model_that_knows_it():
@@ -125,6 +148,16 @@ def test_a_cell_given_to_the_field_model_is_sent_on_by_one_click(tab, tmp_path):
     assert "At 90 %" in decision and "Set to miss few" in decision
 
 
+def test_labelled_images_of_another_kind_are_counted_by_the_model_that_would_know_them(tab, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "slides.zip", "w") as archive:
+        for name in ("ALL/a1/1.png", "HEM/h1/1.png"):
+            draw_field("Early", len(name)).save(buffer := BytesIO(), "PNG")
+            archive.writestr(name, buffer.getvalue())
+    answer = YourSlides(tab.shelf, gr.File()).answer({"path": str(tmp_path / "slides.zip")}, "tiny-cell")
+    assert answer["fits_another_model"] == {"tiny-field": 2}
+
+
 def test_an_image_that_no_model_knows_is_refused_without_a_suggestion(tab, tmp_path):
     half = draw_field("Early", 2)
     half.paste((0, 0, 0), (0, 0, half.width // 4, half.height))  # a quarter is black: neither a cell nor a field
@@ -145,6 +178,11 @@ def test_a_batch_says_what_was_refused_and_which_model_would_know_it(tab, tmp_pa
     answer = {one["file"]: one for one in run.to_dict()["images"]}
     assert answer["field.png"]["suggestion"] == "tiny-field" and answer["field.png"]["in_domain"] is False
     assert isinstance(answer["cell.png"]["label_set"], list)
+    assert answer["field.png"]["label_set"] is None and answer["field.png"]["flagged"] is None
+    (patient,) = run.to_dict()["patients"]
+    assert (patient["images"], patient["unlike_training_images"]) == (2, 1)
+    assert any(line.startswith("1 of 2 images do not look like") for line in run.to_dict()["warnings"])
+    assert "Unlike its images" in text(patients_html(run, TableView()))
     assert "1 of them looks like those of tiny-field: choose it above" in text(summary(run))
     table = text(images_html(run, TableView()))
     assert "Not ruled out" in table and "refused, 2 remarks" in table and "looks like an image for tiny-field" in table

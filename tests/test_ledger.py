@@ -28,7 +28,8 @@ def right_on(base: ledger.Trial, name: str, folds: set[int]) -> ledger.Trial:
     """A trial that answers these folds rightly and the others wrongly."""
     answer = np.where(np.isin(base.fold, list(folds)), base.label, 1 - base.label)
     probabilities = np.broadcast_to(np.where(np.eye(2)[answer] > 0, 0.9, 0.1), base.probabilities.shape)
-    return dataclasses.replace(base, name=name, probabilities=probabilities)
+    without = dict.fromkeys(np.unique(base.fold).tolist(), probabilities)
+    return dataclasses.replace(base, name=name, probabilities=probabilities, without=without)
 
 
 def test_each_fold_is_answered_by_what_was_best_elsewhere():

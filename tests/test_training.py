@@ -237,6 +237,17 @@ def test_the_exported_folder_answers_like_the_trained_network_with_its_calibrati
         np.testing.assert_allclose(answer.logits, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(("gate", "stays"), [({"features": {"limit": 2}}, False), ({"statistics": {}}, True)])
+def test_a_new_network_does_not_inherit_a_gate_that_goes_by_the_old_ones_features(
+    gate, stays, model_folder, cross_validated, drawn, tmp_path
+):
+    out = shutil.copytree(model_folder, tmp_path / "tiny-cells")
+    (out / "gate.json").write_text(json.dumps(gate))
+    arguments = [str(cross_validated / "seed0-fold1"), "--cv", str(cross_validated), "--data", str(drawn)]
+    assert export.main([*arguments, "--out", str(out), "--cache", str(cross_validated / "cache")]) == 0
+    assert (out / "gate.json").exists() is stays and (out / "metrics.json").exists()
+
+
 def test_the_exported_folder_loads_in_a_stock_pipeline(model_folder, drawn):
     from transformers import pipeline
 

@@ -156,7 +156,7 @@ def test_the_tiles_lead_to_parts_that_are_there():
 
 
 @pytest.mark.parametrize(
-    ("holds", "said"), [(True, "In tests the promise held."), (False, "In tests it did not hold.")]
+    ("holds", "said"), [(True, "In tests no label fell clearly short."), (False, "In tests a label fell short.")]
 )
 def test_prediction_sets_say_whether_they_held(holds, said):
     chosen = folder()

@@ -10,7 +10,7 @@ compares ways to calibrate on the recorded runs of our recipes; `train.crossval.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,7 @@ def measure(networks: FoldNetworks, sigmas: Sequence[float] = SIGMAS) -> dict[st
     Thresholds are chosen without noise: 0 is always among the sigmas and comes first.
     """
     levels = [0.0, *sorted({float(sigma) for sigma in sigmas} - {0.0})]
-    answers = [networks.noisy(sigma) for sigma in levels]
-    held_out = HeldOut(
-        sigmas=np.array(levels),
-        index=answers[0].index,
-        label=answers[0].label,
-        fold=answers[0].fold,
-        logits=np.stack([a.logits for a in answers]),
-    )
+    held_out = networks.predictions(levels)
     return report(held_out, dict(enumerate(networks.scalings)), networks.groups, networks.label_names)
 
 
@@ -172,13 +165,7 @@ def nested(
     scalings, preferred = {}, {}
     for k in np.unique(held_out.fold):
         others = held_out.fold != k
-        inner = replace(
-            held_out,
-            index=held_out.index[others],
-            label=held_out.label[others],
-            fold=held_out.fold[others],
-            logits=held_out.logits[:, others],
-        )
+        inner = held_out.part(others)
         losses = []
         for candidate in candidates:
             p = calibrated(inner, fitted(inner, groups[others], candidate))

@@ -66,6 +66,10 @@ class HeldOut:
             np.concatenate([np.log(r.probabilities.clip(1e-7)) for r in results], axis=1),
         )
 
+    def part(self, chosen: np.ndarray) -> "HeldOut":
+        """Only the chosen images, (N,) bool."""
+        return HeldOut(self.sigmas, self.index[chosen], self.label[chosen], self.fold[chosen], self.logits[:, chosen])
+
 
 def cross_fitted(held_out: HeldOut) -> dict[int, metrics.Scaling]:
     """Scaling for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot be
@@ -92,6 +96,21 @@ def calibrated(held_out: HeldOut, scalings: dict[int, metrics.Scaling]) -> np.nd
         mine = held_out.fold == fold
         for level in range(len(out)):
             out[level, mine] = scaling.apply(held_out.logits[level, mine])
+    return out
+
+
+def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
+    """Probabilities (S, N, C) of the other folds' images, each fold's scaling fitted on the rest of them; NaN for the
+    images of `fold`, which have no part in them: what is chosen from these can be tried on that fold.
+
+    Where there is only one other fold its scaling is fitted on itself.
+    """
+    others = held_out.fold != fold
+    inner = held_out.part(others)
+    alone = len(np.unique(inner.fold)) == 1
+    scalings = {int(inner.fold[0]): metrics.fit_scaling(inner.logits[0], inner.label)} if alone else cross_fitted(inner)
+    out = np.full(held_out.logits.shape, np.nan)
+    out[:, others] = calibrated(inner, scalings)
     return out
 
 

@@ -41,6 +41,23 @@ from train.folds import FOLDS, FoldNetworks
 from train.pixels import load_pixels
 
 SCHEMA = 1
+# What decides the figures of `measure_all`: figures kept from other code are not taken.
+MEASURING = (
+    "train/baselines.py",
+    "train/calibration.py",
+    "train/crossval.py",
+    "train/decisions.py",
+    "train/evaluate.py",
+    "train/folds.py",
+    "train/masks.py",
+    "train/patients.py",
+    "train/probes.py",
+    "train/robustness.py",
+    "blastlens/decision.py",
+    "blastlens/metrics.py",
+    "blastlens/noise.py",
+    "blastlens/patients.py",
+)
 HEADLINE = (
     "weighted_f1",
     "macro_f1",
@@ -165,6 +182,14 @@ def measure_all(networks: FoldNetworks, every: int, kept: Path) -> dict[str, Any
     return found
 
 
+def kept_folder(networks: FoldNetworks, every: int, cache: Path) -> Path:
+    """Where steps that are done wait for the next time: another place for other networks, images or code."""
+    root = Path(__file__).parents[1]
+    files = [root / name for name in MEASURING] + sorted(root.glob("blastlens/corruptions/*.py"))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+    return cache / "evaluate" / f"{networks.digest}-every{every}-{code}"
+
+
 def evaluate_folder(folder: ModelFolder, data: Path, cache: Path) -> dict[str, Any]:
     """The shipped network itself on a data set it was not trained on, at every sigma; one protocol entry."""
     rows = load_rows(data)
@@ -263,8 +288,7 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.data:
             raise BlastlensError("--all measures on images; give their prepared dataset with --data.")
         networks = FoldNetworks.load(folds, arguments.data, arguments.cache)
-        kept = arguments.cache / "evaluate" / f"{networks.digest}-every{arguments.every}"
-        found = measure_all(networks, arguments.every, kept)
+        found = measure_all(networks, arguments.every, kept_folder(networks, arguments.every, arguments.cache))
         protocol = found.pop("protocol")
         record = build_metrics(folder, arguments.run, summary_of(networks, protocol), record) | found
     elif arguments.cv:

@@ -314,12 +314,17 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         if parity["fp32"] > PARITY:
             raise BlastlensError(f"The ONNX file's probabilities differ by {parity['fp32']:.2g}, more than {PARITY}.")
         for name in ("metrics.json", "gate.json", "README.md"):
-            if (out / name).exists():
+            if (out / name).exists() and not (name == "gate.json" and _judges_features(out / name)):
                 shutil.copy(out / name, part / name)
         if out.exists():
             shutil.rmtree(out)
         part.rename(out)
     return parity
+
+
+def _judges_features(gate: Path) -> bool:
+    """Whether a gate speaks of a network's features, which are others for every network."""
+    return "features" in json.loads(gate.read_text())
 
 
 def _dump(path: Path, value: Any) -> None:

@@ -180,6 +180,12 @@ class FoldNetworks:
             self._noisy[sigma] = self.held_out(change, what=f"noise, sigma {sigma:g}")
         return self._noisy[sigma]
 
+    def predictions(self, sigmas: Sequence[float]) -> HeldOut:
+        """Held-out logits of every image at each sigma, as a cross-validation records them."""
+        answers = [self.noisy(sigma) for sigma in sigmas]
+        first = answers[0]
+        return HeldOut(np.array(sigmas), first.index, first.label, first.fold, np.stack([a.logits for a in answers]))
+
     @cached_property
     def _noisy(self) -> dict[float, Answers]:
         return {}

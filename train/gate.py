@@ -96,7 +96,7 @@ class Statistics:
     def extent(self) -> np.ndarray:
         """Lows and highs (2, K): the quantiles of every way in which the images were varied, taken together."""
         ways = [self.values, *(way for way in self.varied if len(way))]
-        found = np.array([np.quantile(way, [QUANTILE, 1 - QUANTILE], axis=0) for way in ways])
+        found = np.array([np.nanquantile(way, [QUANTILE, 1 - QUANTILE], axis=0) for way in ways])
         return np.stack([found[:, 0].min(axis=0), found[:, 1].max(axis=0)])
 
     def margins(self, target: float) -> np.ndarray:
@@ -526,6 +526,7 @@ def write(model: Path, data: Path, folds: Path | None, strangers: Sequence[Path]
     for path in strangers:
         pictures_in(path)  # refuses an empty folder before the work begins
     record, score = fitted(folder, rows, pixels, networks, strangers)
+    json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     # At no time does gate.json speak of a distribution that is not there.
     if score:
         write_features(score, model / GATE_FEATURES)

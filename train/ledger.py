@@ -12,7 +12,7 @@ on the *other* folds.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from train.backbones import create_network
 from train.complexity import count_parameters, multiply_adds
-from train.crossval import HeldOut, calibrated, cross_fitted, plain
+from train.crossval import HeldOut, calibrated, calibrated_without, cross_fitted, plain
 from train.datasets import load_rows
 from train.folds import runs_of
 from train.recipe import Recipe
@@ -47,7 +47,8 @@ class Trial:
     Attributes:
         name: of its folder, or "shipped". recipe: what was run. seed: of split and training.
         index, label, fold, group: (N,) of the held-out images, sorted by index.
-        logits: (S, N, C), uncalibrated, at `sigmas`. probabilities: the same, calibrated across folds.
+        probabilities: (S, N, C), at `sigmas`, calibrated across folds or not at all. without: of each fold, those of
+            the other folds' images calibrated without it, from which to choose what answers it.
     """
 
     name: str
@@ -60,17 +61,20 @@ class Trial:
     fold: np.ndarray
     group: np.ndarray
     probabilities: np.ndarray
+    without: Mapping[int, np.ndarray]
 
     @classmethod
     def of(cls, name: str, recipe: Recipe, results: Sequence[Result], scaled: bool = True) -> "Trial":
         """A trial of recorded runs, one per fold; without `scaled` it is not calibrated."""
         held_out = HeldOut.of_results(results)
         order = np.argsort(held_out.index)
-        found = (
-            calibrated(held_out, cross_fitted(held_out))
-            if scaled
-            else np.stack([metrics.softmax(level) for level in held_out.logits])
-        )
+        folds = np.unique(held_out.fold).tolist()
+        if scaled:
+            found = calibrated(held_out, cross_fitted(held_out))
+            without = {k: calibrated_without(held_out, k)[:, order] for k in folds}
+        else:
+            found = np.stack([metrics.softmax(level) for level in held_out.logits])
+            without = dict.fromkeys(folds, found[:, order])
         return cls(
             name=name,
             recipe=recipe,
@@ -82,6 +86,7 @@ class Trial:
             fold=held_out.fold[order],
             group=np.concatenate([r.groups_of_images for r in results])[order],
             probabilities=found[:, order],
+            without=without,
         )
 
     def at(self, sigma: float) -> np.ndarray | None:
@@ -139,16 +144,16 @@ def choice(trials: Sequence[Trial]) -> dict[str, Any]:
     """
     able = [t for t in trials if all(t.at(s) is not None for s in CRITERION_SIGMAS)]
 
-    def score(trial: Trial, mine: np.ndarray) -> float:
-        levels = [trial.probabilities[trial.sigmas.index(s)] for s in CRITERION_SIGMAS]
+    def score(trial: Trial, mine: np.ndarray, probabilities: np.ndarray) -> float:
+        levels = [probabilities[trial.sigmas.index(s)] for s in CRITERION_SIGMAS]
         return float(np.mean([metrics.weighted_f1(trial.label[mine], p[mine]) for p in levels]))
 
-    best = max(able, key=lambda t: score(t, np.full(len(t.index), True)))
+    best = max(able, key=lambda t: score(t, np.full(len(t.index), True), t.probabilities))
     answers = np.empty_like(best.probabilities[0])
     chosen = {}
     for k in np.unique(best.fold):
         mine = best.fold == k
-        picked = max(able, key=lambda t: score(t, ~mine))
+        picked = max(able, key=lambda t: score(t, ~mine, t.without[int(k)]))
         answers[mine] = picked.probabilities[picked.sigmas.index(0)][mine]
         chosen[str(k)] = picked.name
     return {

@@ -20,7 +20,7 @@ What can mislead here:
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from blastlens.metrics import Interval
 from blastlens.noise import PAPER_SIGMAS
 from blastlens.patients import NORMAL_QUANTILE, leukemic_labels, mean_interval, wilson
 from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
-from train.crossval import plain
+from train.crossval import calibrated_without, plain
 from train.datasets import Row
 from train.files import write_json
 from train.folds import FoldNetworks
@@ -103,18 +103,23 @@ def best_threshold(means: np.ndarray, sick: np.ndarray) -> float:
     return float(middles[best][gaps[best].argmax()])
 
 
-def cross_fitted_thresholds(people: People, means: np.ndarray) -> np.ndarray:
+def cross_fitted_thresholds(people: People, means: np.ndarray | Mapping[int, np.ndarray]) -> np.ndarray:
     """(G,) for each person the threshold that the people of the other folds choose.
+
+    Args:
+        means: (G,) mean probability of each person; or of each fold those to choose its threshold from, where
+            calibration has to leave it out as well.
 
     Raises:
         BlastlensError: a fold whose others lack sick or healthy people.
     """
-    thresholds = np.empty(len(means))
+    thresholds = np.empty(len(people.names))
     for k in np.unique(people.fold):
         others = people.fold != k
         if not people.sick[others].any() or people.sick[others].all():
             raise BlastlensError("Decisions about people need sick and healthy ones in every two folds.")
-        thresholds[people.fold == k] = best_threshold(means[others], people.sick[others])
+        known = means[int(k)] if isinstance(means, Mapping) else means
+        thresholds[people.fold == k] = best_threshold(known[others], people.sick[others])
     return thresholds
 
 
@@ -127,20 +132,22 @@ def rates(right: np.ndarray, sick: np.ndarray) -> dict[str, Interval | None]:
     return {name: wilson(float(values.sum()), len(values)) if len(values) else None for name, values in of.items()}
 
 
-def decisions(people: People, probability: np.ndarray, label_names: Sequence[str], label: int) -> dict[str, Any]:
+def decisions(
+    people: People, probability: np.ndarray, thresholds: np.ndarray, label_names: Sequence[str], label: int
+) -> dict[str, Any]:
     """What is said of each person, and how often that is right.
 
     Args:
-        probability: (N,) of leukemia, without noise. label_names: of leukemia and of health. label: which of them is
-            leukemia.
+        probability: (N,) of leukemia, without noise. thresholds: (G,), of `cross_fitted_thresholds`.
+        label_names: of leukemia and of health. label: which of them is leukemia.
 
     Returns:
         The keys of metrics.json's `patients` that need no network: `sensitivity` and `specificity` call everybody,
         by the side of the threshold; `decided` only those whose interval does not hold the threshold. `at_half` has
-        the same with 0.5 as threshold, which nobody chose.
+        the same with 0.5 as threshold, which nobody chose. `threshold` is for use: chosen on everybody, it was tried
+        on nobody else, while the rates are of `of_folds`, each chosen on the other folds.
     """
     means = people.means(probability)
-    thresholds = cross_fitted_thresholds(people, means)
     called = means >= thresholds
     right = called == people.sick
     sides = (label_names[1 - label], label_names[label])
@@ -167,6 +174,7 @@ def decisions(people: People, probability: np.ndarray, label_names: Sequence[str
     decided = np.array([row["called"] != UNDECIDED for row in found])
     return {
         "threshold": best_threshold(means, people.sick),
+        "of_folds": [float(thresholds[people.fold == k][0]) for k in np.unique(people.fold)],
         "patients": found,
         **rates(right, people.sick),
         "auroc": _auroc(people, means),
@@ -177,14 +185,18 @@ def decisions(people: People, probability: np.ndarray, label_names: Sequence[str
 
 
 def by_cells(
-    people: People, probability: np.ndarray, numbers: Sequence[int] = CELLS, draws: int = DRAWS, seed: int = 0
+    people: People,
+    probability: np.ndarray,
+    thresholds: np.ndarray,
+    numbers: Sequence[int] = CELLS,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """How many cells are needed: the rates when only so many of a person's cells are looked at.
 
     Cells are drawn at random from all photographs of a person, without replacement; who has fewer is judged by all of
-    them. The thresholds are those of all cells. A rate is the mean over `draws`, its interval that of one draw.
+    them. The thresholds (G,) are those of all cells. A rate is the mean over `draws`, its interval that of one draw.
     """
-    thresholds = cross_fitted_thresholds(people, people.means(probability))
     rng = np.random.default_rng(seed)
     # A random order of each person's cells, the same for every number of them: the first n of it are n cells.
     cells = [probability[people.of_image == g] for g in range(len(people.names))]
@@ -214,7 +226,11 @@ def measure(networks: FoldNetworks, sigmas: Sequence[float] = SIGMAS, progress: 
     )
 
     clean = networks.noisy(0).probabilities[:, label]
-    thresholds = cross_fitted_thresholds(people, people.means(clean))
+    held_out = networks.predictions([0])
+    thresholds = cross_fitted_thresholds(
+        people,
+        {int(k): people.means(calibrated_without(held_out, k)[0][:, label]) for k in np.unique(people.fold)},
+    )
     by_sigma = []
     for sigma in sigmas:
         means = people.means(networks.noisy(sigma).probabilities[:, label])
@@ -224,9 +240,9 @@ def measure(networks: FoldNetworks, sigmas: Sequence[float] = SIGMAS, progress: 
             "protocol": networks.protocol,
             "seed": networks.seed,
             "rule": RULE,
-            **decisions(people, clean, names, label),
+            **decisions(people, clean, thresholds, names, label),
             "by_sigma": by_sigma,
-            "by_cells": by_cells(people, clean),
+            "by_cells": by_cells(people, clean, thresholds),
             "without_network": _without_network(networks, people, label, progress),
         }
     )

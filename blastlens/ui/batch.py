@@ -16,6 +16,10 @@ from ..sources import LONGEST_RUN_S, Sources, list_sources
 from .shelf import provenance
 
 NOT_NAMED = "not named"
+UNLIKE = (
+    "{number} of {of} images do not look like those this model was trained on; their answers say nothing, and are "
+    "part of what is summed up by patient."
+)
 _TOO_LONG = f"was left out, since the run took over {LONGEST_RUN_S // 60} minutes; give the rest in parts."
 
 
@@ -117,7 +121,14 @@ class Run:
         leukemic = leukemic_labels(self.folder.label_names)
         if not leukemic:
             return []
-        return by_patient(Answer(one.subject, one.prediction.label in leukemic, one.leukemia) for one in self.answered)
+        return by_patient(
+            Answer(one.subject, one.prediction.label in leukemic, one.leukemia, one.prediction.in_domain is not False)
+            for one in self.answered
+        )
+
+    def _unlike(self) -> list[str]:
+        number = sum(one.prediction.in_domain is False for one in self.answered)
+        return [UNLIKE.format(number=number, of=len(self.answered))] if number else []
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -126,7 +137,7 @@ class Run:
             "patients": [_patient_dict(patient) for patient in self.patients()],
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
-            **provenance(self.folder, self.sigma, [*self.listing.notes, CAVEAT]),
+            **provenance(self.folder, self.sigma, [*self.listing.notes, *self._unlike(), CAVEAT]),
         }
 
 
@@ -158,6 +169,7 @@ def _patient_dict(patient: Patient) -> dict[str, Any]:
         "mean_probability_high": _or_none(patient.mean.high),
         "lowest_probability": patient.lowest,
         "highest_probability": patient.highest,
+        "unlike_training_images": patient.unlike,
     }
 
 

@@ -129,6 +129,10 @@ def patients_html(run: Run, view: TableView) -> str:
             "highest", "Highest", lambda one: one.highest, lambda one: percent(one.highest, decimals=1), number=True
         ),
     ]
+    if any(one.unlike for one in patients):
+        columns.append(
+            Column("unlike", "Unlike its images", lambda one: one.unlike, lambda one: f"{one.unlike:,}", number=True)
+        )
     wilson = term("Share", "Called leukemic, of all images of the patient; with Wilson's 95 % interval.")
     mean = term(
         "mean probability",

@@ -257,7 +257,10 @@ def _gate_text(evaluation: Evaluation) -> str:
         f"The input check finds {gate.unlike:,} of {count(evaluation.images, 'image')} unlike those this model learned "
         f"from ({gate.unlike_right:,} of them answered right"
     )
-    return text + (f"; of the others {gate.fitting_right:,} of {gate.fitting:,})." if gate.fitting else ").")
+    text += f"; of the others {gate.fitting_right:,} of {gate.fitting:,})." if gate.fitting else ")."
+    for model, images in evaluation.suggested:
+        text += f" {images:,} {'looks' if images == 1 else 'look'} like those of {model}."
+    return text
 
 
 def _left_out_text(evaluation: Evaluation) -> str:

@@ -32,7 +32,7 @@ def calibration_html(record: Record) -> str:
         if score(record.get(key))
     ]
     table = rows_table(
-        "How far stated probabilities are off on average, on people it never saw",
+        "How far stated probabilities are off on average, on groups of images it never saw",
         ["calibration error", "by a temperature alone", "as served"],
         rows,
         "numbers",
@@ -85,13 +85,13 @@ def operating_html(record: Record) -> str:
     rows = [
         ["the more probable label", share(plainly["sensitivity"]), share(plainly["specificity"])],
         [
-            f"leukemic from {percent(record['threshold'], 1)} on",
+            "leukemic from such a threshold on",
             share(record["sensitivity"]),
             share(record["specificity"]),
         ],
     ]
     table = rows_table(
-        "Of leukemic images found, and of healthy ones left alone, on people it never saw",
+        "Of leukemic images found, and of healthy ones left alone, on groups of images it never saw",
         ["called by", "sensitivity", "specificity"],
         rows,
         "numbers",
@@ -109,15 +109,29 @@ def operating_html(record: Record) -> str:
         )
     return (
         f"<p>A screen should miss few. So its {term('operating point')} was set to find at least "
-        f"{percent(record['target'])} of the leukemic images ({escape(record['how'])}), and then tried on people it "
-        f"was not set with. The price is in the last column: {term('specificity')}.</p>{_pair(table, chart)}"
+        f"{percent(record['target'])} of the leukemic images ({escape(record['how'])}), and then tried on "
+        f"groups it was not set with{_of_folds(record)}. The price is in the last column: "
+        f"{term('specificity')}.</p>{_pair(table, chart)}"
     )
+
+
+def _of_folds(record: Record) -> str:
+    """Which thresholds were tried, and which one is used."""
+    tried = record.get("of_folds")
+    used = f"the page uses {percent(record['threshold'], 1)}, set with all of them"
+    if not tried:
+        return f"; {used}"
+    return f" (thresholds from {percent(min(tried), 1)} to {percent(max(tried), 1)}; {used})"
 
 
 def sets_html(record: Record) -> str:
     """Whether the sets hold the true label as often as asked, and how large they are."""
     asked = percent(record["asked"])
-    verdict = ("kept", "In tests the promise held.") if record["holds"] else ("broken", "In tests it did not hold.")
+    verdict = (
+        ("kept", "In tests no label fell clearly short.")
+        if record["holds"]
+        else ("broken", "In tests a label fell short.")
+    )
     rows = [[f"{escape(label)}", share(found)] for label, found in (record.get("coverage_by_class") or {}).items()]
     table = rows_table(
         f"How often the set held the true label, where {asked} was asked for",
@@ -140,7 +154,7 @@ def _worst_group(worst: Record | None) -> str:
     if not worst:
         return ""
     return (
-        f"<p>It is a promise over many people, not for each: of {count(worst['images'], 'image')} of "
+        f"<p>It is an average over many groups, not a promise for each: of {count(worst['images'], 'image')} of "
         f"{escape(str(worst['group']))} ({escape(worst['label'])}), {percent(worst['coverage'], 1)} had the true label "
         "in their set.</p>"
     )

@@ -124,12 +124,17 @@ def patients_html(record: Record) -> str:
     ]
     table = rows_table("Every person", head, rows, "numbers", folded=f"All {len(people)} in numbers")
     return (
-        f"<p>A clinician does not ask about a cell but about a person. {escape(record['rule'])} The threshold, "
-        f"{percent(threshold, 1)} where it is drawn, was chosen on others than those it is tried on. With so few "
-        f"people the intervals are wide.</p>{figures}"
+        f"<p>A clinician does not ask about a cell but about a person. {escape(record['rule'])} Everybody "
+        f"was tried with a threshold chosen on others{_others(record)}; the one drawn, {percent(threshold, 1)}, is "
+        f"chosen on all, for use. With so few people the intervals are wide.</p>{figures}"
         f'<div class="trust-pair">{charts}</div>{table}'
         f'<div class="trust-pair">{_how_many(record.get("by_cells") or ())}{_noise(record.get("by_sigma") or ())}</div>'
     )
+
+
+def _others(record: Record) -> str:
+    tried = record.get("of_folds")
+    return f" ({percent(min(tried), 1)} to {percent(max(tried), 1)})" if tried else ""
 
 
 def people_line(record: Record) -> tuple[str, str]:
@@ -224,7 +229,9 @@ _ENDS = ("value", "low", "high")
 
 _KINDS_OF_IMAGE = {
     "strangers": "What it should turn away",
-    "varied": "What it should let in: images of its kind from another microscope or camera, imitated",
+    "varied": (
+        "What it should let in: its kind as another microscope or camera may give it, imitated as in setting the check"
+    ),
     "spoilt": "Images of its kind made hard to tell: no promise either way",
 }
 
@@ -234,9 +241,9 @@ def gate_html(measured: Record) -> str:
     own = measured["held_out"]
     worst = own.get("worst_group")
     told = (
-        "<p>Before it answers, a few measurements of an image are held against the training images. "
-        f"{percent(own['rate'], 1)} of {own['images']:,} images of its own kind, of people it never saw, were turned "
-        "away by mistake"
+        "<p>Before it answers, a few measurements of an image, and the network's own features where it has kept some, "
+        f"are held against the training images. {percent(own['rate'], 1)} of {own['images']:,} images of its own "
+        "kind, of groups it never saw, were turned away by mistake"
     )
     told += (
         f"; in the worst group, {escape(str(worst['group']))}, {percent(worst['rate'], 1)} of {worst['images']:,}.</p>"

@@ -41,8 +41,8 @@ def flaws_html(record: Record) -> str:
 
 
 def headline(record: Record) -> tuple[str, str]:
-    """The worst flaw at its worst step: what is left of the score, and in words of what."""
-    worst = _worst(record)
+    """What is left of the score under the flaw that leaves least of it at its strongest, and in words of what."""
+    worst = min(record["kinds"], key=lambda kind: kind["severities"][-1]["weighted_f1"]["value"])
     last = worst["severities"][-1]
     left = score(last["weighted_f1"])
     lost = score(last["lost"])
@@ -92,7 +92,7 @@ def _noise(summary: Record) -> str:
         sigma = summary[key]
         where = f"nowhere up to {MAX_SIGMA:g}" if sigma is None else f"at about {sigma:.3g}"
         told.append(f"{lost} {where}")
-    return f"With noise it loses, by its {term('sigma')}: {', '.join(told)}."
+    return f"With noise it loses, by its {term('sigma')}: {', '.join(told)}, read off between the levels measured."
 
 
 def _chart(kind: Record, clean: Record, baseline: Record, y_range: tuple[float, float]) -> str:

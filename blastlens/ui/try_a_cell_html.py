@@ -31,7 +31,10 @@ def caution_html(prediction: Prediction, better: tuple[str, str] | None = None) 
     Args:
         better: what to call the model that knows such images, and its name; a button gives the image to it.
     """
-    meaning = "A few measurements of the image, as given, are held against the training images. It can be wrong."
+    meaning = (
+        "A few measurements of the image, as given, and of what the network sees in it are held against the training "
+        "images. It can be wrong."
+    )
     check, lines = term("Input check", meaning), [f"{text[0].upper()}{text[1:]}." for text in prediction.warnings]
     if prediction.in_domain is False:
         told = f"{check}: <strong>refused. Your image is unlike those this model knows.</strong>{_list(lines)}"
@@ -54,6 +57,7 @@ def decision_html(prediction: Prediction, figures: Any) -> str:
 
     Returns:
         Nothing where the model has no such figures, or where the image is not of its kind, for which they say nothing.
+        Of a changed image they speak of what was measured on such images, or say that nothing was.
     """
     if prediction.in_domain is False or not isinstance(figures, dict):
         return ""
@@ -61,8 +65,9 @@ def decision_html(prediction: Prediction, figures: Any) -> str:
     if prediction.label_set is not None:
         sets = figures["prediction_sets"]
         many = len(prediction.label_set) > 1
-        covered = score(sets.get("coverage"))
-        measured = f"On held-out images it was {percent(covered.value, 1)} of the time. " if covered else ""
+        on, found = _measured(prediction, sets)
+        covered = score(found.get("coverage"))
+        measured = f"On held-out images{on} it was {percent(covered.value, 1)} of the time. " if covered else ""
         meaning = (
             f"Every label that cannot be left out if the true one is to be among them {percent(sets['asked'])} of the "
             f"time. {measured}How far that can be trusted stands under its tab."
@@ -73,13 +78,36 @@ def decision_html(prediction: Prediction, figures: Any) -> str:
     if prediction.flagged is not None:
         point = figures["operating_point"]
         target = f" at least {percent(point['target'])} of" if "target" in point else ""
+        on, found = _measured(prediction, point)
+        reached = score(found.get("sensitivity"))
+        measured = f" Of held-out ones{on} it found {percent(reached.value, 1)}." if reached else ""
         meaning = (
             f"From a probability of leukemia of {percent(point['threshold'], 1)} on, chosen to find{target} leukemic "
-            "images. It raises more false alarms than the answer alone."
+            f"images.{measured} It raises more false alarms than the answer alone."
         )
         word = "flagged" if prediction.flagged else "not flagged"
         told.append(f"{term('Set to miss few', meaning)}: <strong>{word}</strong>.")
+    if told and prediction.corruption and not _is_noise(prediction):
+        told.append("Both were set and measured on images as they are. With this flaw nobody knows how far they hold.")
     return f'<div class="notes decision">{"".join(f"<p>{text}</p>" for text in told)}</div>' if told else ""
+
+
+def _is_noise(prediction: Prediction) -> bool:
+    return not prediction.corruption or prediction.corruption["kind"] == "gaussian_noise"
+
+
+def _measured(prediction: Prediction, figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What was measured on images like this one, and in words on which: with the nearest noise, or none."""
+    if not _is_noise(prediction):
+        return "", {}
+    level = prediction.corruption["level"] if prediction.corruption else prediction.sigma
+    rows = figures.get("by_sigma") or ()
+    if not level:
+        return "", figures
+    if level > max((row["sigma"] for row in rows), default=0):
+        return "", {}
+    nearest = min(rows, key=lambda row: abs(row["sigma"] - level))
+    return f" with noise of sigma {nearest['sigma']:g}" if nearest["sigma"] else "", nearest
 
 
 def kinds_html() -> str:

@@ -60,11 +60,11 @@ class YourSlides:
         busy, idle = _buttons(ready=False, running=True), _buttons(ready=True, running=False)
         try:
             classifier = self.shelf.classifier(model, patience=0)
-            labelled = self._labelled(archive, classifier)
+            labelled, others = self._labelled(archive, classifier), tuple(self.shelf.classifiers.values())
             outcomes: list[Measured | BlastlensError] = []
             start = shown = time.monotonic()
             yield _progress(0, len(labelled.images), 0.0), _NOTHING_YET, *busy
-            for outcome in measure(classifier, labelled.images):
+            for outcome in measure(classifier, labelled.images, others=others):
                 outcomes.append(outcome)
                 if (now := time.monotonic()) - shown >= BEAT:
                     shown = now
@@ -84,8 +84,8 @@ class YourSlides:
     def answer(self, archive: Upload, model: str) -> dict[str, Any]:
         """The findings as JSON values."""
         classifier = self.shelf.classifier(model, patience=0)
-        labelled = self._labelled(archive, classifier)
-        evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images)))
+        labelled, others = self._labelled(archive, classifier), tuple(self.shelf.classifiers.values())
+        evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images, others=others)))
         found, limits = verdict(evaluation), list(caveats(evaluation))
         remarks = [f"{text} ({count(images, 'image')})" for text, images in evaluation.remarks]
         return {
