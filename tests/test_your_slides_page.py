@@ -61,8 +61,8 @@ def test_findings_fit_the_screen_and_can_be_used_by_everybody(visit, tmp_path, w
 def test_a_running_test_can_be_cancelled_and_started_again(visit, tmp_path, monkeypatch):
     at_full_speed = your_slides.measure
 
-    def slowly(*given):
-        for outcome in at_full_speed(*given):
+    def slowly(*given, **options):
+        for outcome in at_full_speed(*given, **options):
             time.sleep(0.2)
             yield outcome
 

@@ -112,7 +112,7 @@ def test_names_cannot_write_into_the_page(tab, tmp_path):
 def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
     monkeypatch.setattr(your_slides, "BEAT", 0)
     reads = []
-    monkeypatch.setattr(your_slides, "measure", lambda c, images: (reads.append(i) for i in images))
+    monkeypatch.setattr(your_slides, "measure", lambda c, images, others: (reads.append(i) for i in images))
     steps = tab.run(write_zip(tmp_path / "a.zip", SLIDES), CELL)
     next(steps), next(steps), next(steps)
     assert len(reads) == 2
