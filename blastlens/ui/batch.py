@@ -126,18 +126,20 @@ class Run:
             for one in self.answered
         )
 
-    def _unlike(self) -> list[str]:
-        number = sum(one.prediction.in_domain is False for one in self.answered)
-        return [UNLIKE.format(number=number, of=len(self.answered))] if number else []
+    @property
+    def unlike(self) -> int:
+        """How many of the images answered so far do not look like those that the model knows."""
+        return sum(one.prediction.in_domain is False for one in self.answered)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
+        unlike = [UNLIKE.format(number=self.unlike, of=len(self.answered))] if self.unlike else []
         return {
             "images": [_image_dict(one) for one in self.answered],
             "patients": [_patient_dict(patient) for patient in self.patients()],
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
-            **provenance(self.folder, self.sigma, [*self.listing.notes, *self._unlike(), CAVEAT]),
+            **provenance(self.folder, self.sigma, [*self.listing.notes, *unlike, CAVEAT]),
         }
 
 

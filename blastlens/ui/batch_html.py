@@ -40,12 +40,11 @@ def summary(run: Run) -> str:
     named = {one.subject for one in run.answered if one.subject is not None}
     whose = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
     noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
-    unlike = sum(one.prediction.in_domain is False for one in run.answered)
     better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
     notes = "".join(f'<p class="warning">{escape(note)}</p>' for note in run.listing.notes)
-    if unlike:
+    if run.unlike:
         notes += (
-            f'<p class="warning">{count(unlike, "image")} of {len(run.answered):,} look unlike those this model '
+            f'<p class="warning">{count(run.unlike, "image")} of {len(run.answered):,} look unlike those this model '
             f"knows; the answers to these mean little.{_better(better)}</p>"
         )
     return (
