@@ -37,18 +37,23 @@ class Backend(Protocol):
         """float32 (N, 3, S, S) to float32 (N, C) and (N, F), in one run; only where `has_features`."""
 
 
-def load_backend(folder: ModelFolder, precision: str) -> Backend:
-    """Load the network of a folder; precision is "fp32" or "int8".
+def load_backend(folder: ModelFolder, precision: str, threads: int | None = None) -> Backend:
+    """Load the network of a folder.
+
+    Args:
+        precision: "fp32" or "int8".
+        threads: of each run; by default every core that this process may use. Who runs it from several threads at
+            once gets more done with 1.
 
     Raises:
         BlastlensError: no file for this precision, or one that is damaged or does not fit config.json.
     """
     onnx_file = folder.onnx_file(precision)
     if onnx_file.is_file():
-        return OnnxBackend(onnx_file, folder)
+        return OnnxBackend(onnx_file, folder, threads)
     if precision != "fp32":
         raise BlastlensError(f"Model {folder.model_id} has no {precision} version; use precision='fp32'.")
-    return TorchBackend(folder)
+    return TorchBackend(folder, threads)
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -71,11 +76,11 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 class OnnxBackend:
     """ONNX Runtime on the CPU."""
 
-    def __init__(self, file: Path, folder: ModelFolder) -> None:
+    def __init__(self, file: Path, folder: ModelFolder, threads: int | None = None) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         # Threads spin while a run is going on, which keeps it quick, and sleep between runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -160,7 +165,7 @@ def _fits(shape: list[int | str | None] | None, expected: tuple[int | None, ...]
 class TorchBackend:
     """torch and timm, for folders that hold only safetensors."""
 
-    def __init__(self, folder: ModelFolder) -> None:
+    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
         if "auto_map" in folder.config:
             raise BlastlensError(
                 f"Model {folder.model_id} has no ONNX file and needs code of its own, which is never run here; "
@@ -192,7 +197,7 @@ class TorchBackend:
                 f"{architecture}; export it again."
             ) from error
         # Only ever fewer: the thread count is the whole process's, and its owner may have lowered it.
-        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+        torch.set_num_threads(min(torch.get_num_threads(), threads or usable_cores()))
         self._torch, self._model = torch, model.eval()
         self.has_cam = self.has_features = self._ends_in_pooled_linear(folder.view.size)
 

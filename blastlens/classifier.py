@@ -116,14 +116,20 @@ class Classifier:
         label_names: one per class, in the order of logits and probabilities.
     """
 
-    def __init__(self, folder: ModelFolder, precision: str = "fp32", backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        precision: str = "fp32",
+        backend: Backend | None = None,
+        threads: int | None = None,
+    ) -> None:
         """Load the network of a folder, unless a loaded one is given.
 
         See `from_pretrained`, which also finds the folder.
         """
         self.folder = folder
         self.label_names = folder.label_names
-        self._backend = backend or load_backend(folder, precision)
+        self._backend = backend or load_backend(folder, precision, threads)
         gate, figures = folder.gate, folder.metrics.get("calibration")
         self._scores_features = gate is not None and gate.features is not None and self._backend.has_features
         self._verdict_of_view = lru_cache(REMEMBERED)(self._judge)
@@ -131,7 +137,11 @@ class Classifier:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], revision: str | None = None, precision: str = "fp32"
+        cls,
+        name_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        precision: str = "fp32",
+        threads: int | None = None,
     ) -> "Classifier":
         """Load a model by bundled name, local folder or Hub repository.
 
@@ -141,11 +151,13 @@ class Classifier:
             revision: branch, tag or commit of a Hub repository, if not given with its name. A commit that is in
                 the Hub's cache is loaded from there without asking the Hub.
             precision: "fp32", or "int8" for the quantised ONNX file: quicker, a little less accurate.
+            threads: of each run of the network; by default every core that this process may use. 1 where several
+                threads of yours ask this classifier at once.
 
         Raises:
             BlastlensError: no such model, none that may be read or can be fetched, or one that cannot be served.
         """
-        return cls(fetch(name_or_path, revision), precision)
+        return cls(fetch(name_or_path, revision), precision, threads=threads)
 
     @overload
     def predict(
