@@ -43,6 +43,7 @@ from train.files import replace, write_json
 from train.modeling_blastlens import enhance
 from train.pixels import load_pixels
 from train.recipe import Preprocess, Recipe
+from train.teacher import Teacher, imitation_loss, load_teacher
 
 # A raw 450 px frame of C-NMC shrunk to 314 px shows a cell at the scale of the prepared 224 px images, which are its
 # centre 320 px at 224. Exactly that scale would be 315 px, but then the centre crop falls half a pixel beside the
@@ -61,6 +62,7 @@ class Run:
     seed: int = 0
     weights: str = "hub"
     precision: str = "fp32"
+    teacher: str | None = None
 
 
 def view_of(recipe: Recipe) -> View:
@@ -147,9 +149,17 @@ def group_weights(labels: np.ndarray, groups: Sequence[str], power: float) -> np
 class NetworkTrainer(Trainer):
     """Hugging Face's Trainer, with augmentation on the device, our losses and our sampler."""
 
-    def __init__(self, *, recipe: Recipe, sampler: EpochSampler, class_weights: Tensor | None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        sampler: EpochSampler,
+        class_weights: Tensor | None,
+        teacher: Teacher | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.recipe, self.sampler, self.class_weights = recipe, sampler, class_weights
+        self.recipe, self.sampler, self.class_weights, self.teacher = recipe, sampler, class_weights, teacher
         self.loss_is_scaled_for_ga = False
         self.pooled = invariance.PooledFeatures(head_linear(self.model)) if recipe.group_spread else None
         self.mixstyle = invariance.MixStyle(self.model, recipe.mixstyle) if recipe.mixstyle else None
@@ -204,6 +214,10 @@ class NetworkTrainer(Trainer):
                 self.mixstyle.draw(len(pixels), generator)
         logits = model(pixels).float()
         losses = -(targets * F.log_softmax(logits, dim=1)).sum(1)
+        if model.training and self.teacher:
+            distill = recipe.distill
+            imitation = imitation_loss(logits, self.teacher.logits(images), distill.temperature)
+            losses = torch.lerp(losses, imitation, distill.weight)
         if self.class_weights is not None:
             weights = self.class_weights.to(losses.device)[labels]
             loss = (losses * weights).sum() / weights.sum()
@@ -367,7 +381,9 @@ def training_arguments(run: Run, out: Path, has_val: bool) -> TrainingArguments:
     )
 
 
-def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, out: Path) -> nn.Module:
+def finetune(
+    run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, out: Path, teacher: Teacher | None = None
+) -> nn.Module:
     """Train (or go on training) one network; returns it with the weights to keep, and writes the curves."""
     recipe = run.recipe
     names, labels = labels_of(rows)
@@ -405,6 +421,7 @@ def finetune(run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, ou
         recipe=recipe,
         sampler=EpochSampler(len(dataset), run.seed, sampling, recipe.batch_size),
         class_weights=weights,
+        teacher=teacher,
         model=network,
         args=arguments,
         data_collator=Collate(pixels, labels, np.unique([row.group for row in rows], return_inverse=True)[1]),
@@ -443,11 +460,12 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         raise BlastlensError(f"{run.protocol} has folds 0 to {len(splits) - 1}, not {run.fold}.")
     split = with_validation(splits[run.fold], rows, run.recipe.validation)
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
+    names, labels = labels_of(rows)
+    teacher = teacher_of(run, dataset_hash(rows), tuple(names))
     out.mkdir(parents=True, exist_ok=True)
-    network = finetune(run, rows, pixels, split, out)
+    network = finetune(run, rows, pixels, split, out, teacher)
     if int(os.environ.get("RANK", "0")):
         return
-    names, labels = labels_of(rows)
     arrays: dict[str, np.ndarray] = {"sigmas": np.asarray(sigmas, dtype=float)}
     for part in ("val", "test"):
         indices = getattr(split, part)
@@ -465,6 +483,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "fold": run.fold,
         "seed": run.seed,
         "initial_weights": initial_weights(run),
+        **({"teacher": teacher.source} if teacher else {}),
         "precision": run.precision,
         "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
         "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
@@ -477,6 +496,20 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     # Written last: its presence is what says that the run is complete.
     write_json(out / "run.json", record)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:
+    """Whom the run learns from, where its recipe asks for somebody; raises BlastlensError where that does not fit."""
+    if bool(run.teacher) != bool(run.recipe.distill.weight):
+        asked = (
+            "learns from a teacher; name one with --teacher"
+            if run.recipe.distill.weight
+            else "learns from no teacher; leave --teacher out"
+        )
+        raise BlastlensError(f"The recipe {run.recipe.name} {asked}.")
+    if not run.teacher:
+        return None
+    return load_teacher(Path(run.teacher), run.recipe, run.protocol, run.fold, run.seed, dataset, label_names)
 
 
 def initial_weights(run: Run) -> str:
@@ -502,6 +535,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=os.environ.get("BLASTLENS_WEIGHTS", "hub"),
         help="first weights: hub, scratch, or a folder with <backbone>.*.safetensors",
+    )
+    parser.add_argument(
+        "--teacher", help="folder of train.folds or, with --protocol all, model folder: for recipes that distil"
     )
     parser.add_argument("--protocol", help="how to split, see train.datasets.splits (default: the recipe's)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -534,7 +570,7 @@ def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
     data = dataset_folder(arguments.data, recipe)
     precision = best_precision() if arguments.precision == "auto" else arguments.precision
     protocol = arguments.protocol or recipe.protocol
-    return Run(recipe, str(data), protocol, fold, seed, arguments.weights, precision)
+    return Run(recipe, str(data), protocol, fold, seed, arguments.weights, precision, arguments.teacher)
 
 
 def dataset_folder(data: str | None, recipe: Recipe) -> Path:

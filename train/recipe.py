@@ -81,6 +81,17 @@ class Small:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """How much a network learns from another one's answers to the very same augmented images, and how far these are
+    softened (Hinton et al. 2015, arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    weight: float = 0.0  # share of the loss that asks for the teacher's answers, 0 to 1; 0 is off
+    temperature: float = 1.0  # that both networks' logits are divided by
+
+
+@dataclass(frozen=True)
 class Recipe:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -122,6 +133,7 @@ class Recipe:
     # half of the batches (Zhou et al. 2021, arXiv:2104.02008); 0 is off.
     mixstyle: float = 0.0
     small: Small = field(default_factory=Small)
+    distill: Distill = field(default_factory=Distill)
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     sources: dict[str, str] = field(default_factory=dict)
 
