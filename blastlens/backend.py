@@ -1,18 +1,26 @@
-"""Run a model folder's network: normalised batches to logits, pooled features and class activation maps.
+"""Run a model folder's network: views to logits, pooled features and class activation maps.
 
 ONNX Runtime where the folder has an ONNX file; otherwise torch and timm, imported only then because they take
 seconds. Opening images and reading configurations are other modules' work.
 """
 
 import os
+import platform
+import re
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from .errors import BlastlensError
 from .model_folder import ModelFolder
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Backend(Protocol):
@@ -22,19 +30,24 @@ class Backend(Protocol):
         has_cam: whether it has class activation maps: its last linear layer, applied to every position of its
             last feature map.
         has_features: whether it also gives the pooled features, of F channels, that this layer sees.
+        threads: how many cores it keeps busy.
     """
 
     has_cam: bool
     has_features: bool
+    threads: int
 
-    def logits(self, batch: np.ndarray) -> np.ndarray:
-        """float32 (N, 3, S, S) to float32 (N, C)."""
+    def logits(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """N views, uint8 (S, S, 3) each, to float32 (N, C)."""
 
-    def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (N, 3, S, S) to float32 (N, C) and (N, C, h, w); only where `has_cam`."""
+    def logits_and_cam(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """N views, uint8 (S, S, 3) each, to float32 (N, C) and (N, C, h, w); only where `has_cam`."""
 
-    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (N, 3, S, S) to float32 (N, C) and (N, F), in one run; only where `has_features`."""
+    def logits_and_features(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """N views, uint8 (S, S, 3) each, to float32 (N, C) and (N, F), in one run; only where `has_features`."""
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`function` of each item, as many at a time as the network has threads; not to be called from within."""
 
 
 def load_backend(folder: ModelFolder, precision: str, threads: int | None = None) -> Backend:
@@ -73,23 +86,27 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         return cores
 
 
+def has_wide_sums(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor adds up products of bytes in 32 bits at once.
+
+    Older ones of Intel's kind do it in 16 bits, which overflow, so that int8 networks answer otherwise on them unless
+    ONNX Runtime is told to take twice the time. Where it cannot be found out they are taken for old.
+    """
+    if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
+        return True
+    try:
+        return re.search(r"^flags\s*:.*\b(avx512_vnni|avx_vnni)\b", cpuinfo.read_text(), re.MULTILINE) is not None
+    except OSError:
+        return False
+
+
 class OnnxBackend:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, file: Path, folder: ModelFolder, threads: int | None = None) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        # Threads spin while a run is going on, which keeps it quick, and sleep between runs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 4  # what goes wrong is said below, once
-        name = f"{file.relative_to(folder.path)} of model {folder.model_id}"
-        try:
-            self._session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has an exception type of its own for each status code
-            raise BlastlensError(f"{name} is damaged or not an ONNX model; export it again.") from error
+        self._file, self._view, self.threads = file, folder.view, threads or usable_cores()
+        self._name = f"{file.relative_to(folder.path)} of model {folder.model_id}"
+        self._session = self._open(self.threads)
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
         classes, size = len(folder.label_names), folder.view.size
@@ -102,38 +119,87 @@ class OnnxBackend:
             and (not self.has_features or _fits(outputs["features"], (None, None)))
         ):
             raise BlastlensError(
-                f"{name} maps {inputs} to {outputs}; pixel_values (N, 3, {size}, {size}) to logits "
+                f"{self._name} maps {inputs} to {outputs}; pixel_values (N, 3, {size}, {size}) to logits "
                 f"(N, {classes}) and, optionally, cam (N, {classes}, h, w) and features (N, F) is expected."
             )
 
-    def logits(self, batch: np.ndarray) -> np.ndarray:
-        return self.run(["logits"], batch)[0]
+    def logits(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        return self.run(["logits"], views)[0]
 
-    def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, cam = self.run(["logits", "cam"], batch)
+    def logits_and_cam(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        logits, cam = self.run(["logits", "cam"], views)
         return logits, cam
 
-    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, features = self.run(["logits", "features"], batch)
+    def logits_and_features(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = self.run(["logits", "features"], views)
         return logits, features
 
-    def run(self, outputs: list[str], batch: np.ndarray) -> list[np.ndarray]:
-        """Outputs of the graph for a batch."""
-        return list(self._session.run(outputs, {"pixel_values": batch}))
+    def run(self, outputs: list[str], views: Sequence[np.ndarray], options: Any = None) -> list[np.ndarray]:
+        """Outputs of the graph for N views, at least one; `options` are ONNX Runtime's own of a run.
+
+        One image has all cores. Of several each core takes one at a time, which is quicker than any batch: no core
+        waits for the others layer by layer, and the feature maps of one image stay in its cache. Where less than one
+        image for each core is left over, all cores share these again.
+        """
+
+        def ask(session: Any, part: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return list(session.run(outputs, {"pixel_values": self._view.normalise(np.stack(part))}, options))
+
+        side_by_side = len(views) // self.threads * self.threads if len(views) > 1 else 0
+        single = self._session if self.threads == 1 or not side_by_side else self._of_one_core
+        found = self.map(lambda i: ask(single, views[i : i + 1]), range(side_by_side))
+        if side_by_side < len(views):
+            found.append(ask(self._session, views[side_by_side:]))
+        return [np.concatenate(of_parts) for of_parts in zip(*found, strict=True)]
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        if self.threads == 1 or len(items) < 2:
+            return list(map(function, items))
+        return list(self._workers.map(function, items))
+
+    @cached_property
+    def _of_one_core(self) -> Any:
+        return self._open(1)
+
+    @cached_property
+    def _workers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="network")
+
+    def _open(self, threads: int) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Threads spin while a run is going on, which keeps it quick, and sleep between runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not has_wide_sums():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        options.log_severity_level = 4  # what goes wrong is said below, once
+        try:
+            return ort.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has an exception type of its own for each status code
+            raise BlastlensError(f"{self._name} is damaged or not an ONNX model; export it again.") from error
 
 
 class LimitedOnnxBackend(OnnxBackend):
     """For networks that nobody here has chosen: a batch that takes too long is stopped, and the network given up."""
 
+    BATCH = 8
+
     def __init__(self, file: Path, folder: ModelFolder, limit_s: float) -> None:
-        """Load it; `limit_s` is what one batch may take, in seconds."""
+        """Load it; `limit_s` is what `BATCH` images may take, in seconds."""
         super().__init__(file, folder)
         self._limit_s = limit_s
         self._model = folder.model_id
         self._given_up = False
 
-    def run(self, outputs: list[str], batch: np.ndarray) -> list[np.ndarray]:
+    def run(self, outputs: list[str], views: Sequence[np.ndarray], options: Any = None) -> list[np.ndarray]:
         """Outputs of the graph; raises BlastlensError where they take too long, or fail, and ever after."""
+        parts = [self._limited(outputs, views[i : i + self.BATCH]) for i in range(0, len(views), self.BATCH)]
+        return [np.concatenate(of_parts) for of_parts in zip(*parts, strict=True)]
+
+    def _limited(self, outputs: list[str], views: Sequence[np.ndarray]) -> list[np.ndarray]:
         import onnxruntime as ort
 
         options = ort.RunOptions()
@@ -141,7 +207,7 @@ class LimitedOnnxBackend(OnnxBackend):
         if not self._given_up:
             stop.start()
             try:
-                return list(self._session.run(outputs, {"pixel_values": batch}, options))
+                return super().run(outputs, views, options)
             except Exception:  # onnxruntime has an exception type of its own for each status code
                 self._given_up = True
             finally:
@@ -197,31 +263,39 @@ class TorchBackend:
                 f"{architecture}; export it again."
             ) from error
         # Only ever fewer: the thread count is the whole process's, and its owner may have lowered it.
-        torch.set_num_threads(min(torch.get_num_threads(), threads or usable_cores()))
-        self._torch, self._model = torch, model.eval()
-        self.has_cam = self.has_features = self._ends_in_pooled_linear(folder.view.size)
+        self.threads = min(torch.get_num_threads(), threads or usable_cores())
+        torch.set_num_threads(self.threads)
+        self._torch, self._model, self._view = torch, model.eval(), folder.view
+        self.has_cam = self.has_features = self._ends_in_pooled_linear()
 
-    def logits(self, batch: np.ndarray) -> np.ndarray:
+    def logits(self, views: Sequence[np.ndarray]) -> np.ndarray:
         with self._torch.inference_mode():
-            return self._model(self._torch.from_numpy(batch)).numpy()
+            return self._model(self._batch(views)).numpy()
 
-    def logits_and_cam(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def logits_and_cam(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         with self._torch.inference_mode():
-            features = self._model.forward_features(self._torch.from_numpy(batch))
+            features = self._model.forward_features(self._batch(views))
             linear = self._model.get_classifier()
             cam = self._torch.nn.functional.conv2d(features, linear.weight[:, :, None, None], linear.bias)
             return self._model.forward_head(features).numpy(), cam.numpy()
 
-    def logits_and_features(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def logits_and_features(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         with self._torch.inference_mode():
-            features = self._model.forward_features(self._torch.from_numpy(batch))
+            features = self._model.forward_features(self._batch(views))
             return self._model.forward_head(features).numpy(), features.mean((2, 3)).numpy()
 
-    def _ends_in_pooled_linear(self, size: int) -> bool:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        return list(map(function, items))
+
+    def _batch(self, views: Sequence[np.ndarray]) -> Any:
+        return self._torch.from_numpy(self._view.normalise(np.stack(views)))
+
+    def _ends_in_pooled_linear(self) -> bool:
         """Asked of the network itself, since timm's heads come in too many kinds to list."""
-        probe = np.random.default_rng(0).standard_normal((1, 3, size, size), dtype=np.float32)
+        size = self._view.size
+        probe = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         try:
-            logits, cam = self.logits_and_cam(probe)
+            logits, cam = self.logits_and_cam([probe])
         except (AttributeError, RuntimeError, TypeError):
             return False
         return cam.ndim == 4 and np.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4)

@@ -20,8 +20,8 @@ from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 
 DISCLAIMER = "Research demonstration, not a medical device."
-# Larger batches are no quicker on a CPU, whose cache their feature maps outgrow.
-BATCH = 8
+# Images that are looked at together, for each thread of the network.
+BATCH = 4
 # Of an image unlike the model's, the gate may have a dozen things to say; the plainest are enough.
 MAX_REASONS = 3
 INCOMPLETE = "the input check could not look at the network's features; only its simple checks were made"
@@ -213,8 +213,8 @@ class Classifier:
 
     def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
         numbered = enumerate(images, start=1)
-        while chunk := list(islice(numbered, BATCH)):
-            outcomes = [self._try_look(image, f"image {number}") for number, image in chunk]
+        while chunk := list(islice(numbered, BATCH * self._backend.threads)):
+            outcomes = self._backend.map(lambda one: self._try_look(one[1], f"image {one[0]}"), chunk)
             looks = [look for look in outcomes if isinstance(look, _Look)]
             predictions = iter(self._predictions(looks, change))
             for look in outcomes:
@@ -258,7 +258,8 @@ class Classifier:
         # Row 0 is the untouched image, whose label the others are held against.
         rows = [corruption for level in dict.fromkeys(asked) if not (corruption := Corruption(kind, level)).is_neutral]
         draws = draws if KINDS[kind].seeded else draws[:1]
-        stack = [clean, *(corruption.apply(clean, seed) for seed in draws for corruption in rows)]
+        changes = [(corruption, seed) for seed in draws for corruption in rows]
+        stack = [clean, *self._backend.map(lambda change: change[0].apply(clean, change[1]), changes)]
         untouched, *others = _softmax(self._logits(stack))
         by_draw = np.reshape(others, (len(draws), len(rows), len(self.label_names)))
         by_draw = np.concatenate([np.broadcast_to(untouched, (len(draws), 1, untouched.size)), by_draw], axis=1)
@@ -311,8 +312,7 @@ class Classifier:
                 f"Model {self.folder.model_id} has no activation map; its network does not end in average "
                 "pooling and one linear layer."
             )
-        batch = self.folder.view.normalise(self._look(image).pixels[None])
-        (logits,), (cam,) = self._backend.logits_and_cam(batch)
+        (logits,), (cam,) = self._backend.logits_and_cam([self._look(image).pixels])
         chosen = int(logits.argmax()) if label is None else self.label_names.index(label)
         size = (self.folder.view.size, self.folder.view.size)
         heat = np.asarray(Image.fromarray(cam[chosen]).resize(size, Image.Resampling.BILINEAR))
@@ -349,13 +349,11 @@ class Classifier:
         except BlastlensError as error:
             return error
 
-    def _logits(self, pixels: list[np.ndarray]) -> np.ndarray:
-        batches = (np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
-        logits = [self._backend.logits(self.folder.view.normalise(batch)) for batch in batches]
-        return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *logits])
+    def _logits(self, views: list[np.ndarray]) -> np.ndarray:
+        return self._backend.logits(views) if views else np.empty((0, len(self.label_names)), np.float32)
 
     def _predictions(self, looks: "list[_Look]", change: "_Change") -> list[Prediction]:
-        views = [change.apply(look.pixels) for look in looks]
+        views = self._backend.map(lambda look: change.apply(look.pixels), looks)
         verdicts: list[Verdict | None]
         if self._scores_features and not change.is_none:
             # The untouched view is judged: what a reader adds on purpose says nothing about the image.
@@ -363,10 +361,11 @@ class Classifier:
             logits = self._logits(views)
         elif self._scores_features:
             logits, features = self._logits_and_features(views)
-            verdicts = [self._verdict(look.pixels, row) for look, row in zip(looks, features, strict=True)]
+            pairs = list(zip(looks, features, strict=True))
+            verdicts = self._backend.map(lambda pair: self._verdict(pair[0].pixels, pair[1]), pairs)
         else:
             logits = self._logits(views)
-            verdicts = [self._verdict(look.pixels, None) for look in looks]
+            verdicts = self._backend.map(lambda look: self._verdict(look.pixels, None), looks)
         return [self._prediction(*one, change) for one in zip(logits, looks, verdicts, strict=True)]
 
     def _judge(self, view: bytes) -> Verdict | None:
@@ -378,12 +377,10 @@ class Classifier:
     def _verdict(self, pixels: np.ndarray, features: np.ndarray | None) -> Verdict | None:
         return self.folder.gate.judge(pixels, features) if self.folder.gate else None
 
-    def _logits_and_features(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        if not pixels:
-            return self._logits(pixels), np.empty((0, 0), np.float32)
-        batches = (np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
-        found = [self._backend.logits_and_features(self.folder.view.normalise(batch)) for batch in batches]
-        return np.concatenate([logits for logits, _ in found]), np.concatenate([features for _, features in found])
+    def _logits_and_features(self, views: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        if not views:
+            return self._logits(views), np.empty((0, 0), np.float32)
+        return self._backend.logits_and_features(views)
 
     def _prediction(self, logits: np.ndarray, look: "_Look", verdict: Verdict | None, change: "_Change") -> Prediction:
         softmax = _softmax(logits)

@@ -9,6 +9,7 @@ both. The gate sees the view before any noise or other corruption that a reader 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -275,18 +276,21 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
         return found
     found |= _shape(lit, area)
 
-    # Multiplying by the mask is several times quicker than picking the pixels out.
+    # Whole planes times the mask, and one dot product per pair of them, are several times quicker than picking the
+    # pixels out and than one product of matrices of three columns.
     mask = lit.astype(np.float32)
-    weights = mask.reshape(-1, 1)
-    colours = pixels.reshape(-1, 3).astype(np.float32)
-    grey = (colours @ TO_YCC[0].astype(np.float32)).reshape(lit.shape)
-    mean = (weights.T @ colours)[0] / area
-    colours -= mean
-    colours *= weights
+    planes = np.empty((3, *lit.shape), np.float32)
+    np.multiply(pixels.transpose(2, 0, 1), mask, out=planes)
+    flat = planes.reshape(3, -1)
+    mean = (flat @ mask.ravel()).astype(np.float64) / area
+    planes -= mean.astype(np.float32).reshape(3, 1, 1)
+    planes *= mask
+    products = np.array([[float(one @ other) for other in flat] for one in flat]) / area
     # Of brightness, the blue-yellow and the red-green difference, which are linear in red, green and blue.
     brightness, blue, red = (TO_YCC @ mean).tolist()
-    covariance = (TO_YCC @ (colours.T @ colours / area) @ TO_YCC.T).tolist()
+    covariance = (TO_YCC @ products @ TO_YCC.T).tolist()
     contrast, of_blue, of_red = (math.sqrt(max(covariance[i][i], 0)) for i in range(3))
+    grey = (TO_YCC[0].astype(np.float32) @ flat).reshape(lit.shape)  # above its mean, 0 where not lit
     block = max(1, round(side * _BLOCK))
     coarse, coarse_mask = _block_means(grey, block), _block_means(mask, block) == 1
     return found | {
@@ -298,7 +302,7 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
         "tint": covariance[0][1] / max(contrast * of_blue, _FLAT**2),
         "fine_detail": _detail(grey, mask) / max(contrast, _FLAT),
         "coarse_detail": _detail(coarse, coarse_mask.astype(np.float32)) / max(contrast, _FLAT),
-        "large_parts": _deviation_of_blocks(grey - brightness, mask, side) / max(contrast, _FLAT),
+        "large_parts": _deviation_of_blocks(grey, mask, side) / max(contrast, _FLAT),
     }
 
 
@@ -321,11 +325,13 @@ def _detail(grey: np.ndarray, mask: np.ndarray) -> float:
 def _deviation_of_blocks(differences: np.ndarray, mask: np.ndarray, side: int) -> float:
     """Standard deviation of the means of large blocks, of which at least half is lit; NaN where there are none.
 
+    `differences` are 0 where the mask is.
+
     Grain has next to none, however strong it is; a cell has a nucleus. Blocks at the edge would say less of either,
     since resizing darkens them.
     """
     block = max(1, round(side * _LARGE_BLOCK))
-    shares, sums = _block_means(mask, block), _block_means(differences * mask, block)
+    shares, sums = _block_means(mask, block), _block_means(differences, block)
     inside = shares >= 0.5
     if not inside.any():
         return math.nan
@@ -336,8 +342,9 @@ def _deviation_of_blocks(differences: np.ndarray, mask: np.ndarray, side: int) -
 def _block_means(values: np.ndarray, side: int) -> np.ndarray:
     """Means of blocks of side x side; what is left over at the far edges is left out."""
     height, width = (length // side * side for length in values.shape)
-    rows = np.add.reduceat(values[:height, :width], np.arange(0, height, side), axis=0)
-    return np.add.reduceat(rows, np.arange(0, width, side), axis=1) / side**2
+    # Adding slices is four times quicker than any sum over the axes of blocks.
+    rows = reduce(np.add, [values[k:height:side, :width] for k in range(side)])
+    return reduce(np.add, [rows[:, k::side] for k in range(side)]) / np.float32(side**2)
 
 
 def _is_number(value: Any) -> bool:

@@ -13,9 +13,10 @@ from helpers_models import SIZE, blobs, shared_model_folder
 from PIL import Image
 
 from blastlens import BlastlensError, Classifier, Corruption
-from blastlens.backend import usable_cores
+from blastlens.backend import has_wide_sums, load_backend, usable_cores
 from blastlens.corruptions import CURVE_SIGMAS, KINDS
 from blastlens.images import open_image
+from blastlens.model_folder import ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 
 MODELS = ["cell", "field"]
@@ -457,3 +458,32 @@ def test_threads_are_the_cores_of_the_process_within_its_containers_quota(tmp_pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "wide"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512_vnni amx_tile\n", True),
+        ("AMD64", "flags : avx2 avx_vnni\n", True),
+        ("x86_64", "flags\t\t: fpu avx2 avx512f\nbugs : avx512_vnni\n", False),
+        ("x86_64", None, False),
+        ("arm64", None, True),
+    ],
+)
+def test_old_processors_take_their_time_for_int8(tmp_path, machine, cpuinfo, wide):
+    if cpuinfo:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert has_wide_sums(machine, tmp_path / "cpuinfo") is wide
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_images_side_by_side_are_answered_as_one_after_the_other(threads):
+    folder = ModelFolder.load(shared_model_folder("cell"))
+    backend = load_backend(folder, "fp32", threads)
+    views = [blobs(n) for n in range(7)]
+    alone = [backend.logits_and_features([view]) for view in views]
+    for count in range(1, 8):
+        logits, features = backend.logits_and_features(views[:count])
+        np.testing.assert_allclose(logits, np.concatenate([a[0] for a in alone[:count]]), atol=1e-5)
+        np.testing.assert_allclose(features, np.concatenate([a[1] for a in alone[:count]]), atol=1e-5)
+    assert backend.map(lambda n: n * n, range(9)) == [n * n for n in range(9)]

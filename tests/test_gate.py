@@ -282,7 +282,7 @@ def with_features(tmp_path, limit, kind="cell"):
     folder = shutil.copytree(shared_model_folder(kind), tmp_path / f"gated-{kind}")
     backend = Classifier.from_pretrained(folder)._backend
     views = np.stack([blobs(n) for n in range(24)])
-    features = backend.logits_and_features(ModelFolder.load(folder).view.normalise(views))[1]
+    features = backend.logits_and_features(views)[1]
     write_features(fit_features(features, directions=8), folder / "gate.safetensors")
     record = {"schema": 2, "images": "cells", "statistics": {"black": {"low": -1, "high": 2}}}
     write_json(folder / "gate.json", record | {"features": {"limit": limit, "file": "gate.safetensors"}})

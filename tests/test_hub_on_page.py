@@ -249,11 +249,11 @@ def test_visitors_reach_nothing_by_the_operators_token_or_cache(open_shelf, shel
 def test_a_network_that_takes_too_long_for_some_image_is_stopped_and_not_asked_again(tmp_path):
     folder = ModelFolder.load(stranger(tmp_path / "forever", ("A", "B"), forever(), true=True))
     network = LimitedOnnxBackend(folder.onnx_file("fp32"), folder, 0.2)
-    batch = np.zeros((1, 3, folder.view.size, folder.view.size), np.float32)
+    views = np.zeros((1, folder.view.size, folder.view.size, 3), np.uint8)
     for limit in (5, 0.1):
         start = time.monotonic()
         with pytest.raises(BlastlensError, match=r"took longer than 0\.2 s"):
-            network.logits(batch)
+            network.logits(views)
         assert time.monotonic() - start < limit
 
 

@@ -495,8 +495,7 @@ def _serving_network(folder: ModelFolder, precision: str = "fp32") -> Network | 
         return None
 
     def ask(views: np.ndarray) -> np.ndarray:
-        parts = (views[start : start + BATCH] for start in range(0, len(views), BATCH))
-        return np.concatenate([backend.logits_and_features(folder.view.normalise(part))[1] for part in parts])
+        return backend.logits_and_features(views)[1]
 
     return ask
 
