@@ -35,10 +35,10 @@ from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from train import calibration, card, gate, patients, probes, robustness
 from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
-from train.export import training_sample, write_int8
 from train.files import write_json
 from train.folds import FOLDS, FoldNetworks
 from train.pixels import load_pixels
+from train.quantise import training_sample, write_int8
 
 SCHEMA = 1
 # What decides the figures of `measure_all`: figures kept from other code are not taken.
@@ -52,6 +52,7 @@ MEASURING = (
     "train/masks.py",
     "train/patients.py",
     "train/probes.py",
+    "train/quantise.py",
     "train/robustness.py",
     "blastlens/decision.py",
     "blastlens/metrics.py",

@@ -23,16 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,9 +37,9 @@ from train.datasets.splits import make_splits
 from train.finetune import view_of
 from train.modeling_blastlens import OURS, BlastlensConfig, BlastlensForImageClassification
 from train.pixels import load_pixels
+from train.quantise import onnx_logits, training_sample, write_int8
 from train.recipe import Preprocess, Recipe
 
-CALIBRATION_IMAGES = 200  # training images that set the ranges of the int8 file
 PARITY = 1e-4  # largest difference in probability between the torch network and its fp32 ONNX file
 
 
@@ -68,8 +59,22 @@ class LogitsMapAndFeatures(nn.Module):
         return self.network.forward_head(map_), cam, map_.mean((2, 3))
 
 
+class LogitsAndFeatures(nn.Module):
+    """The exported graph of a network with layers between pooling and the last linear layer: no map, and as features
+    what that layer sees."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.linear = network.get_classifier()
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.forward_head(self.network.forward_features(pixel_values), pre_logits=True)
+        return self.linear(features), features
+
+
 class Logits(nn.Module):
-    """The exported graph of a network that ends otherwise: it has no map."""
+    """The exported graph of a network that ends otherwise."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -80,14 +85,29 @@ class Logits(nn.Module):
 
 
 @torch.inference_mode()
-def has_map(network: nn.Module, size: int) -> bool:
-    """Whether the map's mean is the logit. Asked of the network itself: timm's heads come in too many kinds to list."""
+def as_graph(network: nn.Module, size: int) -> tuple[nn.Module, list[str]]:
+    """The graph that says most of a network, and what its outputs are called: logits, and where they are there the
+    class activation map, whose mean they are, and the features that the last linear layer sees.
+
+    Asked of the network itself: timm's heads come in too many kinds to list.
+    """
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    expected = Logits(network).eval()(probe)
     try:
-        logits, cam, _ = LogitsMapAndFeatures(network).eval()(probe)
+        graph: nn.Module = LogitsMapAndFeatures(network).eval()
+        logits, cam, _ = graph(probe)
+        if cam.ndim == 4 and torch.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4):
+            return graph, ["logits", "cam", "features"]
     except (AttributeError, RuntimeError, TypeError):
-        return False
-    return cam.ndim == 4 and torch.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4)
+        pass
+    try:
+        graph = LogitsAndFeatures(network).eval()
+        logits, features = graph(probe)
+        if features.ndim == 2 and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
+            return graph, ["logits", "features"]
+    except (AttributeError, RuntimeError, TypeError):
+        pass
+    return Logits(network).eval(), ["logits"]
 
 
 def needs_code(recipe: Recipe) -> bool:
@@ -200,10 +220,9 @@ def preprocessor_json(view: View) -> dict[str, Any]:
 
 def write_onnx(network: nn.Module, path: Path, size: int) -> None:
     """Export to ONNX with a free batch dimension, constants folded; with a map and features where there are any."""
-    with_map = has_map(network, size)
-    outputs = ["logits", "cam", "features"] if with_map else ["logits"]
+    graph, outputs = as_graph(network.eval(), size)
     torch.onnx.export(
-        (LogitsMapAndFeatures if with_map else Logits)(network).eval(),
+        graph,
         (torch.zeros(2, 3, size, size),),
         str(path),
         input_names=["pixel_values"],
@@ -213,67 +232,6 @@ def write_onnx(network: nn.Module, path: Path, size: int) -> None:
         dynamo=False,
     )
     onnx.checker.check_model(str(path))
-
-
-class _Images(CalibrationDataReader):
-    def __init__(self, images: np.ndarray):
-        self.batches = iter([{"pixel_values": images[i : i + 1]} for i in range(len(images))])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> None:
-    """Static quantisation calibrated on `images` (N, 3, H, W): weights int8 per channel, activations uint8.
-
-    The last linear layer and the map stay in fp32: they are a thousandth of the work and carry the calibration. So
-    do image enhancement, whose values are pixels, batch norms that are not folded into a convolution, and padding,
-    whose value before max pooling may be minus infinity.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.onnx"
-        # Symbolic shapes add nothing for networks of one input size, and fail on some (transformers, enhancement).
-        quant_pre_process(str(fp32), str(ready), skip_symbolic_shape=True)
-        graph = onnx.load(str(ready)).graph
-        last = {output.name for output in graph.output}
-        keep = [n.name for n in graph.node if set(n.output) & last or n.op_type in ("BatchNormalization", "Pad")]
-        keep += _before_weights(graph)
-        quantize_static(
-            str(ready),
-            str(int8),
-            _Images(images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=keep,
-        )
-
-
-def _before_weights(graph: onnx.GraphProto) -> list[str]:
-    """Names of the nodes that no layer with weights feeds, in a graph that lists nodes in order."""
-    fed: set[str] = set()
-    names = []
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") or fed & set(node.input):
-            fed |= set(node.output)
-        else:
-            names.append(node.name)
-    return names
-
-
-def training_sample(train: Sequence[int]) -> np.ndarray:
-    """Indices of a few training images, the same every time."""
-    rng = np.random.default_rng(0)
-    return np.sort(rng.choice(np.asarray(train), size=min(CALIBRATION_IMAGES, len(train)), replace=False))
-
-
-def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [session.run(["logits"], {"pixel_values": images[i : i + 8]})[0] for i in range(0, len(images), 8)]
-    )
 
 
 @torch.inference_mode()
