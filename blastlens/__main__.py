@@ -1,4 +1,7 @@
-"""The command line: `python -m blastlens classify IMAGE...`. Prints what `Classifier` answers."""
+"""The command line: `python -m blastlens classify IMAGE...` prints what `Classifier` answers.
+
+`python -m blastlens score SOURCE...` is for many images; what it does is in `blastlens.bulk`.
+"""
 
 import argparse
 import csv
@@ -11,11 +14,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from .asking import Asked, one_line, options
+from .bulk import command as bulk_command
 from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
-from .corruptions import KINDS, Corruption
+from .corruptions import Corruption
 from .errors import BlastlensError
 from .images import ACCEPTED
-from .model_folder import PRECISIONS, bundled_models, fetch
+from .model_folder import bundled_models, fetch
 from .spreadsheet import cell
 
 REFUSED = 3  # exit code
@@ -34,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about images that get a sentence of our own
         try:
-            return _classify(arguments)
+            return arguments.run(arguments)
         except BlastlensError as error:
-            print(_one_line(str(error)), file=sys.stderr)
+            print(one_line(str(error)), file=sys.stderr)
             return 2
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,38 +55,31 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m blastlens", description="Leukemia (ALL) screening models.", epilog=DISCLAIMER
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    classify = commands.add_parser("classify", help="say what a model sees in images", epilog=DISCLAIMER)
+    shared = options()
+    classify = commands.add_parser(
+        "classify", parents=[shared], help="say what a model sees in images", epilog=DISCLAIMER
+    )
+    classify.set_defaults(run=_classify)
     classify.add_argument("images", nargs="+", metavar="IMAGE", help=f"{ACCEPTED} file")
-    classify.add_argument(
-        "--model",
-        help="bundled name, folder, or Hub owner/name[@revision] (default: the first bundled single-cell model)",
-    )
-    classify.add_argument("--sigma", type=float, default=0.0, help="add Gaussian noise, 0 to 100 on the 0 to 255 scale")
-    classify.add_argument(
-        "--corruption",
-        metavar="KIND:LEVEL",
-        help=f"make the image worse first, such as jpeg:40; kinds: {', '.join(KINDS)}",
-    )
-    classify.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    classify.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
     classify.add_argument("--format", choices=_FORMATS, default="table", help="(default: table)")
     classify.add_argument(
         "--strict",
         action="store_true",
         help="exit with 3 where an image is unlike those the model knows; it is answered all the same",
     )
+    bulk_command.add_to(commands, shared)
     return parser
 
 
 def _classify(arguments: argparse.Namespace) -> int:
-    corruption = None if arguments.corruption is None else Corruption.parse(arguments.corruption)
-    classifier = Classifier.from_pretrained(arguments.model or _default_model(), precision=arguments.precision)
+    asked = Asked.of(arguments)
+    classifier = Classifier.from_pretrained(asked.model, precision=asked.precision)
     answers = []
     failed = False
-    outcomes = classifier.predict_each(arguments.images, arguments.sigma, arguments.seed, corruption)
+    outcomes = classifier.predict_each(arguments.images, asked.sigma, asked.seed, asked.corruption)
     for image, outcome in zip(arguments.images, outcomes, strict=True):
         if isinstance(outcome, BlastlensError):
-            print(_one_line(str(outcome)), file=sys.stderr)
+            print(one_line(str(outcome)), file=sys.stderr)
             failed = True
         else:
             answers.append((image, outcome))
@@ -108,16 +106,9 @@ def _other_models(classifier: Classifier) -> list[Classifier]:
     return others
 
 
-def _default_model() -> str:
-    for name in bundled_models():
-        if fetch(name).view.frame is not None:
-            return name
-    raise BlastlensError("No single-cell model is bundled; name a model with --model.")
-
-
 def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     first = answers[0][1]
-    texts = {"image": [_one_line(image) for image, _ in answers], "label": [p.label for _, p in answers]}
+    texts = {"image": [one_line(image) for image, _ in answers], "label": [p.label for _, p in answers]}
     numbers = {
         label: [f"{p.probabilities[label]:.4f}" for _, p in answers]  # in the model's order
         for label in first.probabilities
@@ -140,9 +131,9 @@ def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     print(file=out)
     for image, p in answers:
         for warning in p.warnings:
-            print(f"note: {_one_line(image)}: {warning}", file=out)
+            print(f"note: {one_line(image)}: {warning}", file=out)
         if p.suggestion:
-            print(f"note: {_one_line(image)}: it fits another model; try --model {p.suggestion}", file=out)
+            print(f"note: {one_line(image)}: it fits another model; try --model {p.suggestion}", file=out)
     revision = f" at {first.revision}" if first.revision else ""
     corruption = f", corruption {_corruption(first)}" if first.corruption else ""
     print(f"Model {first.model_id}{revision}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
@@ -178,11 +169,6 @@ def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
 
 def _corruption(prediction: Prediction) -> str:
     return str(Corruption(**prediction.corruption)) if prediction.corruption else ""
-
-
-def _one_line(text: str) -> str:
-    """The text without line breaks and terminal control codes, which a file name may hold."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 _FORMATS: dict[str, Callable[[Sequence[Answer], TextIO], None]] = {

@@ -1,23 +1,20 @@
-"""Find the images in files, folders and zips that people give, and whose they are.
+"""Find the images in files, folders and zips that people give to the page, and whose they are.
 
-Nothing is unpacked to disk, and nothing is believed that a zip says of itself. No image is decoded here.
+What a page can show and keep in memory: thousands. `blastlens.bulk` walks through millions. How their bytes are read
+is in `blastlens.files`.
 """
 
 import csv
 import io
 import os
 import re
-import stat
-import weakref
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from .errors import BlastlensError
+from .files import IMAGE_SUFFIXES, Entry, Zip, is_junk, is_zip, printable, read_file
 from .images import ACCEPTED
 from .wording import count
 
@@ -27,18 +24,11 @@ MAX_IMAGES = 5_000
 LONGEST_RUN_S = 600
 # Files of any kind in one folder or zip; a Mac adds a second one to each image.
 MAX_ENTRIES = 4 * MAX_IMAGES
-# The 50 megapixels that are accepted of an image, uncompressed, with room for its header.
-MAX_BYTES = 160_000_000
 MAX_TOTAL_BYTES = 4_000_000_000
-# Deflate reaches 1:1000 on blank images; a small one is none the worse for it.
-MAX_RATIO, RATIO_APPLIES_FROM = 200, 10_000_000
 MAX_TABLE_BYTES = 5_000_000
-# A zip's table of contents is read in one piece; this is room for 4 * 5,000 long names.
-_MAX_ONE_READ = 8 * 1024 * 1024
-_CHUNK = 1024 * 1024
+# All names of a zip are kept; its table of contents is room for 4 * 5,000 long ones.
+MAX_CONTENTS_BYTES = 8 * 1024 * 1024
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
-_JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 # C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
 _UID = re.compile(r"UID_(?P<subject>H?[0-9]+)_", re.IGNORECASE)
 _UID_SUBJECT = re.compile(r"H?[0-9]+", re.IGNORECASE)
@@ -191,19 +181,19 @@ class _Found:
     def add_path(self, path: Path, prefix: str) -> None:
         if path.is_dir():
             for file in _files_under(path):
-                self.add(prefix + file.relative_to(path).as_posix(), _reader(file), file.is_symlink())
+                self.add(prefix + file.relative_to(path).as_posix(), _file_reader(file), file.is_symlink())
         elif is_zip(path):
             self._add_zip(path, prefix)
         else:
             # Whatever was picked by hand is tried, so that the image reader says what is wrong with it.
-            self.add(path.name, _reader(path), any_suffix=True)
+            self.add(path.name, _file_reader(path), any_suffix=True)
 
     def add(self, name: str, read: Callable[[], bytes], is_link: bool = False, any_suffix: bool = False) -> None:
         """Sort one file into images, tables and the rest; `name` is shown, so it must be printable."""
-        name = _printable(name)
+        name = printable(name)
         pure = PurePosixPath(name)
         suffix = pure.suffix.lower()
-        if any((part.startswith(".") and part != "..") or part.casefold() in _JUNK for part in pure.parts):
+        if any(is_junk(part) for part in pure.parts):
             return
         if is_link:
             self.refused.append((name, f"{name} is a link to another file; give the file itself."))
@@ -223,43 +213,21 @@ class _Found:
             self.refused.append((name, str(error)))
 
     def _add_zip(self, path: Path, prefix: str) -> None:
-        archive = _open_zip(path)
+        archive = Zip(path)
         seen = set()
-        for info in archive.infolist():
-            name = _name_in_zip(info)
-            shown = _printable(prefix + name)
-            if info.is_dir() or name.endswith("/"):
-                continue
-            if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
+        for entry in _entries(archive):
+            shown = printable(prefix + entry.name)
+            if entry.leads_out:
                 self.refused.append((shown, f"{shown} has a name that leads out of {path.name}; zip the folder anew."))
-            elif name in seen:
+            elif entry.name in seen:
                 self.refused.append((shown, f"{shown} is in {path.name} more than once; the first one is used."))
             else:
-                seen.add(name)
-                self.add(prefix + name, _entry_reader(archive, info, shown, self.budget))
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file is to be read as a zip: by its name or, since what comes through MCP has lost its own, by its end.
-
-    An image stays one: whatever is tacked on to it is not looked at.
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".zip" or suffix in IMAGE_SUFFIXES:
-        return suffix == ".zip"
-    try:
-        return path.is_file() and zipfile.is_zipfile(path)
-    except Exception:  # zipfile fails on hostile bytes in every way there is
-        return False
+                seen.add(entry.name)
+                self.add(prefix + entry.name, _entry_reader(archive, entry, shown, self.budget))
 
 
 def _is_container(path: Path) -> bool:
     return path.is_dir() or is_zip(path)
-
-
-def _printable(name: str) -> str:
-    """Without characters that hide what a name is, such as line breaks and marks that turn the text around."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def _files_under(folder: Path) -> Iterator[Path]:
@@ -272,93 +240,25 @@ def _files_under(folder: Path) -> Iterator[Path]:
             yield Path(parent, name)
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            about = path.stat()
-            if not stat.S_ISREG(about.st_mode):  # a pipe or a device could keep us waiting for ever
-                raise BlastlensError(f"{path.name} is not a regular file; give a {ACCEPTED} file.")
-            if about.st_size > MAX_BYTES:
-                raise _too_large(path.name)
-            return path.read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise BlastlensError(f"{path.name} cannot be read ({reason}).") from error
-
-    return read
+def _file_reader(path: Path) -> Callable[[], bytes]:
+    return lambda: read_file(path)
 
 
-def _too_large(name: str) -> BlastlensError:
-    return BlastlensError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB; give a smaller image.")
+def _entries(archive: Zip) -> list[Entry]:
+    too_many = BlastlensError(f"{archive.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
+    if archive.table_bytes > MAX_CONTENTS_BYTES:
+        raise too_many
+    entries = list(islice(archive.entries(), MAX_ENTRIES + 1))
+    if len(entries) > MAX_ENTRIES:
+        raise too_many
+    return entries
 
 
-# Zips ---------------------------------------------------------------------------------------------------------
+def _entry_reader(archive: Zip, entry: Entry, name: str, budget: _Budget) -> Callable[[], bytes]:
+    def took(size: int) -> None:
+        budget.take((id(archive), entry.place), size, name)
 
-
-class _Wary(io.FileIO):
-    """A file that refuses to be read in one large piece, as zipfile reads a table of contents of any size."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        wanted = _MAX_ONE_READ + 1 if size is None or size < 0 else size
-        data = super().read(min(wanted, _MAX_ONE_READ + 1))
-        if len(data) > _MAX_ONE_READ:
-            raise BlastlensError(f"{Path(str(self.name)).name} holds too many files; give it in parts.")
-        return data
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        raise BlastlensError(f"{path.name} does not exist or is not a regular file; give a zip.")
-    file = _Wary(path, "rb")
-    try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:  # zipfile fails on hostile bytes in every way there is
-        file.close()
-        if isinstance(error, BlastlensError):
-            raise
-        raise BlastlensError(
-            f"{path.name} is not a zip that can be read; it may be damaged or not fully uploaded."
-        ) from error
-    # The sources that read from it are all that knows it, so it is closed when they are gone.
-    weakref.finalize(archive, file.close)
-    if len(archive.infolist()) > MAX_ENTRIES:
-        raise BlastlensError(f"{path.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
-    return archive
-
-
-def _name_in_zip(info: zipfile.ZipInfo) -> str:
-    """The name with "/" between folders; zips made on a Mac hold UTF-8 without saying so."""
-    name = info.filename
-    if not info.flag_bits & 0x800:
-        with suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
-    return name.replace("\\", "/")
-
-
-def _entry_reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, budget: _Budget) -> Callable[[], bytes]:
-    def read() -> bytes:
-        if info.flag_bits & 0x1:
-            raise BlastlensError(f"{name} is encrypted; make a zip without a password.")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # zipfile unpacks the other kinds without a limit on what comes out.
-            raise BlastlensError(f"{name} is packed in an unusual way; make an ordinary zip (Deflate).")
-        data = bytearray()
-        try:
-            with archive.open(info) as entry:
-                while chunk := entry.read(_CHUNK):
-                    data += chunk
-                    if len(data) > MAX_BYTES:
-                        raise _too_large(name)
-                    if len(data) > RATIO_APPLIES_FROM and len(data) > MAX_RATIO * info.compress_size:
-                        raise BlastlensError(f"{name} unpacks to over {MAX_RATIO} times its size; give it unpacked.")
-                    budget.take((id(archive), info.header_offset), len(data), name)
-        except BlastlensError:
-            raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
-            raise BlastlensError(f"{name} is damaged inside its zip; make the zip anew.") from None
-        return bytes(data)
-
-    return read
+    return lambda: archive.read(entry.place, name, took)
 
 
 # Whose an image is -----------------------------------------------------------------------------------------------
@@ -421,7 +321,7 @@ def _with_subjects(sources: Sequence[Source], tables: Iterable[_Table]) -> tuple
             uid = _UID.match(PurePosixPath(source.name).name)
             subject = subject_name(uid["subject"]) if uid else ""
         label = next(iter(labels.get(source.name, ())), "")
-        out.append(replace(source, subject=_printable(subject) or None, label=_printable(label) or None))
+        out.append(replace(source, subject=printable(subject) or None, label=printable(label) or None))
     return out, notes
 
 

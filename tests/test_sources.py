@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from blastlens import Classifier, sources
+from blastlens import Classifier, files, sources
 from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
 from blastlens.sources import list_sources, natural
@@ -175,13 +175,13 @@ def test_what_is_missing_is_refused_and_stops_nothing(tmp_path):
 
 
 def test_an_entry_that_unpacks_to_too_much_is_refused_without_unpacking_it_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 3_000_000)
+    monkeypatch.setattr(files, "MAX_BYTES", 3_000_000)
     (source,) = list_sources([write_zip(tmp_path / "a.zip", [("a.png", bytes(9_000_000))])]).sources
     assert "larger than 3 MB" in refusal(source)
     monkeypatch.undo()
-    monkeypatch.setattr(sources, "RATIO_APPLIES_FROM", 1_000_000)
+    monkeypatch.setattr(files, "RATIO_APPLIES_FROM", 1_000_000)
     assert "200 times its size" in refusal(source)
-    monkeypatch.setattr(sources, "RATIO_APPLIES_FROM", 10_000_000)
+    monkeypatch.setattr(files, "RATIO_APPLIES_FROM", 10_000_000)
     assert source.read() == bytes(9_000_000)
 
 
@@ -222,8 +222,10 @@ def test_too_many_files_are_refused_before_they_fill_the_memory(tmp_path, monkey
     monkeypatch.setattr(sources, "MAX_ENTRIES", 29)
     for path in (zipped, tmp_path / "folder"):
         assert "more than 29 files" in list_sources([path]).refused[-1][1]
-    monkeypatch.setattr(sources, "_MAX_ONE_READ", 1000)
-    assert "too many files" in list_sources([zipped]).refused[0][1]
+    monkeypatch.undo()
+    assert len(list_sources([zipped]).sources) == 30
+    monkeypatch.setattr(sources, "MAX_CONTENTS_BYTES", 1000)  # names of 65,535 letters, for example
+    assert "holds more than" in list_sources([zipped]).refused[0][1]
 
 
 def test_too_many_images_are_refused_as_a_whole(tmp_path, monkeypatch):
