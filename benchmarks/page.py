@@ -64,8 +64,8 @@ _WATCH_ANSWERS = """() => {
 
 
 @contextmanager
-def serving(environment: dict[str, str], cell: Path) -> Iterator[tuple[str, float]]:
-    """`python app.py` on a free port: its address, and the seconds from its start to its first answer."""
+def serving(environment: dict[str, str], cell: Path) -> Iterator[tuple[str, float, int]]:
+    """`python app.py` on a free port: its address, the seconds from its start to its first answer, and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,7 +76,7 @@ def serving(environment: dict[str, str], cell: Path) -> Iterator[tuple[str, floa
         address = f"http://127.0.0.1:{port}"
         _wait_for(address, process)
         Client(address, verbose=False).predict(handle_file(cell), api_name="/classify")
-        yield address, time.perf_counter() - start
+        yield address, time.perf_counter() - start, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -163,9 +163,9 @@ def measure(starts: int, repeats: int, seconds: float) -> dict[str, Any]:
         draw_cell("ALL", 5).save(cell)
         ready = []
         for _ in range(starts):
-            with serving(environment, cell) as (_, seconds_to_answer):
+            with serving(environment, cell) as (_, seconds_to_answer, _):
                 ready.append(seconds_to_answer)
-        with serving(environment, cell) as (address, _), sync_playwright() as playwright:
+        with serving(environment, cell) as (address, _, _), sync_playwright() as playwright:
             path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1280, "height": 1300})

@@ -255,6 +255,40 @@ def cost(panels: dict[str, dict[str, Sequence[tuple[str, float, Interval | None,
     return figure
 
 
+@_styled
+def front(panels: dict[str, dict[str, Sequence[tuple[str, float, float, float]]]]) -> Figure:
+    """Score against time and size: by data set, by model, a (precision, score, ms, MB) for each of its files.
+
+    A line joins the files of a model; int8 is hollow.
+    """
+    figure = Figure(figsize=(8, 2.6 * len(panels) + 0.5), layout="constrained")
+    axes = figure.subplots(len(panels), 2, sharey="row", squeeze=False)
+    marks = {"fp32": MARKS["group"], "int8": MARKS["group"] | {"markerfacecolor": "white"}}
+    for line, (title, models) in zip(axes, panels.items(), strict=True):
+        for ax, place, what in zip(line, (2, 3), ("milliseconds of one image", "megabytes"), strict=True):
+            for number, files in enumerate(models.values(), start=1):
+                xs, ys = [file[place] for file in files], [round(file[1], 4) for file in files]
+                ax.plot(xs, ys, color="#CCCCCC", linewidth=0.8, zorder=1)
+                for x, y, (precision, *_) in zip(xs, ys, files, strict=True):
+                    ax.plot([x], [y], **marks[precision], linestyle="none")
+                offset = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "center"}
+                ax.annotate(str(number), (xs[0], ys[0]), fontsize=7.5, **offset)
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.minorticks_off()
+            ax.set_xlim(*_limits([file[place] for files in models.values() for file in files]))
+            ax.set_xlabel(what)
+            ax.margins(y=0.25)
+        line[0].set_title(title, loc="left", fontweight="bold")
+        line[0].set_ylabel("weighted F1")
+        key = "\n".join(f"{i} {name}" for i, name in enumerate(models, start=1))
+        line[-1].annotate(key, (1.03, 1), xycoords="axes fraction", va="top", fontsize=8)
+    lines = [Line2D([], [], label=name, linestyle="none", **style) for name, style in marks.items()]
+    figure.legend(handles=lines, loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
 def _limits(costs: Sequence[float]) -> tuple[float, float]:
     """Ends of a logarithmic axis: at least a factor of ten, so that small differences look small."""
     centre, half = math.sqrt(min(costs) * max(costs)), math.sqrt(max(10.0, 2 * max(costs) / min(costs)))

@@ -63,6 +63,13 @@ def readme_block(evidence: Evidence) -> str:
 
 
 def _fill(name: str, evidence: Evidence, context: dict[str, Any]) -> str:
+    datasets = evidence.published.datasets
+    images = {name: _images_at_hand(evidence, name) for name in datasets}
+    return filled(name, datasets=datasets, images=images, honest=HONEST, **context)
+
+
+def filled(name: str, **context: Any) -> str:
+    """The template of a page with what it needs put in."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -70,9 +77,7 @@ def _fill(name: str, evidence: Evidence, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    datasets = evidence.published.datasets
-    images = {name: _images_at_hand(evidence, name) for name in datasets}
-    text = environment.get_template(f"{name}.md").render(datasets=datasets, images=images, honest=HONEST, **context)
+    text = environment.get_template(f"{name}.md").render(**context)
     return re.sub(r"\n{3,}", "\n\n", text)  # what a template leaves out leaves empty lines behind
 
 
