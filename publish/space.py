@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,8 @@ MARK = "space.json"
 PYTHON = "3.12"
 WHOLE = ("app.py", "LICENSE", "CITATION.cff", "results/comparison.json", "results/networks.json")
 PACKAGE = (".py", ".css", ".html", ".svg")
+# The command line, which a page has no use for, and what only it needs.
+LEFT_OUT = ("blastlens/__main__.py", "blastlens/asking.py", "blastlens/bulk/")
 START_S = 120
 
 BODY = """
@@ -51,9 +53,7 @@ BODY = """
 Ask a leukemia (ALL) screening model about a blood cell, then make the image worse and watch how long its answer holds.
 The page says how good each model is on people that it never saw, and how that was measured.
 
-| model | revision | weighted F1 (95 % interval) | measured by |
-| --- | --- | --- | --- |
-{rows}
+{table}
 
 This Space is generated: the models come from the Hub at exactly these revisions, and a copy of each stands in `models/`
 for times when the Hub cannot be reached; the page says so then. Images you give are deleted within the hour.
@@ -123,16 +123,22 @@ def publish(hub: Hub, upload: Upload, tell: Tell, dry_run: bool = False) -> Uplo
     Raises:
         BlastlensError: it would show a private model to everybody, does not start, or does not answer.
     """
-    _refuse_to_reveal(hub, upload, tell)
+    for repo_id in private_models(hub, upload):
+        tell(f"model {repo_id} is private: without a secret HF_TOKEN to read it, the Space serves its copy")
     tell(try_out(upload.files))
     return send(hub, upload, tell, dry_run)
 
 
-def _refuse_to_reveal(hub: Hub, upload: Upload, tell: Tell) -> None:
-    """A Space holds copies of its models: one with a private model has to be private."""
+def private_models(hub: Hub, upload: Upload) -> list[str]:
+    """Which of the models that a Space holds copies of are private, by repository.
+
+    Raises:
+        BlastlensError: there is one, and the Space is to be seen by everybody.
+    """
     there = hub.look(upload.place)
     private = there.private if there else upload.private
-    for row in _served(upload.files):
+    found = []
+    for row in served(upload.files, upload.mark):
         state = hub.look(Place(row["repo_id"]))
         if state is not None and state.private:
             if not private:
@@ -140,20 +146,29 @@ def _refuse_to_reveal(hub: Hub, upload: Upload, tell: Tell) -> None:
                     f"The model {row['repo_id']} is private and {upload.place} would show it to everybody; give "
                     "--private for a new Space, or make the model public."
                 )
-            tell(f"model {row['repo_id']} is private: without a secret HF_TOKEN to read it, the Space serves its copy")
+            found.append(row["repo_id"])
+    return found
+
+
+def require_different(names: Sequence[str]) -> None:
+    """Raises BlastlensError where two models have the same name: their copies would have the same place."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BlastlensError(f"Two models are called {twice[0]}; a Space needs different names.")
 
 
 def files_of(models: Sequence[Pinned], root: Path = ROOT) -> list[File]:
     """Every file of the Space, sorted by path."""
-    names = [model.name for model in models]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BlastlensError(f"Two models are called {twice[0]}; a Space needs different names.")
+    require_different([model.name for model in models])
     files = {path: (root / path).read_bytes() for path in WHOLE}
-    files |= {path: file.read_bytes() for path, file in files_in("blastlens", root).items() if file.suffix in PACKAGE}
+    files |= {
+        path: file.read_bytes()
+        for path, file in files_in("blastlens", root).items()
+        if file.suffix in PACKAGE and not path.startswith(LEFT_OUT)
+    }
     for model in models:
         files |= {f"models/{model.name}/{path}": (model.folder.path / path).read_bytes() for path in model.files}
-    served = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
-    files[MARK] = (json.dumps({"models": served}, indent=2) + "\n").encode()
+    rows = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
+    files[MARK] = (json.dumps({"models": rows}, indent=2) + "\n").encode()
     files["requirements.txt"] = serving_pins((root / "requirements.txt").read_text(encoding="utf-8")).encode()
     files["README.md"] = readme((root / "README.md").read_text(encoding="utf-8"), models, pin_of("gradio")).encode()
     return [File(path, content) for path, content in sorted(files.items())]
@@ -176,10 +191,8 @@ def pin_of(package: str) -> str:
 
 def readme(project: str, models: Sequence[Pinned], gradio: str) -> str:
     """The Space's README.md: front matter from the project's own, the pins and the models; then what it is."""
-    front = yaml.safe_load(project.split("---")[1])
-    look = {key: front[key] for key in ("title", "emoji", "colorFrom", "colorTo", "short_description", "license")}
     settings = {
-        **look,
+        **look(project),
         "sdk": "gradio",
         "sdk_version": gradio,
         "python_version": PYTHON,
@@ -190,9 +203,25 @@ def readme(project: str, models: Sequence[Pinned], gradio: str) -> str:
         "preload_from_hub": [f"{model.repo_id} {','.join(model.files)} {model.commit}" for model in models],
         "tags": ["mcp-server", "image-classification", "leukemia", "blood-smear", "robustness"],
     }
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=10_000)
-    rows = "\n".join(map(_row, models))
-    return f"---\n{text}---\n{BODY.format(disclaimer=f'**{DISCLAIMER}**', rows=rows)}"
+    return with_front(settings, BODY.format(disclaimer=f"**{DISCLAIMER}**", table=table(models)))
+
+
+def look(project: str) -> dict[str, Any]:
+    """How a Space is shown in lists, from the front matter of the project's own README.md."""
+    front = yaml.safe_load(project.split("---")[1])
+    return {key: front[key] for key in ("title", "emoji", "colorFrom", "colorTo", "short_description", "license")}
+
+
+def with_front(settings: Mapping[str, Any], body: str) -> str:
+    """A README.md with front matter."""
+    text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=10_000)
+    return f"---\n{text}---\n{body}"
+
+
+def table(models: Sequence[Pinned]) -> str:
+    """Markdown: each model, its revision, and how good it is."""
+    head = "| model | revision | weighted F1 (95 % interval) | measured by |\n| --- | --- | --- | --- |"
+    return "\n".join([head, *map(_row, models)])
 
 
 def _row(model: Pinned) -> str:
@@ -226,32 +255,33 @@ def try_out(files: Sequence[File]) -> str:
     Raises:
         BlastlensError: it does not start, or answers otherwise than the model.
     """
-    served = _served(files)
+    rows = served(files)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "space"
         write(files, folder)
         with running(folder, Path(temporary)) as (address, seconds):
             try:
-                copies = _answering(address, served, folder, Path(temporary) / "image.png")
+                copies = _answering(address, rows, folder, Path(temporary) / "image.png")
             except BlastlensError:
                 raise
             except Exception as error:
                 raise BlastlensError(
                     f"The Space starts but does not answer ({type(error).__name__}: {error}); it is not uploaded."
                 ) from error
-    models = counted(len(served), "model")
+    models = counted(len(rows), "model")
     told = f"started from its own files in {seconds:.1f} s; its API gives the answers of {models}"
     return told + (f"; served from copies: {' '.join(copies)}" if copies else ", fetched from the Hub")
 
 
-def _served(files: Sequence[File]) -> list[dict[str, str]]:
-    return list(json.loads(next(file for file in files if file.path == MARK).read())["models"])
+def served(files: Sequence[File], mark: str = MARK) -> list[dict[str, str]]:
+    """The models of a Space, as the file that marks it lists them."""
+    return list(json.loads(next(file for file in files if file.path == mark).read())["models"])
 
 
-def _answering(address: str, served: Sequence[dict[str, str]], folder: Path, image: Path) -> list[str]:
+def _answering(address: str, rows: Sequence[dict[str, str]], folder: Path, image: Path) -> list[str]:
     """Compare the page's answers with the models'; returns why it serves copies, where it does."""
     client = Client(address, verbose=False)
-    for row in served:
+    for row in rows:
         model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
         Image.fromarray(np.asarray(check.images_for(model)[0])).save(image)
         expected = Classifier(model).predict(image)

@@ -1,0 +1,123 @@
+"""The static page for tests: onnxruntime-web from npm, the page served by this process, and its modules asked in it."""
+
+import base64
+import hashlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_machine import lacking
+
+from blastlens.errors import BlastlensError
+from publish.project import ROOT
+from publish.static_space import VENDOR, from_npm
+
+# What the functions below have at hand in the page: bytes travel as base64, which is far quicker than as numbers.
+CODES = """
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const encoded = (array) => {
+    const all = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    const letters = [];
+    for (let at = 0; at < all.length; at += 32768) letters.push(String.fromCharCode(...all.subarray(at, at + 32768)));
+    return btoa(letters.join(""));
+  };
+"""
+# Opens files with a model as the page does, one after the other, and gives back everything that comes of it.
+ASK = f"""async ([entry, runtimeSize, images]) => {{ {CODES}
+  const {{ call }} = await import("./calls.js");
+  await call("open", {{ entry, runtimeSize }});
+  const found = [];
+  for (const {{ data, name, sigma, seed }} of images) {{
+    const looked = await call("look", {{ file: new Blob([bytes(data)]), name, others: [] }});
+    const answer = sigma ? await call("answer", {{ sigma, seed }}) : looked.answer;
+    found.push({{ ...answer, pixels: encoded(looked.pixels), warnings: looked.warnings, fits: looked.fits }});
+  }}
+  return found;
+}}"""
+
+
+def encoded(data: bytes) -> str:
+    """Bytes for a function of the page."""
+    return base64.b64encode(data).decode()
+
+
+def decoded(text: str, kind: Any = np.uint8) -> np.ndarray:
+    """Numbers from a function of the page."""
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def npm_package(config: pytest.Config) -> Path:
+    """The needed files of onnxruntime-web, fetched by npm once and kept in pytest's cache.
+
+    Where they cannot be had, the test is skipped visibly, or fails where a browser is required.
+    """
+    lock = hashlib.sha256((ROOT / "static/package-lock.json").read_bytes()).hexdigest()
+    kept = config.cache.mkdir("onnxruntime-web") / lock[:16]
+    if all((kept / path).is_file() for path in VENDOR):
+        return kept
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            package = from_npm(Path(temporary)) / "node_modules" / "onnxruntime-web"
+            for path in VENDOR:
+                (kept / path).parent.mkdir(parents=True, exist_ok=True)
+                part = (kept / path).with_suffix(".part")
+                shutil.copyfile(package / path, part)
+                part.replace(kept / path)
+    except BlastlensError as error:
+        lacking(str(error), "BLASTLENS_REQUIRE_BROWSER")
+    return kept
+
+
+@dataclass
+class Served:
+    """A folder on a port of this machine.
+
+    Attributes:
+        address: without a slash at the end.
+        asked: paths that were asked for so far.
+        headers: sent with every answer.
+    """
+
+    address: str = ""
+    asked: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    """A folder over plain HTTP, as `python -m http.server` would serve it."""
+    it = Served()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, it, directory=str(folder))) as server:
+        it.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield it
+        server.shutdown()
+        thread.join()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, it: Served, *arguments: Any, **options: Any) -> None:
+        self.it = it
+        super().__init__(*arguments, **options)
+
+    def send_head(self) -> Any:
+        self.it.asked.append(self.path)
+        return super().send_head()
+
+    def end_headers(self) -> None:
+        for name, value in self.it.headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: `asked` has what was asked for."""
