@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -106,6 +107,7 @@ class OnnxBackend:
     def __init__(self, file: Path, folder: ModelFolder, threads: int | None = None) -> None:
         self._file, self._view, self.threads = file, folder.view, threads or usable_cores()
         self._name = f"{file.relative_to(folder.path)} of model {folder.model_id}"
+        self._loaded = _state(file)
         self._session = self._open(self.threads)
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
@@ -159,7 +161,8 @@ class OnnxBackend:
 
     @cached_property
     def _of_one_core(self) -> Any:
-        return self._open(1)
+        """The same network once more; the one there is where its file is gone, or another one by now."""
+        return self._open(1) if _state(self._file) == self._loaded else self._session
 
     @cached_property
     def _workers(self) -> ThreadPoolExecutor:
@@ -216,6 +219,15 @@ class LimitedOnnxBackend(OnnxBackend):
             f"Model {self._model} took longer than {self._limit_s:g} s for a few images, or failed; it is not asked "
             "again."
         )
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written again; another one each time where it is not there."""
+    try:
+        about = file.stat()
+        return about.st_ino, about.st_size, about.st_mtime_ns
+    except OSError:
+        return 0, 0, time.monotonic_ns()
 
 
 def _fits(shape: list[int | str | None] | None, expected: tuple[int | None, ...]) -> bool:

@@ -487,3 +487,16 @@ def test_images_side_by_side_are_answered_as_one_after_the_other(threads):
         np.testing.assert_allclose(logits, np.concatenate([a[0] for a in alone[:count]]), atol=1e-5)
         np.testing.assert_allclose(features, np.concatenate([a[1] for a in alone[:count]]), atol=1e-5)
     assert backend.map(lambda n: n * n, range(9)) == [n * n for n in range(9)]
+
+
+@pytest.mark.parametrize("change", ["gone", "replaced"])
+def test_many_images_are_answered_by_the_network_that_was_loaded_whatever_becomes_of_its_file(tmp_path, change):
+    path = shutil.copytree(shared_model_folder("cell"), tmp_path / "mine")
+    backend = load_backend(ModelFolder.load(path), "fp32", threads=2)
+    expected = backend.logits([blobs(0)])
+    file = path / "onnx/model.onnx"
+    file.unlink()
+    if change == "replaced":
+        shutil.copy(shared_model_folder("field") / "onnx/model.onnx", file)
+    for logits in backend.logits([blobs(0)] * 4):
+        np.testing.assert_allclose(logits, expected[0], atol=1e-5)
