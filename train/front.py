@@ -14,7 +14,7 @@ from train.readme import ROOT, bundled_records
 from train.report.figures import front, svg
 from train.report.pages import filled
 
-PAGE, FIGURE = Path("results/MODELS.md"), Path("results/figures/models.svg")
+PAGE, FIGURE = Path("results/MODELS.md"), Path("results/models.svg")
 # What a row of the table has of a model's sigmas.
 NOISE = 20
 
