@@ -7,7 +7,6 @@ each other one and the ratio to it is written beside the milliseconds, which dri
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from train.backbones import create_network
 from train.compare import systems
 from train.evaluate import latency_ms
 from train.export import as_served, write_onnx
+from train.files import write_json
 from train.finetune import view_of
 from train.recipe import Recipe
 
@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     record = measure(arguments.only or systems(), arguments.repeats)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out, record)
     return 0
 
 

@@ -8,7 +8,6 @@ images; lists of models; and files that are no image. What counts is the residen
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -27,6 +26,7 @@ from benchmarks.serving import machine
 from blastlens.corruptions import KINDS
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.model_folder import bundled_models
+from train.files import write_json
 
 LIMITS = {"growth": 1.05, "mb": 700}
 MARKS = (100, 2000)  # after how many requests memory is read
@@ -134,8 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     record = measure(arguments.after)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out, record)
     print(table(record))
     return 0
 

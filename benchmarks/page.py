@@ -13,7 +13,6 @@ It starts `app.py` as a visitor's host would, opens it in Chromium and measures:
 """
 
 import argparse
-import json
 import os
 import shutil
 import socket
@@ -38,6 +37,7 @@ from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.drawn import draw_cell
 from blastlens.model_folder import bundled_models
 from train.evaluate import latency_ms
+from train.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # What was asked of the page: milliseconds above the bare model, updates a second, seconds, seconds.
@@ -242,8 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     record = measure(arguments.starts, arguments.repeats, arguments.seconds)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out, record)
     print(table(record))
     return 0
 

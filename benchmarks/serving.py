@@ -9,7 +9,6 @@ Runtime with its own defaults on tensors that are ready. Keep the machine quiet.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -35,6 +34,7 @@ from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import PRECISIONS, bundled_models
+from train.files import write_json
 
 # What was asked: the ratio, and whether it is the most or the least that it may be.
 ASKED = {
@@ -272,8 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     record["import_s"] = import_seconds(5)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out, record)
     print(table(record))
     return 0
 
