@@ -134,7 +134,7 @@ def _static(arguments: argparse.Namespace, tell: Tell) -> None:
         page.write_to(arguments.to, models, tell, vendor, overwrite, arguments.dry_run)
     else:
         upload = page.upload_of(arguments.repo_id, models, vendor, arguments.private, overwrite)
-        page.publish(page.StaticHub(), upload, tell, arguments.dry_run)
+        page.publish(hub, upload, tell, arguments.dry_run)
 
 
 def _collection(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:

@@ -62,10 +62,15 @@ class Refused(BlastlensError):
 
 @dataclass(frozen=True)
 class Place:
-    """A repository, whether or not it is there yet."""
+    """A repository, whether or not it is there yet.
+
+    Attributes:
+        sdk: what a Space is made for, where it has to be made: "gradio", or "static", which needs no hardware.
+    """
 
     repo_id: str
     kind: Kind = "model"
+    sdk: Literal["gradio", "static"] = "gradio"
 
     def __post_init__(self) -> None:
         try:
@@ -178,7 +183,7 @@ class Hub:
         """
         options: dict[str, Any] = {}
         if place.kind == "space":
-            options = {"space_sdk": "gradio", "space_hardware": HARDWARE}
+            options = {"space_sdk": place.sdk} | ({"space_hardware": HARDWARE} if place.sdk == "gradio" else {})
         try:
             self.once(
                 f"create {place}",

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import HfApi
-
 from blastlens.classifier import DISCLAIMER, INCOMPLETE, MAX_REASONS
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, TO_YCC
 from blastlens.errors import BlastlensError
@@ -93,20 +91,6 @@ Web (MIT licence, in `vendor/`). Code: Apache-2.0. The models' terms stand in th
 """
 
 
-class StaticHub(Hub):
-    """The Hub, where a new Space is a static one: it needs no hardware, and no account that may have any."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.api = _StaticApi(token=self.token or False, library_name="blastlens")
-
-
-class _StaticApi(HfApi):
-    def create_repo(self, *arguments: Any, **options: Any) -> Any:
-        options.pop("space_hardware", None)
-        return super().create_repo(*arguments, **options | {"space_sdk": "static"})
-
-
 def upload_of(
     repo_id: str,
     models: Sequence[str],
@@ -123,7 +107,7 @@ def upload_of(
     Raises:
         BlastlensError: no models, one that cannot be had or served, two of the same name, or no onnxruntime-web.
     """
-    place = Place(repo_id, "space")
+    place = Place(repo_id, "space", "static")
     if not models:
         raise BlastlensError("A Space needs at least one model; give --models owner/name@revision.")
     for model in models:
@@ -139,7 +123,7 @@ def upload_of(
     )
 
 
-def publish(hub: StaticHub, upload: Upload, tell: Tell, dry_run: bool = False) -> Uploaded | None:
+def publish(hub: Hub, upload: Upload, tell: Tell, dry_run: bool = False) -> Uploaded | None:
     """Try the page out here, and upload it.
 
     Raises:
