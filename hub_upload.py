@@ -118,7 +118,7 @@ def _model(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
 
 def _space(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
     if arguments.static:
-        _static(arguments, tell)
+        _static(hub, arguments, tell)
         return
     from publish import space
 
@@ -126,7 +126,7 @@ def _space(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
     space.publish(hub, upload, tell, arguments.dry_run)
 
 
-def _static(arguments: argparse.Namespace, tell: Tell) -> None:
+def _static(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
     from publish import static_space as page
 
     models, vendor, overwrite = arguments.models, arguments.vendor, arguments.overwrite
