@@ -84,7 +84,9 @@ def test_the_copy_is_of_the_named_revision_and_not_of_main(files, hub, models):
 def test_it_has_the_pages_files_and_nothing_of_training(files):
     assert {"app.py", "requirements.txt", "space.json", "LICENSE", "results/comparison.json"} <= set(files)
     package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "blastlens").rglob("*") if p.is_file()}
-    commands = {path for path in package if path.startswith(("blastlens/__main__", "blastlens/asking", "blastlens/bulk/"))}
+    commands = {
+        path for path in package if path.startswith(("blastlens/__main__", "blastlens/asking", "blastlens/bulk/"))
+    }
     assert len(commands) > 5  # scoring a folder is for a command line, which a Space has not
     there = {path for path in package - commands if "__pycache__" not in path}
     assert there == {path for path in files if path.startswith("blastlens/")}
