@@ -115,8 +115,9 @@ def measure(marks: Sequence[int]) -> dict[str, Any]:
 
 def table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, against what was asked."""
-    first, last = min(record["resident_mb"]), max(record["resident_mb"])
-    before, after = record["resident_mb"][first], record["resident_mb"][last]
+    sizes = {int(count): size for count, size in record["resident_mb"].items()}  # JSON's keys are texts
+    first, last = min(sizes), max(sizes)
+    before, after = sizes[first], sizes[last]
     return "\n".join(
         [
             "| what | measured | asked |",

@@ -408,11 +408,13 @@ def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable
     Args:
         prediction: of any model. Only where its gate refused the image are others asked.
         image: the one it is of, which must be readable again: a path, a source, or pixels.
-        classifiers: models to choose from; the first that the image fits is suggested.
+        classifiers: models to choose from; the first that the image fits is suggested. Those with the labels of the
+            model that was asked answer the same question, so that a refusal must not be talked round by them.
     """
     if prediction.in_domain is not False:
         return prediction
-    others = (one for one in classifiers if one.folder.model_id != prediction.model_id)
+    asked = set(prediction.probabilities)
+    others = (one for one in classifiers if set(one.folder.label_names) != asked)
     return replace(prediction, suggestion=better_model(image, others))
 
 

@@ -15,6 +15,8 @@ from .gate import Gate
 from .images import View
 from .tensors import read_tensors
 
+# What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
+MAIN = ("mobilenet_m-cnmc2019", "mobilenetv2-aria2021")
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
@@ -102,8 +104,9 @@ def bundled_root() -> Path:
 
 
 def bundled_models() -> list[str]:
-    """Names of the bundled models, sorted."""
-    return sorted(config.parent.name for config in bundled_root().glob("*/config.json"))
+    """Names of the bundled models: the main one of each task first, then its smaller ones, sorted."""
+    names = {config.parent.name for config in bundled_root().glob("*/config.json")}
+    return [name for name in MAIN if name in names] + sorted(names.difference(MAIN))
 
 
 def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFolder:

@@ -113,7 +113,8 @@ async function look() {
   const mine = ++turn;
   clear();
   byId("answer").replaceChildren(h("p", { class: "quiet" }, "Looking …"));
-  const others = models.filter((one) => one !== model).map((one) => one.entry);
+  // Those with the same labels answer the same question: a refusal must not be talked round by them.
+  const others = models.filter((one) => one.labels.join() !== model.labels.join()).map((one) => one.entry);
   const begun = performance.now();
   try {
     const found = await call("look", { file: image.file, name: image.name, others });

@@ -21,34 +21,6 @@ from blastlens.errors import BlastlensError
 from publish.project import ROOT
 from publish.static_space import VENDOR, from_npm
 
-# What the functions below have at hand in the page: bytes travel as base64, which is far quicker than as numbers.
-CODES = """
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const encoded = (array) => {
-    const all = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-    const letters = [];
-    for (let at = 0; at < all.length; at += 32768) letters.push(String.fromCharCode(...all.subarray(at, at + 32768)));
-    return btoa(letters.join(""));
-  };
-"""
-# Opens files with a model as the page does, one after the other, and gives back everything that comes of it.
-ASK = f"""async ([entry, runtimeSize, images]) => {{ {CODES}
-  const {{ call }} = await import("./calls.js");
-  await call("open", {{ entry, runtimeSize }});
-  const found = [];
-  for (const {{ data, name, sigma, seed }} of images) {{
-    const looked = await call("look", {{ file: new Blob([bytes(data)]), name, others: [] }});
-    const answer = sigma ? await call("answer", {{ sigma, seed }}) : looked.answer;
-    found.push({{ ...answer, pixels: encoded(looked.pixels), warnings: looked.warnings, fits: looked.fits }});
-  }}
-  return found;
-}}"""
-
-
-def encoded(data: bytes) -> str:
-    """Bytes for a function of the page."""
-    return base64.b64encode(data).decode()
-
 
 def decoded(text: str, kind: Any = np.uint8) -> np.ndarray:
     """Numbers from a function of the page."""

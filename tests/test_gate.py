@@ -382,13 +382,18 @@ def test_the_distribution_is_published_with_its_gate_and_missed_where_it_lacks(t
 def test_another_model_that_knows_the_image_is_suggested_and_only_then(tmp_path):
     bright, dark = {"low": 0, "high": 0.3}, {"low": 0.5, "high": 1}
     models = []
-    for name, black in (("fields", bright), ("cells", dark), ("without", None)):
-        folder = shutil.copytree(shared_model_folder("cell"), tmp_path / name)
+    for name, kind, black in (
+        ("fields", "field", bright),
+        ("same-fields", "field", dark),  # answers the same question, so nothing is sent there
+        ("cells", "cell", dark),
+        ("without", "cell", None),
+    ):
+        folder = shutil.copytree(shared_model_folder(kind), tmp_path / name)
         if black:
             write_json(folder / "gate.json", {"schema": 1, "images": name, "statistics": {"black": black}})
         models.append(Classifier.from_pretrained(folder))
-    fields, cells, without = models
-    assert better_model(disc(), models) == "cells" and better_model(blobs(1), models) == "fields"
+    fields, _, cells, without = models
+    assert better_model(disc(), [fields, cells]) == "cells" and better_model(blobs(1), models) == "fields"
     assert better_model(disc(), [without]) is None
     assert suggesting(fields.predict(disc()), disc(), models).suggestion == "cells"
     assert suggesting(cells.predict(disc()), disc(), models).suggestion is None

@@ -16,9 +16,10 @@ import pytest
 from helpers_browser import visiting
 from helpers_machine import lacking
 from helpers_models import blobs
-from helpers_static import ASK, CODES, decoded, encoded, npm_package, served
+from helpers_static import decoded, npm_package, served
 from PIL import Image
 
+from benchmarks.in_browser import ASK, CODES, encoded
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.decision import Decision
