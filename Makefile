@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
+# Processes that run tests side by side; each starts pages, browsers and models of its own, some 4 GB.
+WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 CODE := $(wildcard app.py hub_upload.py blastlens train publish benchmarks tests)
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed  ## serve the demo on http://127.0.0.1:7860
 	$(RUN) app.py
 
 test: lint types  ## lint, check types and run every test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(VENV)/.installed-dev  ## run the tests that take no more than a few seconds each
 	$(RUN) -m pytest -m "not slow"

@@ -18,7 +18,7 @@ NEEDED_BY_OTHERS = {
     "mcp": "gradio's mcp_server",
     "torchvision": "timm and transformers",
 }
-TOOLS = {"ruff", "mypy"}
+TOOLS = {"ruff", "mypy", "pytest_xdist"}
 # A ZeroGPU Space brings it; elsewhere `app.py` does without.
 BROUGHT_BY_THE_HOST = {"spaces"}
 # For `score --engine ray` alone, which says how to install it.
