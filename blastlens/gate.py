@@ -236,7 +236,10 @@ class Gate:
         Raises:
             BlastlensError: features of another network.
         """
-        found = statistics_of(pixels)
+        return self.verdict(statistics_of(pixels), features)
+
+    def verdict(self, found: Mapping[str, float], features: np.ndarray | None = None) -> Verdict:
+        """`judge` of a view whose statistics are known, see `statistics_of`."""
         reasons = []
         for name, statistic in STATISTICS.items():
             low, high = self.ranges.get(name, (-math.inf, math.inf))

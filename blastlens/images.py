@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -226,6 +227,10 @@ def _on_black(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return black, ["its transparent pixels were shown on black"]
 
 
+# What `map` does, perhaps of several things at once.
+SideBySide = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
 @dataclass(frozen=True)
 class View:
     """The square of pixels a model looks at, and how they are normalised.
@@ -307,9 +312,16 @@ class View:
         mean, std = _as_tuple(settings.get("image_mean")), _as_tuple(settings.get("image_std"))
         return cls(size, frame, interpolation, mean, std)
 
-    def apply(self, image: Image.Image) -> np.ndarray:
-        """Crop and resize an RGB image to what the network sees before normalisation: uint8 (S, S, 3)."""
-        return np.array(self._shortest_side(image) if self.frame is None else self._framed(image, self.frame))
+    def apply(self, image: Image.Image, side_by_side: SideBySide | None = None) -> np.ndarray:
+        """Crop and resize an RGB image to what the network sees before normalisation: uint8 (S, S, 3).
+
+        Args:
+            side_by_side: a `map` that uses several cores, for one image whose answer is waited for; the pixels are the
+                same.
+        """
+        if self.frame is None:
+            return np.array(self._shortest_side(image))
+        return np.array(self._framed(image, self.frame, side_by_side))
 
     def _shortest_side(self, image: Image.Image) -> Image.Image:
         short = min(image.size)
@@ -320,7 +332,7 @@ class View:
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 
-    def _framed(self, image: Image.Image, frame: int) -> Image.Image:
+    def _framed(self, image: Image.Image, frame: int, side_by_side: SideBySide | None) -> Image.Image:
         width, height = _thumbnail_size(*image.size, frame)
         # The crop's corner on the shrunk image; negative where the crop reaches into the black around it.
         margin = (frame - self.size) // 2
@@ -331,8 +343,21 @@ class View:
         x0, x1 = max(left, 0), min(left + self.size, width)
         y0, y1 = max(top, 0), min(top + self.size, height)
         across, down = image.width / width, image.height / height
-        box = (x0 * across, y0 * down, min(x1 * across, image.width), min(y1 * down, image.height))
-        part = image.resize((x1 - x0, y1 - y0), _INTERPOLATIONS[self.interpolation], box=box)
+        right, rows = min(x1 * across, image.width), y1 - y0
+
+        def strip(first: int, last: int) -> Image.Image:
+            # What is resampled may look at pixels beyond its box, so strips join without a seam.
+            box = (x0 * across, (y0 + first) * down, right, min((y0 + last) * down, image.height))
+            return image.resize((x1 - x0, last - first), _INTERPOLATIONS[self.interpolation], box=box)
+
+        if side_by_side is None or rows < 2:
+            part = strip(0, rows)
+        else:
+            half = rows // 2
+            part = Image.new(image.mode, (x1 - x0, rows))
+            strips = side_by_side(lambda ends: strip(*ends), [(0, half), (half, rows)])
+            for place, piece in zip((0, half), strips, strict=True):
+                part.paste(piece, (0, place))
         return part.crop((left - x0, top - y0, left - x0 + self.size, top - y0 + self.size))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:

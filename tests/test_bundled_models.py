@@ -10,13 +10,13 @@ import pytest
 from gradio_client import Client, handle_file
 
 from blastlens import Classifier
-from blastlens.model_folder import ModelFolder
+from blastlens.model_folder import ModelFolder, bundled_models
 from train import readme
 from train.datasets import load_rows
 
 ROOT = Path(__file__).parents[1]
-CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
-LABELS = {CELLS: ["ALL", "HEM"], FIELDS: ["Benign", "Early", "Pre", "Pro"]}
+CELLS, FIELDS, SMALL = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
+LABELS = {CELLS: ["ALL", "HEM"], FIELDS: ["Benign", "Early", "Pre", "Pro"], SMALL: ["ALL", "HEM"]}
 
 # Runs in an interpreter that has never heard of this project: only what a stranger has.
 STRANGER = """
@@ -43,7 +43,7 @@ def by_a_stranger(model: str, paths: list[Path], tmp_path: Path) -> list[dict[st
 
 def real_images(data_dir: Path, model: str, count: int) -> list[Path]:
     """Evenly spread over the data set."""
-    if model == CELLS:
+    if LABELS[model] == LABELS[CELLS]:
         paths = [data_dir / "cnmc2019" / row.file_name for row in load_rows(data_dir / "cnmc2019")]
     else:
         paths = sorted((data_dir / "aria2021").rglob("*.jpg"))
@@ -65,6 +65,14 @@ def test_folder_is_complete_and_holds_no_pickle(model):
     assert {"config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx", "metrics.json"} <= files
     assert all(Path(name).suffix in (".json", ".safetensors", ".onnx", ".md", ".png") for name in files)
     assert max(path.stat().st_size for path in folder.path.rglob("*")) < 15e6
+
+
+def test_every_bundled_model_is_tested_here_and_the_main_ones_come_first():
+    assert bundled_models() == list(LABELS)
+
+
+def test_the_small_models_whole_numbers_take_less_than_a_megabyte():
+    assert (ROOT / "models" / SMALL / "onnx/model_int8.onnx").stat().st_size < 1e6
 
 
 @pytest.mark.slow

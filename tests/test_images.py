@@ -247,6 +247,17 @@ def test_a_field_view_is_exactly_timms_evaluation_transform(size, interpolation)
     assert np.array_equal(view.apply(image), transform(image).permute(1, 2, 0).numpy())
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+def test_strips_that_are_resampled_side_by_side_join_without_a_seam(interpolation):
+    view = View(SIZE, 314, interpolation, HALF, HALF)
+    rng = np.random.default_rng(0)
+    sizes = [(450, 450), (315, 700), *rng.integers(2, 1200, (40, 2)).tolist()]
+    for size in sizes:
+        # Noise, whose every rounding shows.
+        image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+        assert np.array_equal(view.apply(image, map), view.apply(image)), size
+
+
 @pytest.mark.parametrize("size", [*ODD_SIZES, (314, 314), (315, 315), (450, 450), (900, 450), (400, 100), (30, 500)])
 def test_a_cell_view_is_what_the_transformers_processor_shows_a_pipeline(size):
     from transformers.models.donut.image_processing_donut import DonutImageProcessor

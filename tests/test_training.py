@@ -23,7 +23,7 @@ from blastlens.model_folder import ModelFolder
 from train import baselines, card, crossval, evaluate, export, finetune, folds
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
-from train.recipe import Recipe
+from train.recipe import RECIPES, Recipe
 from train.results import RUNS, Result
 from train.through_pipeline import through_pipeline
 
@@ -433,7 +433,7 @@ def test_baselines_are_scored_on_held_out_groups(drawn, tmp_path):
         assert 0 <= score["weighted_f1"]["low"] <= score["weighted_f1"]["high"] <= 1
 
 
-def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path):
+def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path, capsys):
     rows = load_rows(drawn)
     labels = labels_of(rows)[1]
 
@@ -452,8 +452,8 @@ def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path):
             probabilities=np.stack([right, right, 1 - right]),
         ).write(tmp_path / "runs")
 
-    def compared() -> dict:
-        arguments = ["--data", str(drawn), "--protocol", "group-kfold:2", "--cache", str(tmp_path)]
+    def compared(*more: str) -> dict:
+        arguments = ["--data", str(drawn), "--protocol", "group-kfold:2", "--cache", str(tmp_path), *more]
         out = tmp_path / "baselines.json"
         assert baselines.main([*arguments, "--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
         return json.loads(out.read_text())
@@ -468,9 +468,16 @@ def test_a_recipe_is_compared_with_a_baseline_image_by_image(drawn, tmp_path):
             score = found["scores"][name][key]["value"]
             expected = (1 - score, 1 - score, 0 - score)
             assert [row[key]["value"] for row in differences] == pytest.approx(expected, abs=2e-5)
+    # A kept trial is compared in the same way, under the name of its recipe.
+    trial = tmp_path / "runs/ours_cnmc2019/group-kfold-2"
+    shutil.copy(RECIPES / "tiny_cnmc2019.yaml", trial / "recipe.yaml")
+    assert compared("--also", str(trial))["also"] == {"tiny_cnmc2019": found["differences"]}
     # Runs of another split are not compared.
     record(0, list(make_splits("group-kfold:2", rows, 0)[1].test))
     assert "differences" not in compared()
+    with pytest.raises(AssertionError):
+        compared("--also", str(trial))
+    assert "The trial of tiny_cnmc2019 tested other images or splits" in capsys.readouterr().err
 
 
 def test_cell_area_counts_what_is_not_black():

@@ -1,11 +1,13 @@
 """What a few numbers per image achieve under a protocol: the bar below which a network means nothing.
 
-    python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json
+    python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json \
+        --also results/tried/cells-tiny
 
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each goes into a logistic
 regression with balanced classes. The recorded runs of our recipe for the data set are then compared with each of
 them, image by image: what a network adds is a difference on the same people, which two intervals side by side do not
-show. `WITHOUT_NETWORK` has a few more, against which `train.probes` holds what is left of an image.
+show. So are kept trials (`train.ledger keep`) whose model ships, too. `WITHOUT_NETWORK` has a few more, against which
+`train.probes` holds what is left of an image.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from train.datasets.splits import Split, make_splits
 from train.files import write_json
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
+from train.recipe import Recipe
 from train.results import RUNS, Result
 
 SIGMAS = (0, 10, 20)  # of the noise under which the recipe is compared
@@ -102,11 +105,17 @@ def held_out_probabilities(x: np.ndarray, labels: np.ndarray, splits: Sequence[S
     return probabilities
 
 
-def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS) -> dict[str, Any]:
+def baselines(
+    data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS, also: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Each baseline's scores on held-out images, with intervals over groups.
 
     Where `runs` holds the recipe's runs of this very split of these very images, also `recipe`, its name, and
-    `differences`: by baseline, how much better the recipe is, see `differences`.
+    `differences`: by baseline, how much better the recipe is, see `differences`. Under `also`, by the name of its
+    recipe, the differences of each kept trial.
+
+    Raises:
+        BlastlensError: a trial of other images or splits.
     """
     rows = load_rows(data)
     names, labels = labels_of(rows)
@@ -119,8 +128,12 @@ def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RU
     splits = make_splits(protocol, rows, seed)
     recipe = f"ours_{kind}"
     recorded = _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)
+    trials = {Recipe.load(folder / "recipe.yaml").name: _recorded(folder, rows, splits, seed) for folder in also}
+    if other := [name for name, found in trials.items() if found is None]:
+        raise BlastlensError(f"The trial of {other[0]} tested other images or splits; it does not compare.")
     result: dict[str, Any] = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": {}}
-    compared = {}
+    compared: dict[str, Any] = {}
+    of_trials: dict[str, dict[str, Any]] = {name: {} for name in trials}
     for name, feature in FEATURES[kind].items():
         probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits, len(names))
         report = metrics.bootstrap(labels, probabilities, groups, names, positive=positive)
@@ -128,13 +141,17 @@ def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RU
         result["scores"][name] = plain({key: report[key] for key in keys})
         if recorded:
             compared[name] = differences(recorded, probabilities, groups, positive)
-    return result | ({"recipe": recipe, "differences": compared} if recorded else {})
+        for trial, found in trials.items():
+            assert found
+            of_trials[trial][name] = differences(found, probabilities, groups, positive)
+    result |= {"recipe": recipe, "differences": compared} if recorded else {}
+    return result | ({"also": of_trials} if trials else {})
 
 
 def differences(
     recorded: HeldOut, probabilities: np.ndarray, groups: Sequence[str], positive: int | None
 ) -> list[dict[str, Any]]:
-    """The recipe's scores minus a baseline's on the same images and folds, at each of `SIGMAS`.
+    """The recipe's scores minus a baseline's on the same images and folds, at each of `SIGMAS` that was measured.
 
     Both are scored on the same draws of groups. Noise is for the recipe only: the baseline keeps the images as they
     are, so that it is one and the same bar.
@@ -158,6 +175,7 @@ def differences(
                 for key in COMPARED
             }
             for sigma in SIGMAS
+            if sigma in sigmas
         ]
     )
 
@@ -178,10 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs, of which our recipe's are compared")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="kept trials to compare, too, such as results/tried/cells-tiny"
+    )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
     try:
-        result = baselines(arguments.data, arguments.protocol, arguments.seed, arguments.cache, arguments.runs)
+        result = baselines(
+            arguments.data, arguments.protocol, arguments.seed, arguments.cache, arguments.runs, arguments.also
+        )
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

@@ -243,6 +243,7 @@ def build_metrics(
             "protocol": record.get("protocol", protocol["name"]),
             "seed": record.get("seed"),
             "initial_weights": record["initial_weights"],
+            **({"teacher": record["teacher"]} if "teacher" in record else {}),
             "precision": record["precision"],
             "dataset": record["dataset"],
             "scaling": summary["scaling"],

@@ -20,25 +20,33 @@ SIGMAS = (0, 10, 20)
 
 
 def results_table(records: Sequence[dict[str, Any]], baselines: dict[str, dict[str, Any]]) -> str:
-    """One line per model and noise level, and below each model what simple baselines reach, as Markdown.
+    """One line per model and noise level, and below the models of a data set what simple baselines reach, as Markdown.
 
     `baselines` has a record of `train.baselines` for each data set.
     """
+    by_dataset: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_dataset.setdefault(record["training"]["dataset"]["name"], []).append(record)
     lines = [
         "| model | noise sigma | weighted F1 | balanced accuracy | macro F1 | ECE |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for record in records:
-        protocol = record["protocols"][0]
-        for row in protocol["by_sigma"]:
-            if row["sigma"] in SIGMAS:
-                name = f"[{record['model']}](models/{record['model']}/README.md), {protocol['name']}"
-                cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
-                lines.append(f"| {name if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
-        for name, scores in baselines[record["training"]["dataset"]["name"]]["scores"].items():
+    for dataset, of_it in by_dataset.items():
+        lines += [line for record in of_it for line in _rows(record)]
+        for name, scores in baselines[dataset]["scores"].items():
             cells = [interval(scores[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1")]
             lines.append(f"| *{name} alone, no network* | 0 | {' | '.join(cells)} | |")
     return "\n".join(lines)
+
+
+def _rows(record: dict[str, Any]) -> list[str]:
+    protocol, lines = record["protocols"][0], []
+    for row in protocol["by_sigma"]:
+        if row["sigma"] in SIGMAS:
+            name = f"[{record['model']}](models/{record['model']}/README.md), {protocol['name']}"
+            cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
+            lines.append(f"| {name if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
+    return lines
 
 
 def render(readme: str, content: str, marks: tuple[str, str] = RESULTS) -> str:

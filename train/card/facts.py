@@ -137,8 +137,10 @@ def _against(recipe: str) -> Counter[str]:
 def _differences(metrics: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     training, protocol = metrics["training"], metrics["protocols"][0]["name"]
     record = _json(RESULTS / f"baselines_{training['dataset']['name']}.json") or {}
-    same = record.get("recipe") == training["recipe"]["name"] and record.get("protocol") == protocol
-    return record["differences"] if same else {}
+    if record.get("protocol") != protocol:
+        return {}
+    recipe = training["recipe"]["name"]
+    return record["differences"] if record.get("recipe") == recipe else record.get("also", {}).get(recipe, {})
 
 
 def pinned(*packages: str) -> str:
