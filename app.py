@@ -7,8 +7,10 @@ import signal
 import sys
 
 from blastlens import scratch
+from blastlens.arenas import share_arenas
 from blastlens.errors import BlastlensError
 
+share_arenas()
 # Before Gradio is imported, which asks only once where uploads go.
 uploads = scratch.claim()
 

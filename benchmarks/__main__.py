@@ -1,7 +1,7 @@
 """Everything that was asked of speed and memory, measured on this machine by one command.
 
-    python -m benchmarks --images DIR     # about half an hour; writes results/benchmarks/*.json and results/SPEED.md
-    python -m benchmarks --render         # the page alone, from what is there
+    python -m benchmarks --images DIR --fields DIR   # half an hour; results/benchmarks/*.json and results/SPEED.md
+    python -m benchmarks --render                    # the page alone, from what is there
 
 Each part runs in a process of its own, one after the other, and is a command of its own, too: `benchmarks.serving`,
 `benchmarks.bulk_memory`, `benchmarks.memory`, `benchmarks.in_browser`. Keep the machine quiet.
@@ -28,7 +28,7 @@ PARTS = {
     "memory": ("Memory of the page", memory),
     "in_browser": ("In the browser", in_browser),
 }
-WITHOUT_IMAGES = ("memory",)
+TAKES_CELLS, TAKES_FIELDS = ("serving", "bulk_memory", "in_browser"), ("in_browser",)
 INT8_LOSES = 0.005  # of weighted F1, at most
 
 
@@ -122,12 +122,14 @@ def read(folder: Path = RESULTS) -> tuple[dict[str, Any], dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of raw cells as .bmp files; without one they are drawn")
+    parser.add_argument("--fields", type=Path, help="folder of smear fields as .jpg files; without one they are drawn")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these parts alone")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page from the records")
     arguments = parser.parse_args(argv)
     for part in () if arguments.render else arguments.only:
         print(f"{part} ...", file=sys.stderr)
-        given = ["--images", str(arguments.images)] if arguments.images and part not in WITHOUT_IMAGES else []
+        given = ["--images", str(arguments.images)] if arguments.images and part in TAKES_CELLS else []
+        given += ["--fields", str(arguments.fields)] if arguments.fields and part in TAKES_FIELDS else []
         out = ["--out", str(RESULTS / f"{part}.json")]
         done = subprocess.run([sys.executable, "-m", f"benchmarks.{part}", *given, *out], stdout=subprocess.DEVNULL)
         if done.returncode:

@@ -1,10 +1,11 @@
 """Whether the page that runs in the browser answers as Python does, and how quickly.
 
-    python -m benchmarks.in_browser --images DIR --out results/benchmarks/in_browser.json
+    python -m benchmarks.in_browser --images DIR --fields DIR --out results/benchmarks/in_browser.json
 
 Fifty images of each model, with and without noise, are answered by the page's own modules in Chromium, from the files
 that `hub_upload.py space --static` publishes, and by `Classifier` with the same 8-bit file. `--images` is a folder of
-raw cells as `.bmp` files; without one, and for models of whole fields, images are drawn.
+raw cells as `.bmp` files, `--fields` one of smear fields as `.jpg` files, of which as many are taken from all over it;
+without one, images are drawn: harder ones, since the models are least sure of them.
 """
 
 import argparse
@@ -67,8 +68,12 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def measure(models: Sequence[str], given: Sequence[Path], count: int = COUNT) -> dict[str, Any]:
-    """Of each model: the largest difference of a probability, how often the label is the same, and milliseconds."""
+def measure(models: Sequence[str], cells: Sequence[Path], fields: Sequence[Path], count: int = COUNT) -> dict[str, Any]:
+    """Of each model: the largest difference of a probability, how often the label is the same, and milliseconds.
+
+    Args:
+        cells, fields: images for models of either; drawn ones where there are none.
+    """
     folders = [fetch(str(bundled_root() / name)) for name in models]
     found = {}
     with TemporaryDirectory() as temporary, sync_playwright() as playwright:
@@ -85,11 +90,13 @@ def measure(models: Sequence[str], given: Sequence[Path], count: int = COUNT) ->
             record = page.evaluate("async () => (await fetch('./models.json')).json()")
             for entry in tqdm(record["models"], unit="model"):
                 classifier = Classifier.from_pretrained(bundled_root() / entry["name"], precision="int8")
-                cells = classifier.folder.view.frame is not None
+                of_cells = classifier.folder.view.frame is not None
                 raw = Path(temporary) / entry["name"]
                 raw.mkdir()
-                images = given if given and cells else drawn(raw, cells)
-                found[entry["name"]] = compare(page, [entry, record["runtime"]], classifier, images, count)
+                given = cells if of_cells else fields
+                images = given or drawn(raw, of_cells)
+                compared = compare(page, [entry, record["runtime"]], classifier, images, count)
+                found[entry["name"]] = compared | {"drawn": not given}
         browser.close()
     return {"machine": f"{machine()}, onnxruntime-web {_runtime()}, {_name(path)}", "images": count, "models": found}
 
@@ -105,7 +112,7 @@ def compare(
             "sigma": SIGMAS[number % len(SIGMAS)],
             "seed": number % 3,
         }
-        for number, path in enumerate(islice(cycle(images), count))
+        for number, path in enumerate(islice(cycle(images[:: max(1, len(images) // count)]), count))
     ]
     apart, same = [], 0
     answers = page.evaluate(ASK, [*opened, tasks])
@@ -128,13 +135,16 @@ def _name(browser: str | None) -> str:
 def table(record: dict[str, Any]) -> str:
     """The record as a Markdown table."""
     lines = [
-        "| model | largest difference of a probability | asked | same label | ms from file to answer |",
-        "| --- | --- | --- | --- | --- |",
+        "| model | images | largest difference of a probability | asked | same label | ms from file to answer |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for model, row in record["models"].items():
         ms = "{median:.0f} ({low:.0f} to {high:.0f})".format(**row["ms"])
         far = f"{row['largest_difference']:.1g}"
-        lines.append(f"| {model} | {far} | at most {CLOSE} | {row['same_label']} of {record['images']} | {ms} |")
+        kind = "drawn" if row["drawn"] else "real"
+        lines.append(
+            f"| {model} | {kind} | {far} | at most {CLOSE} | {row['same_label']} of {record['images']} | {ms} |"
+        )
     return "\n".join(lines)
 
 
@@ -142,11 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.in_browser", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=bundled_models(), help="default: every bundled one")
     parser.add_argument("--images", type=Path, help="folder of raw cells as .bmp files; without one they are drawn")
+    parser.add_argument("--fields", type=Path, help="folder of smear fields as .jpg files; without one they are drawn")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    given = sorted(arguments.images.rglob("*.bmp")) if arguments.images else []
-    record = measure(arguments.models, given, arguments.count)
+    cells = sorted(arguments.images.rglob("*.bmp")) if arguments.images else []
+    fields = sorted(arguments.fields.rglob("*.jpg")) if arguments.fields else []
+    record = measure(arguments.models, cells, fields, arguments.count)
     write_json(arguments.out, record)
     print(table(record))
     return 0

@@ -38,7 +38,12 @@ def records() -> dict:
         "in_browser": {
             "images": 50,
             "models": {
-                name: {"largest_difference": far, "same_label": 50, "ms": {"median": 30, "low": 20, "high": 90}}
+                name: {
+                    "largest_difference": far,
+                    "same_label": 50,
+                    "ms": {"median": 30, "low": 20, "high": 90},
+                    "drawn": name == "small",
+                }
                 for name, far in (("small", 0.003), ("large", 0.03))
             },
         },
@@ -62,6 +67,7 @@ def test_each_model_stands_in_its_column_and_what_is_missed_says_so(records):
     assert line(page, "bulk scoring vs bare").endswith("| at least 0.85 | 0.40 (missed) | 0.40 (missed) |")
     assert line(page, "weighted F1 that int8 adds").endswith("| at least -0.005 | -0.0010 | -0.0200 (missed) |")
     assert line(page, "a probability in the browser").endswith("| 0.003 | 0.03 (missed) |")
+    assert "| small | drawn | 0.003 | at most 0.02 | 50 of 50 |" in page and "| large | real | 0.03 |" in page
 
 
 def test_what_holds_for_all_models_stands_once(records):
