@@ -343,21 +343,21 @@ class View:
         x0, x1 = max(left, 0), min(left + self.size, width)
         y0, y1 = max(top, 0), min(top + self.size, height)
         across, down = image.width / width, image.height / height
-        right, rows = min(x1 * across, image.width), y1 - y0
+        x_ends, y_ends = (x0 * across, min(x1 * across, image.width)), (y0 * down, min(y1 * down, image.height))
 
-        def strip(first: int, last: int) -> Image.Image:
+        def strip(rows: int, ends: tuple[float, float]) -> Image.Image:
             # What is resampled may look at pixels beyond its box, so strips join without a seam.
-            box = (x0 * across, (y0 + first) * down, right, min((y0 + last) * down, image.height))
-            return image.resize((x1 - x0, last - first), _INTERPOLATIONS[self.interpolation], box=box)
+            box = (x_ends[0], ends[0], x_ends[1], ends[1])
+            return image.resize((x1 - x0, rows), _INTERPOLATIONS[self.interpolation], box=box)
 
-        if side_by_side is None or rows < 2:
-            part = strip(0, rows)
+        halves = _halves(*y_ends) if side_by_side and (y1 - y0) % 2 == 0 else None
+        if side_by_side is None or halves is None:
+            part = strip(y1 - y0, y_ends)
         else:
-            half = rows // 2
-            part = Image.new(image.mode, (x1 - x0, rows))
-            strips = side_by_side(lambda ends: strip(*ends), [(0, half), (half, rows)])
-            for place, piece in zip((0, half), strips, strict=True):
-                part.paste(piece, (0, place))
+            rows = (y1 - y0) // 2
+            part = Image.new(image.mode, (x1 - x0, 2 * rows))
+            for number, piece in enumerate(side_by_side(lambda ends: strip(rows, ends), halves)):
+                part.paste(piece, (0, number * rows))
         return part.crop((left - x0, top - y0, left - x0 + self.size, top - y0 + self.size))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
@@ -383,6 +383,17 @@ class View:
             f"{seen}; the model expects a single segmented cell on black, {RAW_CELL_SIDE}x{RAW_CELL_SIDE} or "
             f"prepared {self.size}x{self.size}; it was {done}",
         )
+
+
+def _halves(start: float, end: float) -> list[tuple[float, float]] | None:
+    """Two parts of a box for `Image.resize`; None where they would be enlarged a little otherwise than the whole.
+
+    Pillow keeps a box's ends with 24 bits, and its steps follow from them: the halves have those of the whole only if
+    the middle of its ends can be kept, too.
+    """
+    start, end = float(np.float32(start)), float(np.float32(end))
+    middle = (start + end) / 2
+    return [(start, middle), (middle, end)] if float(np.float32(middle)) == middle else None
 
 
 def _thumbnail_size(width: int, height: int, frame: int) -> tuple[int, int]:

@@ -163,10 +163,10 @@ def test_a_bad_file_fills_its_row_with_a_sentence_and_stops_nothing(model, out, 
 def test_an_exception_nobody_thought_of_fails_one_image(archive, model, out, monkeypatch):
     look = Classifier._look
 
-    def stumbling(self, image, *more):
+    def stumbling(self, image, *more, **options):
         if getattr(image, "name", "").endswith("deep/003.png"):
             raise ZeroDivisionError("a line\nbreak")
-        return look(self, image, *more)
+        return look(self, image, *more, **options)
 
     monkeypatch.setattr(Classifier, "_look", stumbling)
     assert run(archive, model, out).failed == 2

@@ -71,8 +71,11 @@ def test_the_verdict_of_the_input_gate_reaches_every_format(capsys, images, tmp_
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
     """Bundled models `cells`, which wants black, and `fields`, which wants none."""
-    for name, black in (("cells", {"low": 0.5, "high": 1}), ("fields", {"low": 0, "high": 0.1})):
-        folder = shutil.copytree(CELL, tmp_path / "models" / name)
+    for name, kind, black in (
+        ("cells", "cell", {"low": 0.5, "high": 1}),
+        ("fields", "field", {"low": 0, "high": 0.1}),
+    ):
+        folder = shutil.copytree(shared_model_folder(kind), tmp_path / "models" / name)
         gate = {"schema": 1, "images": name, "statistics": {"black": black}}
         (folder / "gate.json").write_text(json.dumps(gate))
     monkeypatch.setenv("BLASTLENS_MODELS", str(tmp_path / "models"))

@@ -35,7 +35,8 @@ class Facts:
         config, metrics: of the folder.
         gate: gate.json; None where the folder has no input check.
         view: how the network looks at an image.
-        comparison: the measured comparison of systems, where it holds the model's recipe.
+        comparison: the measured comparison of systems, where it holds the model's recipe, or what needs no network was
+            compared with it.
         differences: the recipe's scores minus those of each baseline on the same images, by baseline, one row for each
             sigma; nothing where `train.baselines` recorded none.
         project: CITATION.cff.
@@ -60,8 +61,8 @@ class Facts:
             raise BlastlensError(f"{folder} has no config.json; a model folder is expected.")
         if metrics is None:
             raise BlastlensError(f"{folder} has no metrics.json; `python -m train.evaluate` writes it.")
-        comparison = Comparison.load()
-        if comparison and not _system(comparison, metrics):
+        comparison, differences = Comparison.load(), _differences(metrics)
+        if comparison and not (differences or _system(comparison, metrics)):
             comparison = None
         return cls(
             name=metrics["model"],
@@ -72,7 +73,7 @@ class Facts:
             gate=_json(folder / "gate.json"),
             view=View.from_folder(config, _json(folder / "preprocessor_config.json")),
             comparison=comparison,
-            differences=_differences(metrics),
+            differences=differences,
             project=yaml.safe_load(CITATION.read_text(encoding="utf-8")),
         )
 
@@ -115,8 +116,10 @@ class Facts:
 
     @property
     def compared(self) -> Dataset | None:
-        """Its data set there."""
-        return self.comparison.datasets[self.system.dataset] if self.comparison and self.system else None
+        """Its data set there, where the model was measured by the protocol of the comparison."""
+        if not self.comparison or self.protocol["name"] != self.comparison.honest_protocol:
+            return None
+        return self.comparison.datasets.get(self.training["dataset"]["name"])
 
     @cached_property
     def against(self) -> Counter[str]:
