@@ -73,8 +73,7 @@ def rows(records: dict[str, Any], metrics: dict[str, Any]) -> list[Row]:
         }
         words = serving.SAID[name].replace("{side} px ", "").format(levels=len(serving.CURVE_SIGMAS))
         found.append(Row(f"{words}, {precision}", word, limit, figures))
-    sizes = {int(count): size for count, size in records["memory"]["resident_mb"].items()}
-    first, last = min(sizes), max(sizes)
+    (first, before), (last, after) = memory.ends(records["memory"])
     asked = memory.LIMITS
     held = f"the page's memory after {last:,} mixed requests"
     moved = {name: record["int8"]["difference"]["value"] for name, record in metrics.items()}
@@ -82,10 +81,8 @@ def rows(records: dict[str, Any], metrics: dict[str, Any]) -> list[Row]:
     peaks = [run["images"] for run in records["bulk_memory"]["runs"]]
     return [
         *found,
-        Row(
-            f"{held}, vs after {first:,}", "at most", asked["growth"], {"": sizes[last] / sizes[first]}, "{:.3f}".format
-        ),
-        Row(f"{held}, MB", "at most", asked["mb"], {"": sizes[last]}, "{:.0f}".format),
+        Row(f"{held}, vs after {first:,}", "at most", asked["growth"], {"": after / before}, "{:.3f}".format),
+        Row(f"{held}, MB", "at most", asked["mb"], {"": after}, "{:.0f}".format),
         Row("`import blastlens`, s", "at most", serving.IMPORT_S, {"": timed["import_s"]["median"]}),
         Row("weighted F1 that int8 adds to fp32", "at least", -INT8_LOSES, moved, "{:+.4f}".format),
         Row("a probability in the browser vs in Python, int8", "at most", in_browser.CLOSE, far, "{:.1g}".format),

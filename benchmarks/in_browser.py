@@ -11,11 +11,8 @@ without one, images are drawn: harder ones, since the models are least sure of t
 import argparse
 import base64
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +21,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 from tqdm.auto import tqdm
 
+from benchmarks.page import chromium
 from benchmarks.serving import drawn, machine
 from benchmarks.timings import spread
 from blastlens import Classifier
@@ -80,8 +78,8 @@ def measure(models: Sequence[str], cells: Sequence[Path], fields: Sequence[Path]
         place = Path(temporary) / "page"
         files = static_space.page(folders)
         space.write([File(name, content) for name, content in files.items()], place)
-        path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = chromium(playwright)
+        told = f"Chromium {browser.version}"
         with static_tryout.serving(place) as address:
             page = browser.new_page()
             page.set_default_timeout(120_000)
@@ -98,7 +96,7 @@ def measure(models: Sequence[str], cells: Sequence[Path], fields: Sequence[Path]
                 compared = compare(page, [entry, record["runtime"]], classifier, images, count)
                 found[entry["name"]] = compared | {"drawn": not given}
         browser.close()
-    return {"machine": f"{machine()}, onnxruntime-web {_runtime()}, {_name(path)}", "images": count, "models": found}
+    return {"machine": f"{machine()}, onnxruntime-web {_runtime()}, {told}", "images": count, "models": found}
 
 
 def compare(
@@ -126,10 +124,6 @@ def compare(
 
 def _runtime() -> str:
     return str(json.loads((ROOT / static_space.SOURCES / "vendor.json").read_text())["version"])
-
-
-def _name(browser: str | None) -> str:
-    return f"playwright {version('playwright')} with {Path(browser).name if browser else 'its own Chromium'}"
 
 
 def table(record: dict[str, Any]) -> str:

@@ -113,11 +113,15 @@ def measure(marks: Sequence[int]) -> dict[str, Any]:
     return {"machine": machine(), "requests": max(marks), "refused": refused, "resident_mb": sizes}
 
 
+def ends(record: dict[str, Any]) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Requests and `resident_mb` at the first and at the last mark."""
+    sizes = sorted((int(count), size) for count, size in record["resident_mb"].items())  # JSON's keys are texts
+    return sizes[0], sizes[-1]
+
+
 def table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, against what was asked."""
-    sizes = {int(count): size for count, size in record["resident_mb"].items()}  # JSON's keys are texts
-    first, last = min(sizes), max(sizes)
-    before, after = sizes[first], sizes[last]
+    (first, before), (last, after) = ends(record)
     return "\n".join(
         [
             "| what | measured | asked |",

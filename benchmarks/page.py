@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gradio_client import Client, handle_file
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from benchmarks.timings import spread
 from blastlens import Classifier
@@ -89,6 +89,12 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.02)
     raise SystemExit(f"app.py stopped with exit code {process.returncode} before it answered.")
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """The browser that BLASTLENS_CHROMIUM names, else Debian's, else Playwright's own."""
+    path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
+    return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 def releases(page: Page, repeats: int) -> list[float]:
@@ -166,8 +172,7 @@ def measure(starts: int, repeats: int, seconds: float) -> dict[str, Any]:
             with serving(environment, cell) as (_, seconds_to_answer, _):
                 ready.append(seconds_to_answer)
         with serving(environment, cell) as (address, _, _), sync_playwright() as playwright:
-            path = os.environ.get("BLASTLENS_CHROMIUM") or shutil.which("chromium")
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            browser = chromium(playwright)
             page = browser.new_page(viewport={"width": 1280, "height": 1300})
             page.goto(f"{address}/?level=10")
             page.locator(".chart").first.wait_for()

@@ -350,14 +350,13 @@ class View:
             box = (x_ends[0], ends[0], x_ends[1], ends[1])
             return image.resize((x1 - x0, rows), _INTERPOLATIONS[self.interpolation], box=box)
 
-        halves = _halves(*y_ends) if side_by_side and (y1 - y0) % 2 == 0 else None
-        if side_by_side is None or halves is None:
-            part = strip(y1 - y0, y_ends)
-        else:
+        if side_by_side and (y1 - y0) % 2 == 0 and (halves := _halves(*y_ends)):
             rows = (y1 - y0) // 2
             part = Image.new(image.mode, (x1 - x0, 2 * rows))
             for number, piece in enumerate(side_by_side(lambda ends: strip(rows, ends), halves)):
                 part.paste(piece, (0, number * rows))
+        else:
+            part = strip(y1 - y0, y_ends)
         return part.crop((left - x0, top - y0, left - x0 + self.size, top - y0 + self.size))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
