@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from hashlib import blake2b
 from itertools import islice
+from threading import Lock
 from typing import Any, overload
 
 import numpy as np
@@ -132,7 +133,8 @@ class Classifier:
         self._backend = backend or load_backend(folder, precision, threads)
         gate, figures = folder.gate, folder.metrics.get("calibration")
         self._scores_features = gate is not None and gate.features is not None and self._backend.has_features
-        self._verdict_of_view = lru_cache(REMEMBERED)(self._judge)
+        self._verdicts: dict[bytes, Verdict] = {}
+        self._remembering = Lock()
         self._decision = Decision.from_json(figures) if isinstance(figures, dict) else None
 
     @classmethod
@@ -226,7 +228,7 @@ class Classifier:
         Raises:
             BlastlensError: an unreadable image.
         """
-        verdict = self._verdict_of_view(self._look(image).pixels.tobytes())
+        verdict = self._verdict_of_view(self._look(image).pixels)
         return verdict.fits if verdict else None
 
     def curve(
@@ -330,13 +332,12 @@ class Classifier:
         change = _Change.of(sigma, seed, corruption)
         return change.apply(self._look(image).pixels)
 
-    def _look(self, image: ImageSource, unnamed: str = "image", one_of_many: bool = False) -> "_Look":
+    def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
         opened = read_image(image, name_of(image, unnamed))
-        view, alone = self.folder.view, self._backend.threads > 1 and not one_of_many
-        pixels = view.apply(opened.pixels, self._backend.map if alone else None)
+        view = self.folder.view
+        pixels = view.apply(opened.pixels)
         remarks = [*opened.notes, *view.remarks(*opened.pixels.size)]
-        red, green, blue = np.moveaxis(pixels, -1, 0)
-        if np.array_equal(red, green) and np.array_equal(red, blue):
+        if _is_grey(pixels):
             remarks.append("image has no colour; the model was trained on stained cells in colour")
         gate = self.folder.gate
         if gate and (gate.incomplete or (gate.features and not self._scores_features)):
@@ -345,7 +346,7 @@ class Classifier:
 
     def _try_look(self, image: ImageSource, unnamed: str) -> "_Look | BlastlensError":
         try:
-            return self._look(image, unnamed, one_of_many=True)
+            return self._look(image, unnamed)
         except BlastlensError as error:
             return error
 
@@ -361,7 +362,7 @@ class Classifier:
             logits, verdicts = self._logits(views), [None] * len(looks)
         elif self._scores_features and not change.is_none:
             # The untouched view is judged: what a reader adds on purpose says nothing about the image.
-            verdicts = [self._verdict_of_view(look.pixels.tobytes()) for look in looks]
+            verdicts = [self._verdict_of_view(look.pixels) for look in looks]
             logits = self._logits(views)
         else:
             # Before the network runs, while the views are still in the processor's cache: half the time.
@@ -375,12 +376,21 @@ class Classifier:
             verdicts = [gate.verdict(*one) for one in zip(found, features, strict=True)]
         return [self._prediction(*one, change) for one in zip(logits, looks, verdicts, strict=True)]
 
-    def _judge(self, view: bytes) -> Verdict | None:
-        gate, size = self.folder.gate, self.folder.view.size
+    def _verdict_of_view(self, pixels: np.ndarray) -> Verdict | None:
+        gate = self.folder.gate
         if gate is None:
             return None
-        pixels = np.frombuffer(view, np.uint8).reshape(size, size, 3)
-        return gate.judge(pixels, self._logits_and_features([pixels])[1][0] if self._scores_features else None)
+        # Known by their digest: the views themselves would take 5 MB.
+        key = blake2b(pixels.tobytes(), digest_size=16).digest()
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            features = self._logits_and_features([pixels])[1][0] if self._scores_features else None
+            verdict = gate.judge(pixels, features)
+            with self._remembering:
+                self._verdicts[key] = verdict
+                while len(self._verdicts) > REMEMBERED:
+                    del self._verdicts[next(iter(self._verdicts))]
+        return verdict
 
     def _logits_and_features(self, views: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         if not views:
@@ -462,6 +472,13 @@ class _Change:
         if self.corruption is not None:
             pixels = self.corruption.apply(pixels, self.seed)
         return add_gaussian_noise(pixels, self.sigma, self.seed)
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    # Nearly every image shows its colours on the middle row, where they are quick to find.
+    return all(
+        (part[..., 0] == part[..., other]).all() for part in (pixels[len(pixels) // 2], pixels) for other in (1, 2)
+    )
 
 
 def _or_raise(outcome: Prediction | BlastlensError) -> Prediction:

@@ -9,7 +9,7 @@ both. The gate sees the view before any noise or other corruption that a reader 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,10 +172,13 @@ class FeatureScore:
             )
         centred = features.astype(np.float64) - self.mean
         scaled = centred @ self.directions.T
-        # Of orthonormal directions divided by s, the length is 1 / s; so these are the coordinates before scaling.
-        lengths = np.linalg.norm(self.directions, axis=1)
-        outside = np.maximum((centred**2).sum(axis=1) - ((scaled / lengths) ** 2).sum(axis=1), 0)
+        outside = np.maximum((centred**2).sum(axis=1) - ((scaled / self._lengths) ** 2).sum(axis=1), 0)
         return np.sqrt(((scaled**2).sum(axis=1) + outside / self.rest**2) / len(self.mean))
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        # Of orthonormal directions divided by s, the length is 1 / s; divided by it, coordinates are those before.
+        return np.linalg.norm(self.directions, axis=1)
 
 
 @dataclass(frozen=True)
@@ -268,22 +271,27 @@ def better_model(image: "ImageSource", classifiers: "Iterable[Classifier]") -> s
 def statistics_of(pixels: np.ndarray) -> dict[str, float]:
     """Every statistic of a view, uint8 (S, S, 3); those of lit pixels are NaN where all is black."""
     side = pixels.shape[0]
-    lit = np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]) > BLACK
-    area = int(np.count_nonzero(lit))
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    lit = np.maximum(np.maximum(channels[0], channels[1]), channels[2]) > BLACK
+    mask = lit.astype(np.float32)
+    in_columns, in_rows = (counts.astype(np.float64) for counts in (_ones(side) @ mask, mask @ _ones(side)))
+    area = in_rows.sum()
     ring = max(1, round(side * _RING))
     inner = lit[ring:-ring, ring:-ring]
     found = dict.fromkeys(STATISTICS, math.nan)
-    found["black"] = 1 - area / lit.size
-    found["black_border"] = 1 - (area - int(np.count_nonzero(inner))) / (lit.size - inner.size)
+    found["black"] = 1 - float(area) / lit.size
+    found["black_border"] = 1 - float(area - np.count_nonzero(inner)) / (lit.size - inner.size)
     if not area:
         return found
-    found |= _shape(lit, area)
+    found |= _shape(in_columns, in_rows, area)
 
+    # Black pixels add nothing from here on, so that of a single cell less than half of the view is left to look at.
+    fine, large = (max(1, round(side * part)) for part in (_BLOCK, _LARGE_BLOCK))
+    rows, columns = _lit_part(in_rows, fine), _lit_part(in_columns, fine)
+    mask = mask[rows, columns]
     # Whole planes times the mask, and one dot product per pair of them, are several times quicker than picking the
     # pixels out and than one product of matrices of three columns.
-    mask = lit.astype(np.float32)
-    planes = np.empty((3, *lit.shape), np.float32)
-    np.multiply(pixels.transpose(2, 0, 1), mask, out=planes)
+    planes = np.multiply(channels[:, rows, columns], mask, dtype=np.float32)
     flat = planes.reshape(3, -1)
     mean = (flat @ mask.ravel()).astype(np.float64) / area
     planes -= mean.astype(np.float32).reshape(3, 1, 1)
@@ -293,9 +301,10 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
     brightness, blue, red = (TO_YCC @ mean).tolist()
     covariance = (TO_YCC @ products @ TO_YCC.T).tolist()
     contrast, of_blue, of_red = (math.sqrt(max(covariance[i][i], 0)) for i in range(3))
-    grey = (TO_YCC[0].astype(np.float32) @ flat).reshape(lit.shape)  # above its mean, 0 where not lit
-    block = max(1, round(side * _BLOCK))
-    coarse, coarse_mask = _block_means(grey, block), _block_means(mask, block) == 1
+    grey = (TO_YCC[0].astype(np.float32) @ flat).reshape(mask.shape)  # above its mean, 0 where not lit
+    coarse, coarse_mask = _block_means(grey, fine), _block_means(mask, fine) == 1
+    across, down = _belonging(side, large)[:, columns], _belonging(side, large)[:, rows]
+    shares, sums = (down @ values @ across.T / np.float32(large**2) for values in (mask, grey))
     return found | {
         "brightness": brightness,
         "blue": blue,
@@ -305,14 +314,20 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
         "tint": covariance[0][1] / max(contrast * of_blue, _FLAT**2),
         "fine_detail": _detail(grey, mask) / max(contrast, _FLAT),
         "coarse_detail": _detail(coarse, coarse_mask.astype(np.float32)) / max(contrast, _FLAT),
-        "large_parts": _deviation_of_blocks(grey, mask, side) / max(contrast, _FLAT),
+        "large_parts": _deviation_of_means(sums, shares) / max(contrast, _FLAT),
     }
 
 
-def _shape(lit: np.ndarray, area: int) -> dict[str, float]:
-    side = lit.shape[0]
+def _lit_part(counts: np.ndarray, block: int) -> slice:
+    """The rows, or columns, from the first to the last that is not all black; whole blocks of them."""
+    places = np.flatnonzero(counts)
+    return slice(int(places[0]) // block * block, min((int(places[-1]) // block + 1) * block, len(counts)))
+
+
+def _shape(in_columns: np.ndarray, in_rows: np.ndarray, area: float) -> dict[str, float]:
+    side = len(in_rows)
     place = np.arange(side) - (side - 1) / 2
-    counts = (np.count_nonzero(lit, axis=0), np.count_nonzero(lit, axis=1))
+    counts = (in_columns, in_rows)
     centre = [float(count @ place) / area for count in counts]
     squares = sum(float(count @ place**2) / area - middle**2 for count, middle in zip(counts, centre, strict=True))
     return {"off_centre": math.hypot(*centre) / side, "spread": 2 * math.pi * squares / area}
@@ -325,21 +340,24 @@ def _detail(grey: np.ndarray, mask: np.ndarray) -> float:
     return math.sqrt(float(steps @ steps) / max(float(pairs.sum()), 1))
 
 
-def _deviation_of_blocks(differences: np.ndarray, mask: np.ndarray, side: int) -> float:
-    """Standard deviation of the means of large blocks, of which at least half is lit; NaN where there are none.
-
-    `differences` are 0 where the mask is.
+def _deviation_of_means(sums: np.ndarray, shares: np.ndarray) -> float:
+    """Standard deviation of the means of blocks of which at least half is lit; NaN where there are none.
 
     Grain has next to none, however strong it is; a cell has a nucleus. Blocks at the edge would say less of either,
     since resizing darkens them.
+
+    Args:
+        sums: of what is lit in each block, in the unit of `shares`: of a block that is lit all over, its mean.
+        shares: of each block, how much of it is lit, 0 to 1.
     """
-    block = max(1, round(side * _LARGE_BLOCK))
-    shares, sums = _block_means(mask, block), _block_means(differences, block)
     inside = shares >= 0.5
-    if not inside.any():
+    weights = shares[inside].astype(np.float64)
+    total = float(weights.sum())
+    if not total:
         return math.nan
-    weights, means = shares[inside], sums[inside] / shares[inside]
-    return math.sqrt(float(np.average((means - np.average(means, weights=weights)) ** 2, weights=weights)))
+    away = sums[inside] / weights
+    away -= weights @ away / total
+    return math.sqrt(float(weights @ away**2) / total)
 
 
 def _block_means(values: np.ndarray, side: int) -> np.ndarray:
@@ -348,6 +366,19 @@ def _block_means(values: np.ndarray, side: int) -> np.ndarray:
     # Adding slices is four times quicker than any sum over the axes of blocks.
     rows = reduce(np.add, [values[k:height:side, :width] for k in range(side)])
     return reduce(np.add, [rows[:, k::side] for k in range(side)]) / np.float32(side**2)
+
+
+@lru_cache(maxsize=16)
+def _belonging(side: int, block: int) -> np.ndarray:
+    """float32 (side // block, side): 1 where a pixel of a line is in a block; what is left over is in none."""
+    count = side // block
+    rows = np.repeat(np.eye(count, dtype=np.float32), block, axis=1)
+    return np.pad(rows, ((0, 0), (0, side - count * block)))
+
+
+@lru_cache(maxsize=16)
+def _ones(side: int) -> np.ndarray:
+    return np.ones(side, np.float32)
 
 
 def _is_number(value: Any) -> bool:

@@ -110,6 +110,40 @@ def test_large_parts_are_in_a_nucleus_and_not_in_grain():
     assert math.isnan(statistics_of(disc(1))["large_parts"])  # of nothing large enough there is nothing to say
 
 
+@pytest.mark.parametrize("side", [37, 160, 224])
+def test_blocks_lie_from_the_corner_of_the_view_wherever_its_lit_part_is(side):
+    rng = np.random.default_rng(side)
+    for _ in range(20):
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)) for _ in "yx")
+        view = np.zeros((side, side, 3), np.uint8)
+        view[top : bottom + 1, left : right + 1] = rng.integers(100, 256)
+        view[top : bottom + 1, left : right + 1, 0] = rng.integers(100, 256, (bottom + 1 - top, right + 1 - left))
+        mask = view.any(axis=2)
+        grey = np.where(mask, 0.299 * view[..., 0], 0)
+        grey = np.where(mask, grey - grey[mask].mean(), 0)
+
+        def blocks(values, part, side=side):
+            block = max(1, round(side * part))
+            end = side // block * block
+            return values[:end, :end].reshape(end // block, block, end // block, block).mean(axis=(1, 3))
+
+        contrast = max(grey[mask].std(), 0.5)
+        means, whole = blocks(grey, 1 / 56), blocks(mask, 1 / 56) == 1
+        steps = np.diff(means, axis=1)[whole[:, 1:] & whole[:, :-1]]
+        shares = blocks(mask, 1 / 20)
+        inside = shares >= 0.5
+        large = blocks(grey, 1 / 20)[inside] / shares[inside]
+        found = statistics_of(view)
+        assert found["coarse_detail"] == pytest.approx(
+            np.sqrt((steps**2).sum() / max(steps.size, 1)) / contrast, rel=1e-4
+        )
+        if inside.any():
+            spread = np.sqrt(np.cov(large, aweights=shares[inside], ddof=0))
+            assert found["large_parts"] == pytest.approx(spread / contrast, rel=1e-4, abs=1e-4)
+        else:
+            assert math.isnan(found["large_parts"])
+
+
 def test_tint_is_the_correlation_of_brightness_and_blueness():
     ramp = np.arange(224, dtype=np.uint8)[:, None] // 2 + 60
     same, opposed = canvas(), canvas()
