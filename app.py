@@ -9,6 +9,7 @@ import sys
 from blastlens import scratch
 from blastlens.arenas import share_arenas
 from blastlens.errors import BlastlensError
+from blastlens.serving import begin
 
 share_arenas()
 # Before Gradio is imported, which asks only once where uploads go.
@@ -26,15 +27,24 @@ else:
         """Does nothing, and is there to be found."""
 
 
-from blastlens.ui import LAUNCH, build, forget  # noqa: E402
-
 try:
-    demo = build()
+    models = begin()  # asks the Hub for its models, if any, beside the imports below, which take seconds
 except BlastlensError as error:  # what the operator asked for cannot be served
     sys.exit(str(error))
-scratch.keep_clean(uploads, lambda: forget(demo, scratch.OLDEST_S))
+
+from blastlens.ui import build, forget, launch  # noqa: E402
+from blastlens.ui.discreet import keep_quiet  # noqa: E402
+from blastlens.ui.rate_limit import trust_the_host  # noqa: E402
+
+keep_quiet()
+trust_the_host()
+try:
+    demo = build(models)
+except BlastlensError as error:  # as above
+    sys.exit(str(error))
+scratch.keep_clean(uploads, lambda: forget(demo, scratch.keep_s()))
 
 if __name__ == "__main__":
     # A host stops the page by a signal; to end as by a plain exit lets what visitors uploaded be deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    demo.launch(**LAUNCH)
+    launch(demo)

@@ -1,10 +1,10 @@
 """Everything that was asked of speed and memory, measured on this machine by one command.
 
-    python -m benchmarks --images DIR --fields DIR   # half an hour; results/benchmarks/*.json and results/SPEED.md
+    python -m benchmarks --images DIR --fields DIR   # most of an hour; results/benchmarks/*.json and results/SPEED.md
     python -m benchmarks --render                    # the page alone, from what is there
 
 Each part runs in a process of its own, one after the other, and is a command of its own, too: `benchmarks.serving`,
-`benchmarks.bulk_memory`, `benchmarks.memory`, `benchmarks.in_browser`. Keep the machine quiet.
+`benchmarks.bulk_memory`, `benchmarks.memory`, `benchmarks.load`, `benchmarks.in_browser`. Keep the machine quiet.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk_memory, in_browser, memory, serving
+from benchmarks import bulk_memory, in_browser, load, memory, serving
 from blastlens.model_folder import bundled_models, bundled_root
 from publish.project import ROOT
 from train.report.pages import filled
@@ -26,6 +26,7 @@ PARTS = {
     "serving": ("Answering", serving),
     "bulk_memory": ("Memory of bulk scoring", bulk_memory),
     "memory": ("Memory of the page", memory),
+    "load": ("Under load", load),
     "in_browser": ("In the browser", in_browser),
 }
 TAKES_CELLS, TAKES_FIELDS = ("serving", "bulk_memory", "in_browser"), ("in_browser",)
@@ -76,6 +77,7 @@ def rows(records: dict[str, Any], metrics: dict[str, Any]) -> list[Row]:
     (first, before), (last, after) = memory.ends(records["memory"])
     asked = memory.LIMITS
     held = f"the page's memory after {last:,} mixed requests"
+    under, crowd = records["load"], f"{records['load']['clients']} clients at once"
     moved = {name: record["int8"]["difference"]["value"] for name, record in metrics.items()}
     far = {name: row["largest_difference"] for name, row in browser.items()}
     peaks = [run["images"] for run in records["bulk_memory"]["runs"]]
@@ -83,6 +85,15 @@ def rows(records: dict[str, Any], metrics: dict[str, Any]) -> list[Row]:
         *found,
         Row(f"{held}, vs after {first:,}", "at most", asked["growth"], {"": after / before}, "{:.3f}".format),
         Row(f"{held}, MB", "at most", asked["mb"], {"": after}, "{:.0f}".format),
+        Row(f"wrong or swapped answers to {crowd}", "at most", load.LIMITS["wrong"], {"": under["wrong"]}, str),
+        Row(f"lost requests of {crowd}", "at most", load.LIMITS["lost"], {"": under["lost"]}, str),
+        Row(
+            f"the page's memory after {under['requests']:,} requests of {crowd}, vs after a tenth of them",
+            "at most",
+            load.LIMITS["growth"],
+            {"": load.growth(under)},
+            "{:.3f}".format,
+        ),
         Row("`import blastlens`, s", "at most", serving.IMPORT_S, {"": timed["import_s"]["median"]}),
         Row("weighted F1 that int8 adds to fp32", "at least", -INT8_LOSES, moved, "{:+.4f}".format),
         Row("a probability in the browser vs in Python, int8", "at most", in_browser.CLOSE, far, "{:.1g}".format),

@@ -108,7 +108,7 @@ def _other_models(classifier: Classifier) -> list[Classifier]:
 
 def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     first = answers[0][1]
-    texts = {"image": [one_line(image) for image, _ in answers], "label": [p.label for _, p in answers]}
+    texts = {"image": [image for image, _ in answers], "label": [p.label for _, p in answers]}
     numbers = {
         label: [f"{p.probabilities[label]:.4f}" for _, p in answers]  # in the model's order
         for label in first.probabilities
@@ -127,16 +127,17 @@ def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
         if any(one is not None for one in cells)
     ]
     for row in zip(*columns, strict=True):
-        print("  ".join(row), file=out)
+        print(one_line("  ".join(row)), file=out)  # labels come with the model, and with some models from strangers
     print(file=out)
     for image, p in answers:
         for warning in p.warnings:
-            print(f"note: {one_line(image)}: {warning}", file=out)
+            print(one_line(f"note: {image}: {warning}"), file=out)
         if p.suggestion:
-            print(f"note: {one_line(image)}: it fits another model; try --model {p.suggestion}", file=out)
+            print(one_line(f"note: {image}: it fits another model; try --model {p.suggestion}"), file=out)
     revision = f" at {first.revision}" if first.revision else ""
     corruption = f", corruption {_corruption(first)}" if first.corruption else ""
-    print(f"Model {first.model_id}{revision}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
+    model = one_line(f"Model {first.model_id}{revision}")
+    print(f"{model}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
 
 
 def _column(name: str, cells: Sequence[str], align: Callable[[str, int], str]) -> list[str]:
@@ -154,7 +155,8 @@ def _write_json(answers: Sequence[Answer], out: TextIO) -> None:
 
 
 def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
-    writer = csv.writer(out, lineterminator="\n")
+    # In quotes, or a spreadsheet that parts cells at semicolons would find a formula inside of a name.
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     labels = list(answers[0][1].probabilities)
     columns = ["image", "label", *labels, "sigma", "corruption", "model_id", "revision"]
     columns += ["in_domain", "label_set", "flagged", "suggestion", "warnings", "disclaimer"]

@@ -20,6 +20,7 @@ import numpy as np
 from .errors import BlastlensError
 from .model_folder import ModelFolder
 
+_OUTPUTS = ("logits", "cam", "features")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,14 +61,18 @@ def load_backend(folder: ModelFolder, precision: str, threads: int | None = None
             once gets more done with 1.
 
     Raises:
-        BlastlensError: no file for this precision, or one that is damaged or does not fit config.json.
+        BlastlensError: no file for this precision, or one that is damaged or does not fit the other files.
     """
     onnx_file = folder.onnx_file(precision)
+    backend: Backend
     if onnx_file.is_file():
-        return OnnxBackend(onnx_file, folder, threads)
-    if precision != "fp32":
+        backend = OnnxBackend(onnx_file, folder, threads)
+    elif precision != "fp32":
         raise BlastlensError(f"Model {folder.model_id} has no {precision} version; use precision='fp32'.")
-    return TorchBackend(folder, threads)
+    else:
+        backend = TorchBackend(folder, threads)
+    folder.refuse_odd_networks()  # afterwards, since what does not load at all is told more plainly by then
+    return backend
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -124,6 +129,30 @@ class OnnxBackend:
                 f"{self._name} maps {inputs} to {outputs}; pixel_values (N, 3, {size}, {size}) to logits "
                 f"(N, {classes}) and, optionally, cam (N, {classes}, h, w) and features (N, F) is expected."
             )
+        # Whole numbers are rounded twice, once for the map and once for the logits, so that the two differ.
+        self._try_out([name for name in _OUTPUTS if name in outputs], classes, file == folder.onnx_file("fp32"))
+
+    def _try_out(self, outputs: list[str], classes: int, exact: bool) -> None:
+        """Ask it once: weights that are not finite, shapes that it only says it has, and, where it is `exact`, logits
+        that are not its map's mean show in no other way."""
+        try:
+            answers = dict(zip(outputs, self.run(outputs, [probe_of(self._view.size)]), strict=True))
+        except BlastlensError:
+            raise
+        except Exception as error:  # onnxruntime has an exception type of its own for each status code
+            raise BlastlensError(f"{self._name} does not run; export it again.") from error
+        shapes = {"logits": (1, classes), "cam": (1, classes, None, None), "features": (1, None)}
+        if not all(_is_like(answer.shape, shapes[name]) for name, answer in answers.items()):
+            found = {name: answer.shape for name, answer in answers.items()}
+            raise BlastlensError(f"{self._name} answers in shapes {found}; {shapes} is expected.")
+        for name, answer in answers.items():
+            if not np.isfinite(answer).all():
+                raise BlastlensError(
+                    f"The {name} that {self._name} answers with are not finite numbers, so its weights are damaged; "
+                    "export it again."
+                )
+        if exact and self.has_cam and not np.allclose(answers["cam"].mean((2, 3)), answers["logits"], 1e-3, 1e-3):
+            raise BlastlensError(f"The cam of {self._name} is not that of its logits; export it again.")
 
     def logits(self, views: Sequence[np.ndarray]) -> np.ndarray:
         return self.run(["logits"], views)[0]
@@ -192,10 +221,10 @@ class LimitedOnnxBackend(OnnxBackend):
 
     def __init__(self, file: Path, folder: ModelFolder, limit_s: float) -> None:
         """Load it; `limit_s` is what `BATCH` images may take, in seconds."""
-        super().__init__(file, folder)
-        self._limit_s = limit_s
+        self._limit_s = limit_s  # before the network is asked for the first time
         self._model = folder.model_id
         self._given_up = False
+        super().__init__(file, folder)
 
     def run(self, outputs: list[str], views: Sequence[np.ndarray], options: Any = None) -> list[np.ndarray]:
         """Outputs of the graph; raises BlastlensError where they take too long, or fail, and ever after."""
@@ -230,6 +259,15 @@ def _state(file: Path) -> tuple[int, int, int]:
         return 0, 0, time.monotonic_ns()
 
 
+def probe_of(size: int) -> np.ndarray:
+    """A view that is neither black nor flat, uint8 (size, size, 3), always the same."""
+    return np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def _is_like(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
+
+
 def _fits(shape: list[int | str | None] | None, expected: tuple[int | None, ...]) -> bool:
     """Whether an ONNX shape can be the expected one. Its open axes are not ints; the first must be open."""
     return (
@@ -238,6 +276,9 @@ def _fits(shape: list[int | str | None] | None, expected: tuple[int | None, ...]
         and not isinstance(shape[0], int)
         and all(e is None or not isinstance(s, int) or s == e for s, e in zip(shape, expected, strict=True))
     )
+
+
+_READING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class TorchBackend:
@@ -261,11 +302,14 @@ class TorchBackend:
         architecture: str = folder.config["architecture"]
         model_args: dict[str, Any] = folder.config.get("model_args") or {}
         try:
+            # timm would ask the Hub for some names, and open files that some arguments name.
+            if not timm.is_model(architecture) or _READING & set(model_args):
+                raise ValueError(architecture)
             model = timm.create_model(architecture, pretrained=False, num_classes=len(folder.label_names), **model_args)
         except Exception as error:  # timm raises whatever its constructors happen to
             raise BlastlensError(
                 f"Model {folder.model_id} has no ONNX file, and timm {timm.__version__} cannot build its "
-                f"architecture {architecture!r}; export the model to ONNX."
+                f"architecture {architecture!r} from its name and arguments alone; export the model to ONNX."
             ) from error
         try:
             model.load_state_dict(load_file(folder.path / "model.safetensors"))
@@ -278,6 +322,11 @@ class TorchBackend:
         self.threads = min(torch.get_num_threads(), threads or usable_cores())
         torch.set_num_threads(self.threads)
         self._torch, self._model, self._view = torch, model.eval(), folder.view
+        if not np.isfinite(self.logits([probe_of(folder.view.size)])).all():
+            raise BlastlensError(
+                f"The logits that model.safetensors of model {folder.model_id} answers with are not finite numbers, so "
+                "its weights are damaged; export it again."
+            )
         self.has_cam = self.has_features = self._ends_in_pooled_linear()
 
     def logits(self, views: Sequence[np.ndarray]) -> np.ndarray:
@@ -304,10 +353,8 @@ class TorchBackend:
 
     def _ends_in_pooled_linear(self) -> bool:
         """Asked of the network itself, since timm's heads come in too many kinds to list."""
-        size = self._view.size
-        probe = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         try:
-            logits, cam = self.logits_and_cam([probe])
+            logits, cam = self.logits_and_cam([probe_of(self._view.size)])
         except (AttributeError, RuntimeError, TypeError):
             return False
         return cam.ndim == 4 and np.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4)

@@ -19,23 +19,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import BlastlensError
-from .images import ACCEPTED
+from .images import ACCEPTED, MAX_BYTES
+from .wording import printable as printable
 
-# The 50 megapixels that are accepted of an image, uncompressed, with room for its header.
-MAX_BYTES = 160_000_000
 # Deflate reaches 1:1000 on blank images; a small one is none the worse for it.
 MAX_RATIO, RATIO_APPLIES_FROM = 200, 10_000_000
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
 
 _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 _PIECE = 1024 * 1024
-
-
-def printable(name: str) -> str:
-    """Without characters that hide what a name is, such as line breaks and marks that turn the text around."""
-    if name.isprintable():
-        return name
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def is_junk(part: str) -> bool:

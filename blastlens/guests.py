@@ -41,8 +41,14 @@ MAX_BYTES = 250_000_000
 MAX_MEMORY = 1_500_000_000
 BATCH_S = 5.0  # that one batch of a few images may take
 MAX_LABELS, MAX_LETTERS = 50, 60
-# How the Hub is reached, of all that the environment says about it.
-_ROAD = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+# How the Hub is reached, and where programs and libraries are. Of the environment only this is handed on, since what
+# else is in it may be a secret.
+_KEPT = (
+    *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS"),
+)
 
 
 class NotYetError(BlastlensError):
@@ -188,12 +194,8 @@ def _tried(name: str, place: Path) -> dict[str, str]:
 
 def _environment(place: Path, given: Mapping[str, str]) -> dict[str, str]:
     """What the other process knows of this one: no token, and a cache and bundled models of which there are none."""
-    kept = {
-        name: value
-        for name, value in given.items()
-        if name in _ROAD or not name.startswith(("HF_", "HUGGING", "XDG_", "BLASTLENS_"))
-    }
-    return kept | {
+    return {name: given[name] for name in _KEPT if name in given} | {
+        "HOME": str(place),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), given.get("PYTHONPATH")))),
         "HF_HOME": str(place / "huggingface"),
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
@@ -247,9 +249,7 @@ def _try_out(name: str) -> dict[str, Any]:
     classifier = _limited(folder)
     # What the page asks of it at once, on an image that is neither black nor flat.
     image = np.random.default_rng(0).integers(0, 256, (450, 450, 3), dtype=np.uint8)
-    curve = classifier.curve(image, seeds=(0, 1, 2, 3))
-    if not np.isfinite(curve.probabilities).all():
-        raise BlastlensError(f"Model {name} does not answer with numbers; ask its owner about it.")
+    classifier.curve(image, seeds=(0, 1, 2, 3))
     return {"path": str(folder.path), "model_id": folder.model_id, "revision": folder.revision}
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import BlastlensError
-from .model_folder import GATE_FEATURES, JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, SAFETENSORS, read_config
+from .integrity import PICKLE_SUFFIXES
+from .model_folder import GATE_FEATURES, JSON_FILES, MAX_JSON_BYTES, PRECISIONS, SAFETENSORS, read_config
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 TIME_LIMIT_S = 10.0  # for the Hub to answer what there is, and what a file is; the client has its own between bytes
 PAUSES_S = (0.5, 1.5)  # before each further try of what broke off, or met a Hub that is busy
 MAX_BYTES = 1_000_000_000  # of a repository's wanted files together
-MAX_JSON_BYTES = 10_000_000  # of one JSON file, which is read into memory
 
 _NAME = re.compile(
     r"(?!models/)(?P<repo>[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:@(?P<revision>.*))?", re.DOTALL
@@ -47,6 +47,18 @@ _DAMAGED = (
 )
 
 Result = TypeVar("Result")
+
+
+class HubAwayError(BlastlensError):
+    """The network or the Hub is to blame, and not what was asked for; nor is it in the cache."""
+
+
+def import_client() -> None:
+    """Import the Hub's client, which takes a moment: to be done before a thread of its own asks the Hub while another
+    one imports what imports the same, since each would wait for the other."""
+    import httpx2  # noqa: F401
+    from huggingface_hub import HfApi, hf_hub_download, resolve_revision, try_to_load_from_cache  # noqa: F401
+    from huggingface_hub.utils import sha, validate_repo_id  # noqa: F401
 
 
 def split_name(text: str) -> tuple[str, str | None] | None:
@@ -83,8 +95,9 @@ def snapshot(repo_id: str, revision: str | None = None) -> Path:
         A folder of the cache whose name is the commit.
 
     Raises:
-        BlastlensError: no such repository or revision, no access to it, no network and nothing in the cache, no image
-            classifier that can be served, more than `MAX_BYTES`, a damaged download, or no room on the disk.
+        HubAwayError: no network, or no answer from the Hub, and nothing in the cache.
+        BlastlensError: no such repository or revision, no access to it, no image classifier that can be served, more
+            than `MAX_BYTES`, a damaged download, or no room on the disk.
     """
     wanted = "main" if revision is None else revision
     if not _REVISION.fullmatch(wanted):
@@ -109,7 +122,7 @@ def snapshot(repo_id: str, revision: str | None = None) -> Path:
             f"{damaged[0]} of model {at} is damaged on this machine and the Hub cannot be asked for it; connect and "
             "call again, and it is fetched anew."
         )
-    raise BlastlensError(why)
+    raise HubAwayError(why) if passing else BlastlensError(why)
 
 
 @dataclass(frozen=True)

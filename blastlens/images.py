@@ -1,18 +1,20 @@
 """Open untrusted images safely, and frame them as a model sees them. Knows nothing of networks or noise."""
 
+import logging
 import math
 import os
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -21,6 +23,8 @@ from PIL import (
 )
 
 from .errors import BlastlensError
+from .wary import Unreasonable, Watched, check, check_exif
+from .wording import printable
 
 # Naming the plugins also imports them, which spares the first image a search through all of Pillow's formats.
 FORMATS = tuple(
@@ -36,16 +40,36 @@ FORMATS = tuple(
 )
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
 MAX_PIXELS = 50_000_000
+# These pixels, uncompressed, with room for a header.
+MAX_BYTES = 160_000_000
+# Unpacking 50 megapixels takes up to 850 MB for a second; from so many pixels on, threads take turns.
+LARGE = 10_000_000
 MIN_SIDE = 16
 # A sliver of 16 x 3,000,000 pixels is within the limit above and fills the memory once it is 224 wide.
 MAX_ASPECT = 20
 # Side of the published C-NMC files, each one segmented cell on black.
 RAW_CELL_SIDE = 450
 
+# What Pillow logs about a file gets a sentence of our own; where nobody listens, it would go to the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 _SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
-_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = threading.Lock()
+_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # EXIF and TIFF tags
+# How each EXIF orientation but the first is undone.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# EXIF data as old programs wrote them into a PNG, in hexadecimal.
+_RAW_EXIF, _MAX_RAW_EXIF = "Raw profile type exif", 131_072
 _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -74,15 +98,16 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
         name: what error messages call the image; by default the file's name, or "image".
 
     Raises:
-        BlastlensError: missing, empty, not an image, truncated, over 50 megapixels (checked before decoding),
-            a side under 16 px, one side over 20 times the other, or values that are not pixels.
+        BlastlensError: missing, empty, over 160 MB, not an image, truncated, made to keep its reader busy, over 50
+            megapixels (checked before decoding), a side under 16 px, one side over 20 times the other, or values that
+            are not pixels.
     """
     return read_image(source, name).pixels
 
 
 def read_image(source: ImageSource, name: str | None = None) -> OpenedImage:
     """Open one image as `open_image` does, and keep the notes made on the way."""
-    name = name or name_of(source)
+    name = printable(name or name_of(source))
     if isinstance(source, Image.Image):
         return _to_rgb(source, name)
     if isinstance(source, np.ndarray):
@@ -114,33 +139,53 @@ def name_of(source: Any, unnamed: str = "image") -> str:
 
 def _read_path(source: str | os.PathLike[str], name: str) -> OpenedImage:
     path = Path(os.fsdecode(source))
+    shown = printable(str(path))
     try:
         if path.is_dir():
-            raise BlastlensError(f"{path} is a folder; give image files, such as {path / '*.png'}.")
+            raise BlastlensError(f"{shown} is a folder; give image files, such as {shown}{os.sep}*.png.")
         if not path.exists():
-            raise BlastlensError(f"{path} does not exist; give a {ACCEPTED} file.")
+            raise BlastlensError(f"{shown} does not exist; give a {ACCEPTED} file.")
         if not path.is_file():  # a pipe or a device could keep us waiting for ever
-            raise BlastlensError(f"{path} is not a regular file; give a {ACCEPTED} file.")
+            raise BlastlensError(f"{shown} is not a regular file; give a {ACCEPTED} file.")
         with path.open("rb") as file:
             return _decode(file, name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BlastlensError(f"{path} cannot be read ({reason}); give a {ACCEPTED} file.") from error
+        raise BlastlensError(f"{shown} cannot be read ({reason}); give a {ACCEPTED} file.") from error
 
 
 def _decode(file: BinaryIO, name: str) -> OpenedImage:
-    if file.seek(0, os.SEEK_END) == 0:
+    # Nothing else may hold what was opened: a WebP keeps three copies of its pixels.
+    return _to_rgb(_opened(file, name), name)
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
         raise BlastlensError(f"{name} is empty (0 bytes); give a {ACCEPTED} file.")
+    if size > MAX_BYTES:
+        raise BlastlensError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB; give a smaller image.")
     file.seek(0)
     try:
-        image = Image.open(file, formats=FORMATS)
+        check(file)
+        image = Image.open(cast(BinaryIO, Watched(file)), formats=FORMATS)
+        # Tiles are unpacked whole, however little of one is inside the image.
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0) > MAX_PIXELS:
+            raise Unreasonable
+        return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BlastlensError(f"{name} has too many pixels; {_SIZE_LIMIT}.") from error
     except UnidentifiedImageError as error:
         raise BlastlensError(f"{name} is not an image that can be read; give a {ACCEPTED} file.") from error
+    except Unreasonable as error:
+        raise _unreasonable(name) from error
     except Exception as error:  # decoders fail on hostile bytes in every way there is
         raise _damaged(name) from error
-    return _to_rgb(image, name)
+
+
+def _unreasonable(name: str) -> BlastlensError:
+    return BlastlensError(f"{name} would take too long or too much memory to read; save it anew as a plain PNG.")
 
 
 def _damaged(name: str) -> BlastlensError:
@@ -160,26 +205,29 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
     _check_size(*image.size, name)
     notes = []
-    try:
-        # A JPEG may hold a preview as a second frame; that is no animation.
-        if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
-            notes.append("only the first of its frames was used")
-        image.load()
-        image = _upright(image)
-        if image.mode == "P":
-            notes.append("its colours come from a palette of at most 256")
-        if image.mode == "F" or image.mode.startswith("I"):
-            image, remarks = _deep_to_grey(image, name)
-            notes += remarks
-        if image.has_transparency_data:
-            image, remarks = _on_black(image)
-            notes += remarks
-        elif image.mode != "RGB":
-            image = image.convert("RGB")
-    except BlastlensError:
-        raise
-    except Exception as error:  # as above
-        raise _damaged(name) from error
+    with _TURNS if image.width * image.height > LARGE else nullcontext():
+        try:
+            # A JPEG may hold a preview as a second frame; that is no animation.
+            if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
+                notes.append("only the first of its frames was used")
+            image.load()
+            image = _upright(image)
+            if image.mode == "P":
+                notes.append("its colours come from a palette of at most 256")
+            if image.mode == "F" or image.mode.startswith("I"):
+                image, remarks = _deep_to_grey(image, name)
+                notes += remarks
+            if image.has_transparency_data:
+                image, remarks = _on_black(image)
+                notes += remarks
+            elif image.mode != "RGB":
+                image = image.convert("RGB")
+        except BlastlensError:
+            raise
+        except Unreasonable as error:
+            raise _unreasonable(name) from error
+        except Exception as error:  # as above
+            raise _damaged(name) from error
     return OpenedImage(image, tuple(notes))
 
 
@@ -195,8 +243,12 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        check_exif(image.info.get("exif") or b"")
+        if len(image.info.get(_RAW_EXIF, "")) > _MAX_RAW_EXIF:
+            return image
+        # Not ImageOps.exif_transpose, which would read and write all other tags, too.
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        return image if method is None else image.transpose(method)
     except Exception:  # broken metadata says nothing against the pixels
         return image
 
@@ -220,7 +272,8 @@ def _deep_to_grey(image: Image.Image, name: str) -> tuple[Image.Image, list[str]
 
 
 def _on_black(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB"), []
     black = Image.new("RGB", image.size)

@@ -13,6 +13,13 @@ from typing import Any
 from .errors import BlastlensError
 from .gate import Gate
 from .images import View
+from .integrity import (
+    refuse_code,
+    refuse_links_out,
+    refuse_odd_networks,
+    refuse_other_files,
+    refuse_other_labels,
+)
 from .tensors import read_tensors
 
 # What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
@@ -21,9 +28,11 @@ PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
 GATE_FEATURES = "gate.safetensors"  # what gate.json says of features; there only where it does
-# Formats that run code when they are loaded; a folder that holds one is refused, whether or not it would be
-# read.
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+NETWORKS = PRECISIONS | {"safetensors": SAFETENSORS}  # by the names that metrics.json has for them
+CODE = "modeling_blastlens.py"  # for transformers, in folders of models that timm lacks; never run here
+RECORDED = NETWORKS | {"code": CODE}
+GATE_FILES = {"gate": GATE_FEATURES, "fp32": PRECISIONS["fp32"]}  # that its features belong to
+MAX_JSON_BYTES = 10_000_000  # of one JSON file, which is read into memory
 
 
 @dataclass(frozen=True)
@@ -60,26 +69,29 @@ class ModelFolder:
         for, since the Hub's cache holds what other programs fetched, too.
 
         Raises:
-            BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes, or a
-                pickle among the files.
+            BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes, files
+                that do not belong together (see `integrity`), or a pickle or stray code among them.
         """
         path = Path(path)
         model_id = model_id or path.resolve().name
         if not path.is_dir():
             raise BlastlensError(f"{path} is not a folder; a model folder with a config.json is expected.")
         try:
-            config = read_config(path)
             if revision is None:
-                _refuse_pickles(path)
+                refuse_links_out(path, (*JSON_FILES, GATE_FEATURES, *NETWORKS.values()))
+            config, metrics = read_config(path), _metrics(path)
+            if revision is None:
+                refuse_code(path, [CODE] if "code" in (metrics.get("sha256") or {}) else [])
             files = [*PRECISIONS.values(), SAFETENSORS]
             if not any((path / file).is_file() for file in files):
                 raise BlastlensError(f"no weights are there; one of {', '.join(files)} is expected.")
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
-            metrics = _read_json(path / "metrics.json") or {}
+            refuse_other_labels(config, labels, metrics)
+            refuse_other_files(path, RECORDED, metrics.get("sha256"), "metrics.json")
             gate = _gate(path)
         except BlastlensError as error:
-            raise BlastlensError(f"Model folder {model_id} cannot be used: {error}") from error
+            raise _unusable(model_id, error) from error
         return cls(path, model_id, revision, config, labels, view, metrics, gate)
 
     def protocol(self, level: str = "group") -> dict[str, Any] | None:
@@ -91,11 +103,25 @@ class ModelFolder:
         protocols = self.metrics.get("protocols") or ()
         return next((protocol for protocol in protocols if protocol.get("level") == level), None)
 
+    def refuse_odd_networks(self) -> None:
+        """Raises BlastlensError where its network files are damaged or not of one network, as far as their digests,
+        which were compared when it was read, do not tell."""
+        if {"safetensors", "fp32"} <= (self.metrics.get("sha256") or {}).keys():
+            return
+        try:
+            refuse_odd_networks(self.path / SAFETENSORS, self.onnx_file("fp32"), self.config)
+        except BlastlensError as error:
+            raise _unusable(self.model_id, error) from error
+
     def onnx_file(self, precision: str) -> Path:
         """Where the ONNX file of a precision, "fp32" or "int8", lies if there is one."""
         if precision not in tuple(PRECISIONS):
             raise BlastlensError(f"The precision is {precision!r}; one of {', '.join(PRECISIONS)} is accepted.")
         return self.path / PRECISIONS[precision]
+
+
+def _unusable(model_id: str, error: BlastlensError) -> BlastlensError:
+    return BlastlensError(f"Model folder {model_id} cannot be used: {error}")
 
 
 def bundled_root() -> Path:
@@ -105,7 +131,7 @@ def bundled_root() -> Path:
 
 def bundled_models() -> list[str]:
     """Names of the bundled models: the main one of each task first, then its smaller ones, sorted."""
-    names = {config.parent.name for config in bundled_root().glob("*/config.json")}
+    names = {config.parent.name for config in bundled_root().glob("[!.]*/config.json")}
     return [name for name in MAIN if name in names] + sorted(names.difference(MAIN))
 
 
@@ -173,6 +199,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise BlastlensError(f"{file.name} is larger than {MAX_JSON_BYTES / 1e6:.0f} MB; a short one is expected.")
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BlastlensError(f"{file.name} is not valid JSON ({error}).") from error
@@ -186,13 +214,21 @@ def _gate(path: Path) -> Gate | None:
     if record is None:
         return None
     features = path / GATE_FEATURES
+    if isinstance(record.get("features"), dict):
+        refuse_other_files(path, GATE_FILES, record["features"].get("sha256"), "gate.json")
     return Gate.from_json(record, read_tensors(features) if features.is_file() else None)
 
 
-def _refuse_pickles(path: Path) -> None:
-    unsafe = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix.lower() in PICKLE_SUFFIXES)
-    if unsafe:
-        raise BlastlensError(f"{unsafe[0]} may run code when it is loaded; safetensors and ONNX are accepted.")
+def _metrics(path: Path) -> dict[str, Any]:
+    """metrics.json with its parts in the forms that those who show them rely on; empty where there is none."""
+    metrics = _read_json(path / "metrics.json") or {}
+    protocols = metrics.get("protocols")
+    if protocols is not None and not (isinstance(protocols, list) and all(isinstance(p, dict) for p in protocols)):
+        raise BlastlensError("protocols in metrics.json must be a list of objects; measure the model again.")
+    for key in ("calibration", "headline", "int8", "latency_ms", "patients", "sha256", "size_bytes", "training"):
+        if not isinstance(metrics.get(key), dict | None):
+            raise BlastlensError(f"{key} in metrics.json is {metrics[key]!r:.60}; an object is expected.")
+    return metrics
 
 
 def _label_names(config: dict[str, Any]) -> tuple[str, ...]:

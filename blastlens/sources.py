@@ -25,7 +25,8 @@ LONGEST_RUN_S = 600
 # Files of any kind in one folder or zip; a Mac adds a second one to each image.
 MAX_ENTRIES = 4 * MAX_IMAGES
 MAX_TOTAL_BYTES = 4_000_000_000
-MAX_TABLE_BYTES = 5_000_000
+# Of all tables together: each row costs a look, and a kilobyte of zip holds a hundred thousand.
+MAX_TABLE_BYTES, MAX_TABLE_ROWS = 5_000_000, 200_000
 # All names of a zip are kept; its table of contents is room for 4 * 5,000 long ones.
 MAX_CONTENTS_BYTES = 8 * 1024 * 1024
 
@@ -141,13 +142,12 @@ class _Table:
 
     @classmethod
     def parse(cls, name: str, data: bytes) -> "_Table":
-        if len(data) > MAX_TABLE_BYTES:
-            raise BlastlensError(f"{name} is larger than {MAX_TABLE_BYTES // 1_000_000} MB; give a shorter table.")
         try:
             text = data.decode("utf-8-sig")
             first_line = text.partition("\n")[0]
             delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
-            header, *records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            header, *records = islice(reader, MAX_TABLE_ROWS + 2)
         except (UnicodeDecodeError, csv.Error):
             raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
         except ValueError:  # nothing to take a header from
@@ -176,6 +176,8 @@ class _Found:
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     tables: list[_Table] = field(default_factory=list)
+    table_bytes: int = 0
+    table_rows: int = 0
     budget: _Budget = field(default_factory=_Budget)
 
     def add_path(self, path: Path, prefix: str) -> None:
@@ -208,7 +210,19 @@ class _Found:
 
     def _add_table(self, name: str, read: Callable[[], bytes]) -> None:
         try:
-            self.tables.append(_Table.parse(name, read()))
+            if self.table_bytes <= MAX_TABLE_BYTES:  # else not even one more is unpacked
+                data = read()
+                self.table_bytes += len(data)
+            if self.table_bytes > MAX_TABLE_BYTES:
+                size = f"{MAX_TABLE_BYTES // 1_000_000} MB"
+                raise BlastlensError(f"{name} makes the tables larger than {size} together; give a shorter table.")
+            table = _Table.parse(name, data)
+            self.table_rows += len(table.rows)
+            if self.table_rows > MAX_TABLE_ROWS:
+                raise BlastlensError(
+                    f"{name} makes the tables longer than {MAX_TABLE_ROWS:,} rows together; give a shorter table."
+                )
+            self.tables.append(table)
         except BlastlensError as error:
             self.refused.append((name, str(error)))
 

@@ -3,7 +3,6 @@
 The roads are those of the card: ONNX Runtime through `Classifier`, a stock `transformers` pipeline and timm.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,18 @@ from blastlens import Classifier
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.images import ImageSource
-from blastlens.model_folder import GATE_FEATURES, JSON_FILES, PICKLE_SUFFIXES, PRECISIONS, ModelFolder
+from blastlens.integrity import PICKLE_SUFFIXES
+from blastlens.model_folder import GATE_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
 from train import modeling_blastlens
 
 CODE = Path(modeling_blastlens.__file__)
-MEASURED = {"safetensors": "model.safetensors", **PRECISIONS}  # by the names metrics.json has for them
 NEEDED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
 # All that a model folder may hold. Anything else is there by mistake, or should not be on the Hub.
 NAMES = frozenset(
     {
         *JSON_FILES,
         GATE_FEATURES,
-        *MEASURED.values(),
+        *NETWORKS.values(),
         "README.md",
         "figures/noise.png",
         "figures/calibration.png",
@@ -101,11 +100,9 @@ def require_measured(folder: ModelFolder) -> None:
         raise BlastlensError(
             f"gate.json of {folder.model_id} speaks of {GATE_FEATURES}, which is not there; run `python -m train.gate`."
         )
-    recorded = metrics.get("sha256") or {}
-    for name, file in MEASURED.items():
-        path = folder.path / file
-        if path.is_file() and recorded.get(name) != hashlib.sha256(path.read_bytes()).hexdigest():
-            raise BlastlensError(f"{file} of {folder.model_id} is not the one that metrics.json measured; {again}.")
+    for name, file in NETWORKS.items():  # those that metrics.json knows were compared when the folder was read
+        if (folder.path / file).is_file() and name not in (metrics.get("sha256") or {}):
+            raise BlastlensError(f"{file} of {folder.model_id} is not one that metrics.json measured; {again}.")
 
 
 def require_own_code(folder: ModelFolder) -> None:

@@ -22,6 +22,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 scratch.claim()  # before any test imports Gradio, as app.py does
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, help="how often tests/test_survival.py kills each command (default: a few)")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need one of these are slow ones: a browser, a Hub, or networks that are trained before the first."""
     for item in items:
@@ -53,12 +57,12 @@ def demo_address() -> Iterator[str]:
     """Address of the demo with throw-away models, launched as app.py does."""
     from helpers_models import shared_model_folder
 
-    from blastlens.ui import LAUNCH, build
+    from blastlens.ui import build, launch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("BLASTLENS_DATA", raising=False)
         demo = build([shared_model_folder("cell"), shared_model_folder("field")])
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     yield address.rstrip("/")
     demo.close()
 

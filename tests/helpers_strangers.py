@@ -42,7 +42,7 @@ def stranger(
     write_json(path / "config.json", config | {"label_names": list(labels), "num_classes": classes})
     claims = {
         "headline": {"protocol": "group", "weighted_f1": {"value": 1, "low": 1, "high": 1}},
-        "protocols": [1, "x"],
+        "protocols": [{"protocol": 1}],
     }
     write_json(path / "metrics.json", claims)
     return path

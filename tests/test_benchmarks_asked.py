@@ -29,6 +29,21 @@ def records() -> dict:
             "import_s": {"median": 0.2, "low": 0.2, "high": 0.3},
         },
         "memory": {"resident_mb": {"100": 400.0, "2000": 410.0}},
+        "load": {
+            "clients": 32,
+            "requests": 5000,
+            "wrong": 0,
+            "lost": 2,
+            "busy": 1,
+            "per_second": 40.0,
+            "kinds": {"classify": {"count": 5000, "p50_ms": 5, "p95_ms": 9, "p99_ms": 9, "longest_ms": 9, "busy": 1}},
+            "fairness": {
+                "fewest_requests_of_a_client": 150,
+                "most_requests_of_a_client": 160,
+                "slowest_to_quickest_mean_wait": 1.1,
+            },
+            "resident_mb": {"500": 400.0, "5000": 404.0},
+        },
         "bulk_memory": {
             "runs": [
                 {"images": 1000, "peak_mb": 200.0, "seconds": 5.0},
@@ -73,12 +88,15 @@ def test_each_model_stands_in_its_column_and_what_is_missed_says_so(records):
 def test_what_holds_for_all_models_stands_once(records):
     page = benchmarks.page(records, METRICS)
     assert line(page, "the page's memory after 2,000 mixed requests, vs").endswith("| at most 1.05 | 1.025 |  |")
+    assert line(page, "lost requests of 32 clients at once").endswith("| at most 0 | 2 (missed) |  |")
+    assert line(page, "the page's memory after 5,000 requests of").endswith("| at most 1.05 | 1.010 |  |")
+    assert "| classify | 5,000 | 5 | 9 | 9 | 9 | 1 |" in page
     assert line(page, "`import blastlens`, s").endswith("| at most 0.6 | 0.20 |  |")
     assert line(page, "bulk scoring's highest memory at 100,000").endswith("| 1.50 (missed) |  |")
 
 
 def test_everything_that_was_asked_has_a_row(records):
-    assert len(benchmarks.rows(records, METRICS)) == len(benchmarks.serving.ASKED) + 6
+    assert len(benchmarks.rows(records, METRICS)) == len(benchmarks.serving.ASKED) + 9
 
 
 def test_the_bundled_page_is_what_its_records_and_models_say():
@@ -89,7 +107,7 @@ def test_parts_that_lack_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
     (tmp_path / "serving.json").write_text("{}")
     assert benchmarks.main(["--render"]) == 2
-    assert "Not measured yet: bulk_memory, memory, in_browser" in capsys.readouterr().err
+    assert "Not measured yet: bulk_memory, memory, load, in_browser" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_timm_gives_the_classifiers_answers_on_prepared_images(model, data_dir):
 @pytest.mark.slow
 @pytest.mark.data
 def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_door(data_dir, tmp_path):
-    from blastlens.ui import LAUNCH, build
+    from blastlens.ui import build, launch
 
     pairs = raw_and_prepared(data_dir)
     assert len(pairs) == 24
@@ -119,8 +119,7 @@ def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_doo
     printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     doors["command line"] = [answer["probabilities"]["ALL"] for answer in json.loads(printed)]
     demo = build()
-    options = {**LAUNCH, "server_port": None, "prevent_thread_lock": True, "quiet": True}
-    _, address, _ = demo.launch(**options)
+    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     try:
         client = Client(address, verbose=False)
         doors["page and API"] = [

@@ -435,6 +435,23 @@ def test_weights_that_torch_cannot_use_are_refused(tmp_path):
         Classifier.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "hf-hub:owner/network"},
+        {"architecture": "local-dir:/tmp"},
+        {"model_args": {"checkpoint_path": "other.pth"}},
+        {"model_args": {"pretrained_cfg_overlay": {"file": "other.pth"}}},
+    ],
+)
+def test_a_configuration_cannot_have_timm_fetch_or_open_anything(tmp_path, change):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy", ignore=shutil.ignore_patterns("onnx"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(BlastlensError, match=r"cannot build its .* from its name and arguments alone"):
+        Classifier.from_pretrained(folder)
+
+
 # Threads
 
 

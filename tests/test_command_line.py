@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from helpers_files import write_bad_files
-from helpers_models import blobs, shared_model_folder
+from helpers_models import blobs, make_model_folder, shared_model_folder, write_json
 from PIL import Image
 
 from blastlens import Classifier, Corruption
@@ -147,6 +147,17 @@ def test_csv_cells_never_start_like_a_formula(capsys, images, tmp_path, monkeypa
     assert next(csv.DictReader(io.StringIO(out)))["image"] == f"'{name}"
 
 
+def test_a_formula_inside_a_name_stays_inside_where_cells_are_parted_at_semicolons(
+    capsys, images, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    name = "x;=1+cmd|' -C calc'!A0;.png"
+    shutil.copy(images[0], tmp_path / name)
+    _, out, _ = run(capsys, "--model", CELL, "--format", "csv", "--", name)
+    _, row = csv.reader(io.StringIO(out), delimiter=";")
+    assert row[0].startswith(name) and not any(part.startswith("=") for part in row)
+
+
 def test_the_table_lines_up_and_ends_in_the_disclaimer(capsys, images):
     code, out, _ = run(capsys, *images, "--model", CELL, "--sigma", 8)
     lines = out.splitlines()
@@ -231,6 +242,15 @@ def test_control_codes_in_a_file_name_do_not_reach_the_terminal(capsys, tmp_path
     _, out, _ = run(capsys, tmp_path / "red\x1b[31m\nnext.png", tmp_path / "gone\x1b\n.png", "--model", CELL)
     assert "\x1b" not in out
     assert "red?[31m?next.png" in out
+
+
+def test_control_codes_in_the_labels_of_a_model_do_not_reach_the_terminal(capsys, images, tmp_path):
+    folder = make_model_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"label_names": ["ALL\x1b]0;title\x07", "HEM"]})
+    code, out, _ = run(capsys, images[0], "--model", folder)
+    # Whether such a folder is refused or answered: no code arrives.
+    assert code in (0, 2) and "\x1b" not in out and "\x07" not in out
 
 
 def test_a_process_of_its_own_survives_everything_within_a_gigabyte(images, tmp_path):

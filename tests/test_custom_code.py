@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers_models import ARCHITECTURE, blobs
+from helpers_models import ARCHITECTURE, blobs, write_json
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
@@ -21,6 +21,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
+from blastlens.integrity import digests
+from blastlens.model_folder import RECORDED
 from train import export, modeling_blastlens
 from train.backbones import create_network, head_linear
 from train.complexity import count_parameters, multiply_adds
@@ -254,6 +256,10 @@ def test_the_folder_answers_like_the_trained_network_with_its_calibration(folder
 def test_serving_never_runs_the_code_of_a_folder(folders, name, tmp_path):
     folder = shutil.copytree(folders[name], tmp_path / name)
     (folder / "modeling_blastlens.py").write_text("raise SystemExit('run')\n")
+    with pytest.raises(BlastlensError, match=r"modeling_blastlens\.py, of 24 bytes, is .* not the file"):
+        Classifier.from_pretrained(folder)
+    record = json.loads((folder / "metrics.json").read_text())  # which whoever changes the code may change as well
+    write_json(folder / "metrics.json", record | {"sha256": digests(folder, RECORDED)})
     assert Classifier.from_pretrained(folder).predict(blobs(0)).label in LABELS
     assert Classifier.from_pretrained(folder, precision="int8").predict(blobs(0)).label in LABELS
     shutil.rmtree(folder / "onnx")
@@ -282,5 +288,5 @@ def test_a_folder_says_whether_it_carries_code(folders, tmp_path):
         assert (folder / "modeling_blastlens.py").read_bytes() == Path(modeling_blastlens.__file__).read_bytes()
         assert "AutoModelForImageClassification" in json.loads((folder / "config.json").read_text())["auto_map"]
     plain = exported(tmp_path / "plain", recipe())
-    assert sorted(p.name for p in plain.iterdir()) == ["config.json", "model.safetensors", "onnx"]
+    assert sorted(p.name for p in plain.iterdir()) == ["config.json", "metrics.json", "model.safetensors", "onnx"]
     assert not {"auto_map", "model_type"} & set(json.loads((plain / "config.json").read_text()))

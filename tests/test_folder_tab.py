@@ -24,7 +24,7 @@ from blastlens import Classifier
 from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
 from blastlens.patients import CAVEAT
-from blastlens.ui import LAUNCH, batch, folder
+from blastlens.ui import batch, folder, launch
 from blastlens.ui.batch import Run, image_rows, patient_rows
 from blastlens.ui.folder import FolderTab
 from blastlens.ui.shelf import Shelf
@@ -54,7 +54,7 @@ def upload_folder(tmp_path_factory):
 def demo(shelf, upload_folder):
     with gr.Blocks(analytics_enabled=False, delete_cache=(600, 3000)) as demo:
         folder.build(shelf, gr.Radio(list(shelf.classifiers), value=next(iter(shelf.classifiers))))
-    _, address, _ = demo.queue().launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    _, address, _ = launch(demo.queue(), prevent_thread_lock=True, quiet=True)
     yield SimpleNamespace(blocks=demo, address=address.rstrip("/"))
     demo.close()
 

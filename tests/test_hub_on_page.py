@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError
 from helpers_browser import visiting
 from helpers_hub import LoopbackHub, point_client_at
 from helpers_models import shared_model_folder
-from helpers_strangers import forever, greedy, not_a_number, stranger
+from helpers_strangers import forever, greedy, node, not_a_number, stranger
 from PIL import Image
 
 from blastlens import BlastlensError, Classifier, guests, scratch
@@ -31,7 +31,7 @@ from blastlens.drawn import draw_cell
 from blastlens.guests import KEPT, Guests, NotYetError
 from blastlens.model_folder import ModelFolder
 from blastlens.serving import Wanted
-from blastlens.ui import LAUNCH, build, from_code, try_a_cell
+from blastlens.ui import build, from_code, launch, try_a_cell
 from blastlens.ui.about import about_html
 from blastlens.ui.batch import Run
 from blastlens.ui.batch_html import images_html, patients_html, summary
@@ -103,7 +103,7 @@ def open_shelf(shelves, offered):
 def address(shelves):
     """A page on which visitors may open other models."""
     demo = build([shared_model_folder("cell"), shared_model_folder("field")], open_hub=True)
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     yield address.rstrip("/")
     demo.close()
 
@@ -213,7 +213,7 @@ REFUSED = {
     "bad/absent": "no public model bad/absent",
     "who/cells@nowhere": "nowhere",
     "bad/greedy": "bad/greedy took longer than 5 s for a few images, or failed",
-    "bad/nan": "does not answer with numbers",
+    "bad/nan": "are not finite numbers",
     "bad/long": "labels of model bad/long cannot be shown",
     "bad/many": "labels of model bad/many cannot be shown",
     "bad/turned": "labels of model bad/turned cannot be shown",
@@ -247,7 +247,9 @@ def test_visitors_reach_nothing_by_the_operators_token_or_cache(open_shelf, shel
 
 
 def test_a_network_that_takes_too_long_for_some_image_is_stopped_and_not_asked_again(tmp_path):
-    folder = ModelFolder.load(stranger(tmp_path / "forever", ("A", "B"), forever(), true=True))
+    on_black = [node("ReduceMin", ["means"], ["least"], keepdims=0), node("Less", ["least", "dark"], ["true"])]
+    nodes = [*on_black, *forever()]
+    folder = ModelFolder.load(stranger(tmp_path / "forever", ("A", "B"), nodes, dark=np.float32(-0.9)))
     network = LimitedOnnxBackend(folder.onnx_file("fp32"), folder, 0.2)
     views = np.zeros((1, folder.view.size, folder.view.size, 3), np.uint8)
     for limit in (5, 0.1):
@@ -474,7 +476,7 @@ def test_a_copy_says_so_above_the_picker_and_in_list_models(hub, tmp_path, monke
     demo = build([Wanted("who/cells", COMMIT, copy)])
     page = json.dumps(demo.config, default=str)
     assert "answers with the copy that came with it, models/copy" in page and str(copy) not in page
-    _, place, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    _, place, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     try:
         client = Client(place, verbose=False)
         (one,) = client.predict(api_name="/list_models")["models"]

@@ -1,6 +1,8 @@
 """Privacy: uploads pass through a folder that nobody else reads and nothing stays in, and nothing is reported."""
 
+import base64
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,13 +18,14 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from helpers_models import shared_model_folder
+from helpers_page import ROOT, TOKEN, running_page
 
 from blastlens import Classifier
 from blastlens.drawn import draw_cell
-from blastlens.scratch import OLDEST_S, sweep
+from blastlens.errors import BlastlensError
+from blastlens.scratch import OLDEST_S, _is_orphan, every_s, keep_s, sweep
 from blastlens.ui import build, forget, try_a_cell
-
-ROOT = Path(__file__).resolve().parents[1]
+from blastlens.ui.discreet import WENT_WRONG
 
 
 def test_a_sweep_deletes_what_is_old_at_any_depth_and_nothing_else(tmp_path):
@@ -31,8 +34,22 @@ def test_a_sweep_deletes_what_is_old_at_any_depth_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("x")
         then = time.time() - age
         os.utime(tmp_path / name, (then, then))
+    (tmp_path / "old").mkdir()
+    os.utime(tmp_path / "old", (then, then))
     assert sweep(tmp_path, OLDEST_S) == 2
-    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["new.png"]
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["deep", "er", "new.png"]  # emptied just now
+
+
+def test_a_folder_that_somebody_else_puts_beside_ours_has_no_file_of_ours_touched(tmp_path, monkeypatch):
+    (tmp_path / "letter").write_text("to keep")
+    (tmp_path / "blastlens-odd").mkdir()
+    (tmp_path / "blastlens-odd" / "lock").symlink_to(tmp_path / "letter")
+    assert not _is_orphan(tmp_path / "blastlens-odd")
+    (tmp_path / "blastlens-theirs").mkdir()
+    (tmp_path / "blastlens-theirs" / "lock").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert not _is_orphan(tmp_path / "blastlens-theirs")
+    assert (tmp_path / "letter").read_text() == "to keep"
 
 
 def claimed(environment):
@@ -72,10 +89,13 @@ def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_holds_is_no
 
 
 @pytest.mark.slow
-def test_a_folder_that_the_operator_names_is_used_and_stays(tmp_path):
-    folder, _, *used = claimed(os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)})
-    assert used == [folder, folder] == [str(tmp_path)] * 2
-    assert (tmp_path / "left.png").exists()
+def test_in_a_folder_that_the_operator_names_uploads_have_one_of_their_own(tmp_path):
+    """All of the folder would be handed out, and swept: it may hold whatever else the operator keeps there."""
+    (tmp_path / "the-operator-s").write_text("x")
+    folder, rights, *used = claimed(os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)})
+    assert used == [folder, folder]
+    assert Path(folder).is_relative_to(tmp_path) and rights == "700"
+    assert [file.name for file in tmp_path.iterdir()] == ["the-operator-s"]
 
 
 @pytest.mark.slow
@@ -100,6 +120,134 @@ def test_a_page_that_is_stopped_leaves_nothing_behind(tmp_path):
         page.terminate()
         page.wait(timeout=20)
     assert [str(file) for file in (tmp_path / "of-the-page").rglob("*") if file.is_file()] == []
+
+
+def test_what_is_kept_can_be_kept_for_less_than_the_hour_and_never_for_longer(monkeypatch):
+    monkeypatch.delenv("BLASTLENS_KEEP_S", raising=False)
+    assert (keep_s(), every_s()) == (OLDEST_S, 600)
+    for given, every in (("5", 1), ("60", 12), ("3000", 600)):
+        monkeypatch.setenv("BLASTLENS_KEEP_S", given)
+        assert (keep_s(), every_s()) == (int(given), every)
+    for given in ("4", "3001", "0", "-1", "an hour", "60.5"):
+        monkeypatch.setenv("BLASTLENS_KEEP_S", given)
+        with pytest.raises(BlastlensError, match=r"BLASTLENS_KEEP_S is .*; a whole number from 5 to 3000 is accepted"):
+            keep_s()
+
+
+def told(address, fn, data, visitor):
+    """Every message that a visitor gets about one event of the page."""
+    asked = {"data": data, "fn_index": fn, "session_hash": visitor}
+    httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=30).raise_for_status()
+    return httpx.get(f"{address}/gradio_api/queue/data", params={"session_hash": visitor}, timeout=60).text
+
+
+@pytest.mark.slow
+def test_all_that_a_visitor_gave_and_got_is_gone_on_schedule(tmp_path):
+    """Files and results on disk, their addresses, and what is in memory; of a page that keeps them for some seconds."""
+    draw_cell("ALL", 0).save(tmp_path / "patient-7.png")
+    data = (tmp_path / "patient-7.png").read_bytes()
+    with running_page(tmp_path, BLASTLENS_KEEP_S="12") as page:
+        config = httpx.get(f"{page.address}/config").json()
+        fn = {one["api_name"]: one["id"] for one in config["dependencies"]}
+        model = next(one for one in config["components"] if one["type"] == "radio")["props"]["value"]
+        (place,) = httpx.post(f"{page.address}/gradio_api/upload", files={"files": ("patient-7.png", data)}).json()
+        given = {"path": place, "orig_name": "patient-7.png", "meta": {"_type": "gradio.FileData"}}
+        assert "Answered in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0], "one")
+        tables = told(page.address, fn["run"], [[given], model, 0], "one")
+        inside = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0], "two")
+        given = [place, *set(re.findall(r'"path":"([^"]*\.csv)"', tables))]
+        assert {Path(one).name for one in given} == {"patient-7.png", "blastlens-patients.csv", "blastlens-images.csv"}
+        addresses = [f"{page.address}/gradio_api/file={one}" for one in given]
+        assert [status(one) for one in addresses] == [200, 200, 200]
+        assert len(page.files()) > len(given)  # and the image that came inside
+        last = time.monotonic()
+        while (page.files() or any(page.kept.values())) and time.monotonic() - last < 30:
+            time.sleep(0.2)
+        assert page.files() == []
+        assert page.kept == {"caches": 0, "names": 0, "visitors": 0}
+        assert time.monotonic() - last < 12 + 2 + 6  # what is kept, from one sweep to the next, and a busy computer
+        assert [status(one) for one in addresses] == [403, 403, 403]
+        assert [file for file in tmp_path.rglob("*patient-7*") if file.parent != tmp_path] == []
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A page with nothing set but a token, after good, bad and breaking requests to all of its endpoints."""
+    home = tmp_path_factory.mktemp("page")
+    draw_cell("ALL", 0).save(home / "patient-7.png")
+    (home / "patient-8.png").write_bytes(b"no image")
+    draw_cell("HEM", 0).save(home / "patient-9-breaks.png")
+    with running_page(home) as page:
+        client = Client(page.address, verbose=False, download_files=False)
+        answers = {}
+        for name in ("patient-7", "patient-8", "patient-9-breaks"):
+            for endpoint, many in (("/classify", False), ("/noise_curve", False), ("/score_images", True)):
+                file = handle_file(home / f"{name}.png")
+                try:
+                    answers[name, endpoint] = client.predict([file] if many else file, api_name=endpoint)
+                except AppError as error:
+                    answers[name, endpoint] = str(error)
+        client.predict(api_name="/list_models")
+        with pytest.raises(AppError, match="zip"):
+            client.predict(handle_file(home / "patient-7.png"), api_name="/test_on_labelled_images")
+        count = len(httpx.get(f"{page.address}/config").json()["dependencies"])
+        for fn in range(count):
+            told(page.address, fn, [{"path": "/home/patient-1.png"}] * 6, f"stranger-{fn}")
+            strange = {"data": ["patient-0.png"], "fn_index": fn, "session_hash": "x"}
+            httpx.post(f"{page.address}/gradio_api/run/x", json=strange, timeout=30)
+        for path in ("call/patient-2", "call/v2/patient-2", "call/classify", "queue/join", "upload", "mcp/", "cancel"):
+            for body in (b"", b"patient-3", b'{"data": ["patient-4"]}', b'{"data": 5, "session_hash": "patient-5"}'):
+                kind = {"Content-Type": "multipart/form-data; boundary=x" if path == "upload" else "application/json"}
+                httpx.post(f"{page.address}/gradio_api/{path}", content=body, headers=kind, timeout=30)
+        call = {"name": "classify", "arguments": {"image": "/home/patient-6.png"}}
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        accept = {"Accept": "application/json, text/event-stream"}
+        httpx.post(f"{page.address}/gradio_api/mcp/", json=asked, headers=accept, timeout=30)
+        yield page, answers
+
+
+@pytest.mark.slow
+def test_the_log_names_no_patient_s_file_no_folder_of_the_host_and_no_token(attacked):
+    page, _ = attacked
+    assert "A request failed: RuntimeError at" in page.log  # what broke is in it, and where
+    hidden = ("patient-", TOKEN, str(ROOT), str(page.home), sys.prefix, str(Path.home()), "/home/", "Traceback")
+    assert [word for word in hidden if word in page.log] == []
+
+
+@pytest.mark.slow
+def test_a_visitor_whose_request_breaks_down_reads_one_sentence_without_what_broke(attacked):
+    _, answers = attacked
+    assert answers["patient-7", "/classify"]["label"] in ("ALL", "HEM")
+    assert "patient-8" in answers["patient-8", "/classify"]
+    assert answers["patient-9-breaks", "/classify"] == WENT_WRONG
+    assert "broke down" not in str(answers)
+    assert TOKEN not in str(answers)
+
+
+@pytest.mark.slow
+def test_a_page_asks_nobody_for_anything(attacked):
+    """By default, with nothing in the environment that forbids it: every address that Python code turned to."""
+    page, _ = attacked
+    assert page.asked_for() == {"127.0.0.1"}  # of its own, which Gradio asks at the launch
+
+
+@pytest.mark.slow
+def test_an_operator_who_wants_to_read_everything_can(tmp_path):
+    draw_cell("HEM", 0).save(tmp_path / "breaks.png")
+    with running_page(tmp_path, BLASTLENS_LOG="full") as page:
+        with pytest.raises(AppError, match="could not be answered"):
+            Client(page.address, verbose=False).predict(handle_file(tmp_path / "breaks.png"), api_name="/classify")
+        assert "Traceback" in page.log and "broke down over" in page.log
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_none_ends_the_start_in_one_sentence():
+    environment = os.environ | {"BLASTLENS_RATE": "-5"}
+    run = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("BLASTLENS_RATE is '-5'; a whole number from ")
+    assert run.stderr.count("\n") == 1
 
 
 def status(address):

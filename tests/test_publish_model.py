@@ -153,8 +153,8 @@ def unmeasured(folder):
         (with_a_link, "is a link"),
         (with_broken_int8, "model_int8.onnx"),
         (with_other_weights, "answers differently"),
-        (changed_since_it_was_measured, "is not the one that metrics.json measured"),
-        (with_another_record, "has other labels than config.json"),
+        (changed_since_it_was_measured, "not the file that metrics.json was written for"),
+        (with_another_record, "label_names in metrics.json says"),
         (with_a_record_that_makes_no_card, "metrics.json"),
         (naming_code_of_another_repository, "names code that is not modeling_blastlens.py"),
         (naming_code_that_is_not_there, "names code that is not modeling_blastlens.py"),
@@ -218,6 +218,7 @@ def test_uploads_keep_their_progress_bars(folder):
 
 def test_a_road_that_fails_does_not_carry_the_clients_exception(folder):
     (folder / "model.safetensors").write_bytes(b"broken")
+    write_record(folder, "cell")
     with pytest.raises(BlastlensError) as caught:
         check.answers(folder)
     assert caught.value.__cause__ is None and caught.value.__context__ is None
@@ -321,5 +322,6 @@ def images_of(kind: str, folder: Path) -> list[Path]:
 
 def test_a_broken_road_is_told_in_one_sentence(folder):
     (folder / "model.safetensors").write_bytes(b"broken")
+    write_record(folder, "cell")
     with pytest.raises(BlastlensError, match="does not load in transformers"):
         check.answers(folder)

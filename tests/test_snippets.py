@@ -193,6 +193,14 @@ def test_asking_the_page_with_curl_answers_what_the_classifier_answers(kind, ima
     assert answer == classifier.predict(images[kind]).to_dict()
 
 
+def test_a_folder_whose_name_holds_a_quote_runs_nothing_in_a_shell(tmp_path):
+    name = f"it's; touch {tmp_path / 'made'}; '"
+    (code,) = [s.code for s in over_the_network("http://127.0.0.1:9", name, "cell.png") if s.title == "curl"]
+    # Without asking anybody.
+    done = subprocess.run(["bash", "-c", f"curl() {{ :; }}\n{code}"], cwd=tmp_path, capture_output=True, text=True)
+    assert not done.stderr and not (tmp_path / "made").exists()
+
+
 def test_an_assistant_with_the_shown_settings_finds_the_tools(demo_address):
     (shown,) = by_title(over_the_network(demo_address, "tiny-cell", "cell.png"), "MCP: settings of an assistant")
     settings = json.loads(shown.code)["mcpServers"]["blastlens"]

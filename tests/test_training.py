@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from blastlens import Classifier, metrics
 from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
-from blastlens.model_folder import ModelFolder
+from blastlens.integrity import digests
+from blastlens.model_folder import NETWORKS, ModelFolder
 from train import baselines, card, crossval, evaluate, export, finetune, folds
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
@@ -245,7 +246,19 @@ def test_a_new_network_does_not_inherit_a_gate_that_goes_by_the_old_ones_feature
     (out / "gate.json").write_text(json.dumps(gate))
     arguments = [str(cross_validated / "seed0-fold1"), "--cv", str(cross_validated), "--data", str(drawn)]
     assert export.main([*arguments, "--out", str(out), "--cache", str(cross_validated / "cache")]) == 0
-    assert (out / "gate.json").exists() is stays and (out / "metrics.json").exists()
+    assert (out / "gate.json").exists() is stays
+    # Nor figures: until it is measured its record says no more than which files it consists of.
+    record, old = (json.loads((folder / "metrics.json").read_text()) for folder in (out, model_folder))
+    assert record["protocols"] == [] and old["protocols"] != []
+    assert record["sha256"] == digests(out, NETWORKS) != old["sha256"]
+    assert record["label_names"] == old["label_names"]
+
+
+def test_an_export_of_the_same_network_keeps_what_was_measured(model_folder, cross_validated, drawn, tmp_path):
+    out = shutil.copytree(model_folder, tmp_path / "tiny-cells")
+    arguments = [str(cross_validated / "seed0-fold0"), "--cv", str(cross_validated), "--data", str(drawn)]
+    assert export.main([*arguments, "--out", str(out), "--cache", str(cross_validated / "cache")]) == 0
+    assert (out / "metrics.json").read_bytes() == (model_folder / "metrics.json").read_bytes()
 
 
 def test_the_exported_folder_loads_in_a_stock_pipeline(model_folder, drawn):

@@ -18,7 +18,7 @@ BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}
 @pytest.fixture(scope="module")
 def demo_address(tmp_path_factory):
     """The demo with throw-away models that have gates and a made-up record of every trust figure."""
-    from blastlens.ui import LAUNCH, build
+    from blastlens.ui import build, launch
 
     root, folders = tmp_path_factory.mktemp("trusted"), []
     for kind, (low, high) in BLACK.items():
@@ -31,7 +31,7 @@ def demo_address(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("BLASTLENS_DATA", raising=False)
         demo = build(folders)
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True)
+    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     yield address.rstrip("/")
     demo.close()
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from helpers_trust import gate_measured, with_trust
 
+from blastlens.comparison import Comparison
 from blastlens.corruptions import KINDS
 from blastlens.model_folder import ModelFolder, bundled_root
+from blastlens.ui.about import about_html
+from blastlens.ui.compared import model_html, noise_html, speed_html, systems_html
 from blastlens.ui.trust import trust_html
 from blastlens.ui.trust_values import level, plain, points, share, signed
-from blastlens.ui.words import FAMILIES, by_family
+from blastlens.ui.words import FAMILIES, by_family, facts
 
 CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
 TITLES = {
@@ -194,3 +197,50 @@ def test_values_are_printed_with_their_interval_and_a_true_minus():
     assert squeezed(points(one, decimals=2)) == "+2.13 (\N{MINUS SIGN}0.49 to +5.00)"
     assert share(None) == plain({"value": None, "low": None, "high": None}) == "not known"
     assert (level(2.5, "px"), level(-20, "°"), level(3.333333, "")) == ("2.5 px", "\N{MINUS SIGN}20°", "3.333")
+
+
+def places(value, at=()):
+    """The path of every leaf of a record."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inner, (*at, key))
+    else:
+        yield at
+
+
+def with_leaf(record, path, leaf):
+    """A record with another leaf at a path; the rest is shared."""
+    if not path:
+        return leaf
+    changed = record.copy()
+    changed[path[0]] = with_leaf(record[path[0]], path[1:], leaf)
+    return changed
+
+
+def test_nothing_in_the_record_of_a_model_can_write_into_the_page():
+    """A model that is served from the Hub brings its metrics.json along, and whoever owns its repository writes it."""
+    chosen, compared = folder(), Comparison.load()
+    script = "<img src=x onerror=alert(1)>"
+    pages = {
+        "words": facts,
+        "trust": trust_html,
+        "about": lambda f: about_html(f, [f], compared),
+        "systems": lambda f: systems_html(compared, [f], f),
+        "model": model_html,
+        "noise": lambda f: noise_html(compared, f, ()),
+        "speed": lambda f: speed_html(compared, [f], f),
+    }
+    # Of leaves that have the same name in the same part of the record, one stands for all.
+    leaves = {(path[0], path[-1]): path for path in places(chosen.metrics)}
+    assert ("latency_ms", "threads") in leaves and len(leaves) > 150
+    written = set()
+    for path in leaves.values():
+        spoilt = replace(chosen, metrics=with_leaf(chosen.metrics, path, script))
+        for name, page_of in pages.items():
+            try:
+                markup = page_of(spoilt)
+            except (TypeError, ValueError):  # a text where a number is printed, which also writes nothing
+                continue
+            if script in markup:
+                written.add((name, path))
+    assert not written

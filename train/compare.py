@@ -36,6 +36,7 @@ from train.backbones import OURS, create_network, find_weights
 from train.complexity import count_parameters, multiply_adds
 from train.datasets import Row, dataset_hash, load_rows
 from train.datasets.splits import make_splits, with_validation
+from train.files import Unwritable, writing
 from train.finetune import best_precision, dataset_folder
 from train.recipe import RECIPES, Recipe
 from train.results import HONEST, RUNS, Result, from_run_folder, level_of, load_results, result_name
@@ -178,8 +179,10 @@ def is_locked(path: Path) -> bool:
 def locked(path: Path) -> Iterator[int | None]:
     """Hold the lock file and yield its descriptor, or None where another process holds it. It is freed when the last
     process that has it is gone, however it went. Processes that train together hold it together."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    with handle:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if _launched() else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
@@ -194,10 +197,13 @@ def run_job(job: Job, place: Workplace, threads: int) -> str:
     with locked(folder / LOCK) as lock:
         if lock is None:
             return "running"
-        (folder / FAILURE).unlink(missing_ok=True)
-        recipe, part = folder / "recipe.yaml", folder / f"recipe.{_rank()}.part"
-        part.write_text(yaml.safe_dump(json.loads(json.dumps(job.recipe.to_dict())), sort_keys=False))
-        part.replace(recipe)
+        recipe = folder / "recipe.yaml"
+        text = yaml.safe_dump(json.loads(json.dumps(job.recipe.to_dict())), sort_keys=False)
+        with writing(recipe):
+            (folder / FAILURE).unlink(missing_ok=True)
+            part = folder / f"recipe.{_rank()}.part"  # those who train together write it together
+            part.write_text(text)
+            part.replace(recipe)
         arguments = [str(recipe), "--data", place.data, "--weights", _weights(job, place), "--protocol", job.protocol]
         arguments += ["--fold", str(job.fold), "--seed", str(job.seed), "--precision", place.precision]
         arguments += ["--cache", str(place.cache), "--out", str(folder)]
@@ -205,10 +211,13 @@ def run_job(job: Job, place: Workplace, threads: int) -> str:
         if reason is None and _rank() == 0:
             try:
                 record(job, place).write(place.results)
+            except Unwritable:
+                raise
             except (BlastlensError, OSError) as error:
                 reason = str(error)
         if reason is not None:
-            (folder / FAILURE).write_text(reason + "\n")
+            with writing(folder / FAILURE):
+                (folder / FAILURE).write_text(reason + "\n")
             return f"failed: {reason}"
         return "done"
 
@@ -230,7 +239,9 @@ def _finetune(arguments: list[str], folder: Path, threads: int, lock: int) -> st
     environment = {**os.environ, "BLASTLENS_PROGRESS": "1"}
     if not has_gpu():
         environment["OMP_NUM_THREADS"] = str(threads)
-    with (folder / OUTPUT).open("a") as output:
+    with writing(folder / OUTPUT):
+        output = (folder / OUTPUT).open("a")
+    with output:
         process = subprocess.run(
             [sys.executable, "-m", "train.finetune", *arguments],
             env=environment,

@@ -30,12 +30,13 @@ from blastlens import metrics
 from blastlens.backend import usable_cores
 from blastlens.errors import BlastlensError
 from blastlens.images import View
-from blastlens.model_folder import ModelFolder
+from blastlens.integrity import digests
+from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from train import calibration, card, gate, patients, probes, robustness
 from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
-from train.files import write_json
+from train.files import Unwritable, write_json
 from train.folds import FOLDS, FoldNetworks
 from train.pixels import load_pixels
 from train.quantise import training_sample, write_int8
@@ -217,8 +218,8 @@ def build_metrics(
     check of a copy (train.through_pipeline), and, where no run is given, how the shipped network was trained.
     """
     model = ModelFolder.load(folder)
-    files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
-    sha256 = {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()}
+    files = NETWORKS
+    sha256 = digests(folder, RECORDED)
     same = earlier if earlier and earlier.get("sha256") == sha256 else {}
     record = json.loads((run / "run.json").read_text()) if run else same.get("training") or summary["run"]
     protocol = summary["protocol"]
@@ -277,11 +278,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for protocol in record["protocols"]:
         print(describe(protocol))
-    return 0
+    return card.main([str(arguments.folder)]) if arguments.all else 0
 
 
 def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do what the command line asks for, write metrics.json and return it."""
+    """Measure what the command line asks for, write metrics.json, and the gate with --all; returns the record."""
     folder: Path = arguments.folder
     folds: Path = arguments.folds or FOLDS / folder.name
     path = folder / "metrics.json"
@@ -296,8 +297,8 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
     elif arguments.cv:
         summary = json.loads((arguments.cv / "summary.json").read_text())
         record = build_metrics(folder, arguments.run, summary, record)
-    elif record is None:
-        raise BlastlensError(f"{folder} has no metrics.json yet; give --all or --cv first.")
+    elif not (record or {}).get("protocols"):
+        raise BlastlensError(f"{folder} has not been measured yet; give --all or --cv first.")
     if arguments.external:
         entry = evaluate_folder(ModelFolder.load(folder), arguments.external, arguments.cache)
         record["protocols"] = [*(p for p in record["protocols"] if p["name"] != entry["name"]), entry]
@@ -305,9 +306,10 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.all:
         try:
             gate.write(folder, arguments.data, folds, arguments.strangers, arguments.cache)
+        except Unwritable:
+            raise
         except BlastlensError as error:  # too few groups to fit one, say: no reason to lose the rest
             print(f"gate.json is left as it was: {error}", file=sys.stderr)
-        card.main([str(folder)])
     return record
 
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,10 +29,13 @@ from torch import Tensor, nn
 from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.images import View
+from blastlens.integrity import digests
+from blastlens.model_folder import RECORDED
 from train import modeling_blastlens
 from train.backbones import classifier_name, create_network, fold_head
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
+from train.files import partial_folder, put_in_place, writing
 from train.finetune import view_of
 from train.modeling_blastlens import OURS, BlastlensConfig, BlastlensForImageClassification
 from train.pixels import load_pixels
@@ -245,16 +247,15 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     """Write the model folder; returns the largest differences in probability to the torch network.
 
     `images` (N, size, size, 3) uint8 of training cells calibrate the int8 file and check both. Raises BlastlensError
-    when the fp32 file disagrees by more than `PARITY`. The old folder, if any, is replaced only at the end.
+    when the fp32 file disagrees by more than `PARITY`, or nothing can be written. The old folder, if any, is replaced
+    only at the end.
     """
     network, record = load_network(run, metrics.Scaling(**summary["scaling"]) if summary else None)
     recipe = Recipe.from_dict(record["recipe"])
     view = view_of(recipe)
     batch = view.normalise(images)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        part = Path(folder) / out.name
-        (part / "onnx").mkdir(parents=True)
+    with partial_folder(out) as part, writing(out):
+        (part / "onnx").mkdir()
         bare = network.network if needs_code(recipe) else network
         _dump(part / "config.json", config_json(bare, recipe, record["label_names"], view))
         if needs_code(recipe):
@@ -269,15 +270,24 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
             name: float(np.abs(metrics.softmax(onnx_logits(part / "onnx" / file, batch)) - expected).max())
             for name, file in (("fp32", "model.onnx"), ("int8", "model_int8.onnx"))
         }
-        if parity["fp32"] > PARITY:
+        if not parity["fp32"] <= PARITY:  # NaN, too
             raise BlastlensError(f"The ONNX file's probabilities differ by {parity['fp32']:.2g}, more than {PARITY}.")
-        for name in ("metrics.json", "gate.json", "README.md"):
+        for name in ("gate.json", "README.md"):
             if (out / name).exists() and not (name == "gate.json" and _judges_features(out / name)):
                 shutil.copy(out / name, part / name)
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
+        made = {"label_names": list(record["label_names"]), "sha256": digests(part, RECORDED)}
+        if _was_measured(out / "metrics.json", made):
+            shutil.copy(out / "metrics.json", part)
+        else:  # figures of another network are not this one's; what it is can be checked from now on
+            _dump(part / "metrics.json", {"schema": 1, "model": out.name, **made, "protocols": []})
+        put_in_place(out, part)
     return parity
+
+
+def _was_measured(metrics_json: Path, made: dict[str, Any]) -> bool:
+    """Whether a metrics.json, if there is one, is of the files that were made."""
+    earlier = json.loads(metrics_json.read_text()) if metrics_json.exists() else {}
+    return all(earlier.get(key) == value for key, value in made.items())
 
 
 def _judges_features(gate: Path) -> bool:

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from blastlens.errors import BlastlensError
 from blastlens.gate import FeatureScore
+from train.files import replace
 
 DIRECTIONS = 64  # principal ones with a variance of their own
 
@@ -42,8 +43,7 @@ def fit_features(features: np.ndarray, directions: int = DIRECTIONS) -> FeatureS
 
 
 def write_features(score: FeatureScore, file: Path) -> None:
-    """Write a distribution, under another name first, so that no half of it is ever read."""
-    part = file.with_suffix(".part")
+    """Write a distribution, whole or not at all; raises BlastlensError where that cannot be done."""
     arrays = {"mean": score.mean, "directions": score.directions, "rest": np.array([score.rest])}
-    save_file({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, part)
-    part.replace(file)
+    tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    replace(file, lambda part: save_file(tensors, part))

@@ -11,6 +11,8 @@ test images at every sigma of the noise grid, and of the validation images at th
 import argparse
 import csv
 import dataclasses
+import io
+import json
 import os
 import platform
 import shutil
@@ -30,7 +32,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from blastlens.errors import BlastlensError
 from blastlens.images import View
@@ -39,7 +42,7 @@ from train import augment, invariance
 from train.backbones import OURS, create_network, find_weights, head_linear
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
-from train.files import replace, write_json
+from train.files import replace, write_json, writing
 from train.modeling_blastlens import enhance
 from train.pixels import load_pixels
 from train.recipe import Preprocess, Recipe
@@ -49,6 +52,7 @@ from train.teacher import Teacher, imitation_loss, load_teacher
 # centre 320 px at 224. Exactly that scale would be 315 px, but then the centre crop falls half a pixel beside the
 # prepared one and answers differ by 0.1; 0.3 % of scale costs less. 314 before 316: the shipped network, on 24 pairs.
 CELL_SIZE, CELL_FRAME = 224, 314
+CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +177,15 @@ class NetworkTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, contiguous(state_dict or self.model.state_dict()))
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = _checkpoint(Path(self.args.output_dir), self.state.global_step)
+        with writing(folder):
+            try:
+                super()._save_checkpoint(model, trial)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # of no use to anybody, and in the way of a full disk
+                raise
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
 
@@ -288,18 +301,50 @@ class AverageWeights(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
-            folder = _checkpoint(Path(args.output_dir), state.global_step)
-            save_file(contiguous(self.average.state_dict()), folder / "average.safetensors")
+            file = _checkpoint(Path(args.output_dir), state.global_step) / "average.safetensors"
+            with writing(file):
+                save_file(contiguous(self.average.state_dict()), file)
+
+
+class KeepLoss(TrainerCallback):
+    """Save the training loss since it was last logged with each checkpoint: Trainer would forget it, and a run that was
+    killed would have other curves."""
+
+    FILE = "unlogged.json"
+    trainer: NetworkTrainer
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step:
+            kept = json.loads((_checkpoint(Path(args.output_dir), state.global_step) / self.FILE).read_text())
+            self.trainer._tr_loss.fill_(kept["loss"])
+            self.trainer._globalstep_last_logged = kept["since"]
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        loss = self.trainer.accelerator.gather(self.trainer._tr_loss).mean().item()
+        if state.is_world_process_zero:
+            file = _checkpoint(Path(args.output_dir), state.global_step) / self.FILE
+            write_json(file, {"loss": loss, "since": self.trainer._globalstep_last_logged})
 
 
 class MarkComplete(TrainerCallback):
-    """Leave a mark in each checkpoint once all of it is written: one cut short by a kill is not resumed from."""
+    """Leave a mark in each checkpoint once all of it is written: one cut short by a kill is not resumed from.
+
+    Only then do the others go, but for the best one, and their marks go first. Trainer itself would delete them sooner.
+    """
 
     MARK = "complete"
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_world_process_zero:
-            (_checkpoint(Path(args.output_dir), state.global_step) / self.MARK).touch()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        latest = _checkpoint(folder, state.global_step)
+        with writing(latest):
+            (latest / self.MARK).touch()
+        for other in folder.glob("checkpoint-*"):
+            if other.name not in (latest.name, Path(state.best_model_checkpoint or "").name):
+                (other / self.MARK).unlink(missing_ok=True)
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _checkpoint(folder: Path, step: int) -> Path:
@@ -309,6 +354,13 @@ def _checkpoint(folder: Path, step: int) -> Path:
 def _last_checkpoint(folder: Path) -> str | None:
     complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{MarkComplete.MARK}")]
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _stopped_at(checkpoint: str) -> int | None:
+    """After how many epochs training had been told to stop when this was saved, or None."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    stopped = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return round(state.epoch) if stopped else None
 
 
 @torch.inference_mode()
@@ -351,7 +403,7 @@ def training_arguments(run: Run, out: Path, has_val: bool) -> TrainingArguments:
         options = {"factor": schedule.factor, "patience": schedule.patience, "min_lr": schedule.floor}
     gpu = torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=64,
@@ -362,8 +414,8 @@ def training_arguments(run: Run, out: Path, has_val: bool) -> TrainingArguments:
         max_grad_norm=0.0,
         eval_strategy="epoch" if has_val else "no",
         save_strategy="epoch",
-        save_total_limit=2,
         load_best_model_at_end=has_val,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has been patient
         metric_for_best_model="eval_loss" if has_val else None,
         greater_is_better=False if has_val else None,
         logging_strategy="steps",
@@ -416,6 +468,7 @@ def finetune(
         callbacks.append(average)
     if recipe.early_stopping and split.val:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping))
+    callbacks.append(keep_loss := KeepLoss())
     callbacks.append(MarkComplete())  # after every other callback that adds to a checkpoint
     trainer = NetworkTrainer(
         recipe=recipe,
@@ -431,7 +484,11 @@ def finetune(
     )
     if average:
         average.average.to(arguments.device)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    keep_loss.trainer = trainer
+    checkpoint = _last_checkpoint(out / CHECKPOINTS)
+    if checkpoint and (epochs := _stopped_at(checkpoint)):
+        arguments.num_train_epochs = epochs
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.remove_hooks()
     if average:
         network.load_state_dict(average.average.module.state_dict())
@@ -442,16 +499,18 @@ def finetune(
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
     columns = ["epoch", "step", "loss", "eval_loss", "learning_rate"]
-    with path.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(h for h in history if "loss" in h or "eval_loss" in h)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(h for h in history if "loss" in h or "eval_loss" in h)
+    replace(path, lambda part: part.write_text(table.getvalue(), newline=""))
 
 
 def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SIGMAS) -> None:
     """Do a whole run, or what is left of it; a finished one is left as it is."""
     if (out / "run.json").exists():
         print(f"{out} is finished; delete it to run it again.")
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # where it was killed at its very end
         return
     started = time.time()
     rows = load_rows(Path(run.data))
@@ -462,7 +521,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     names, labels = labels_of(rows)
     teacher = teacher_of(run, dataset_hash(rows), tuple(names))
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     network = finetune(run, rows, pixels, split, out, teacher)
     if int(os.environ.get("RANK", "0")):
         return
@@ -495,7 +555,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     }
     # Written last: its presence is what says that the run is complete.
     write_json(out / "run.json", record)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from train.crossval import HeldOut, cross_fitted
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.export import as_served, load_network, write_onnx
-from train.files import write_json
+from train.files import make_once, partial_folder, put_in_place, write_json, writing
 from train.finetune import contiguous, view_of
 from train.pixels import load_pixels
 from train.recipe import Recipe
@@ -231,14 +230,14 @@ class FoldNetworks:
 def _onnx(weights: Path, recipe: Recipe, names: Sequence[str], view: View, cache: Path) -> Path:
     """One fold's network as an ONNX file in `cache`, named after its weights."""
     path = cache / f"fold-{hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}-{recipe.digest}.onnx"
-    if not path.exists():
+
+    def write_network(part: Path) -> None:
         network = create_network(recipe, len(names), "scratch")
         fold_head(network)  # as it was kept
         network.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            write_onnx(as_served(network.eval(), recipe, names), Path(folder) / path.name, view.size)
-            (Path(folder) / path.name).replace(path)
+        write_onnx(as_served(network.eval(), recipe, names), part, view.size)
+
+    make_once(path, write_network)
     return path
 
 
@@ -250,18 +249,24 @@ def write(cv: Path, seed: int, out: Path) -> None:
     """Keep the networks of one seed of a cross-validation, in half precision, with their calibration.
 
     Raises:
-        BlastlensError: no such runs, one that is not finished, or weights that do not fit half precision.
+        BlastlensError: no such runs, one that is not finished, weights that do not fit half precision, or no room.
     """
+    with partial_folder(out) as partial:
+        _write(cv, seed, partial)
+        put_in_place(out, partial)
+
+
+def _write(cv: Path, seed: int, out: Path) -> None:
     runs = runs_of(cv, seed)
     held_out = HeldOut.read(runs)
-    out.mkdir(parents=True, exist_ok=True)
     for k, run in enumerate(runs):
         network, record = load_network(run)
         state = contiguous((network.network if hasattr(network, "network") else network).state_dict())
         half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         if not all(torch.isfinite(tensor).all() for tensor in half.values()):
             raise BlastlensError(f"The weights of {run} are too large for half precision.")
-        save_file(half, out / f"fold{k}.safetensors")
+        with writing(out):
+            save_file(half, out / f"fold{k}.safetensors")
     scalings = cross_fitted(held_out)
     kept: dict[str, Any] = {
         "recipe": record["recipe"],

@@ -38,7 +38,8 @@ from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.gate import SCHEMA, STATISTICS, FeatureScore, Gate, statistics_of
 from blastlens.images import View, open_image
-from blastlens.model_folder import GATE_FEATURES, ModelFolder
+from blastlens.integrity import digests
+from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.feature_score import DIRECTIONS, fit_features, write_features
@@ -528,11 +529,21 @@ def write(model: Path, data: Path, folds: Path | None, strangers: Sequence[Path]
     json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     # At no time does gate.json speak of a distribution that is not there.
     if score:
+        _forget_digests(model / "gate.json")  # which would be those of other features for a moment
         write_features(score, model / GATE_FEATURES)
+        record["features"]["sha256"] = digests(model, GATE_FILES)
     write_json(model / "gate.json", record, indent=2)
     if not score:
         (model / GATE_FEATURES).unlink(missing_ok=True)
     return record
+
+
+def _forget_digests(gate: Path) -> None:
+    """Have a gate.json, if there is one, say no longer which files its feature score belongs to."""
+    if gate.exists():
+        record = json.loads(gate.read_text())
+        if (record.get("features") or {}).pop("sha256", None):
+            write_json(gate, record, indent=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

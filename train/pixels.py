@@ -4,7 +4,6 @@ Decoding lossless WebP costs more than a training step on a small network, so an
 """
 
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,36 +14,35 @@ from tqdm.auto import tqdm
 
 from blastlens.images import View, open_image
 from train.datasets import Row, dataset_hash
+from train.files import make_once
 
 
 def load_pixels(folder: Path, rows: Sequence[Row], view: View, cache: Path) -> np.ndarray:
     """Return uint8 (N, size, size, 3), what `view` shows of each row's image, in the order of `rows`.
 
-    The array is memory-mapped from a file in `cache` named after the dataset's hash and the view; it is written
-    under another name first, so that an interrupted run leaves nothing half-written behind.
+    The array is memory-mapped from a file in `cache` named after the dataset's hash and the view, which is there whole
+    or not at all. Raises BlastlensError where it cannot be written.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     key = f"{dataset_hash(rows)[:16]}-{view.size}-{view.frame or 'whole'}-{view.interpolation}"
     path = cache / f"{key}.npy"
-    if not path.exists():
-        paths = _image_paths(folder)
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".npy", delete=False) as handle:
-            part = Path(handle.name)
-        try:
-            shape = (len(rows), view.size, view.size, 3)
-            array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-
-            def decode(i: int) -> None:
-                array[i] = view.apply(open_image(paths[rows[i].file_name]))
-
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                for _ in tqdm(pool.map(decode, range(len(rows))), total=len(rows), desc="decode", unit="img"):
-                    pass
-            array.flush()
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    make_once(path, lambda part: _decode(folder, rows, view, part))
     return np.load(path, mmap_mode="r")
+
+
+def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
+    paths = _image_paths(folder)
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(rows), view.size, view.size, 3))
+    with file.open("r+b") as opened:
+        # Where the disk is full, this says so; a page of the map without a place on it would end the process (SIGBUS).
+        os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+    def decode(i: int) -> None:
+        array[i] = view.apply(open_image(paths[rows[i].file_name]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in tqdm(pool.map(decode, range(len(rows))), total=len(rows), desc="decode", unit="img"):
+            pass
+    array.flush()
 
 
 def _image_paths(folder: Path) -> dict[str, str]:

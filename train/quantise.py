@@ -28,7 +28,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import PRECISIONS, ModelFolder
 from train.datasets import load_rows
-from train.files import replace
+from train.files import replace, write_json
 from train.pixels import load_pixels
 
 # Training images that set the ranges, and others that the answers are compared on.
@@ -143,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = folder.view.normalise(np.asarray(pixels[training_sample(range(len(rows)))]))
         fp32, int8 = (folder.path / PRECISIONS[name] for name in ("fp32", "int8"))
         floats = []
+        if "int8" in (sha256 := folder.metrics.get("sha256") or {}):  # what is made now is another file
+            del sha256["int8"]
+            write_json(folder.path / "metrics.json", folder.metrics)
         replace(int8, lambda part: floats.append(write_int8(fp32, part, images)))
     except BlastlensError as error:
         print(error, file=sys.stderr)

@@ -60,7 +60,7 @@ def render(readme: str, content: str, marks: tuple[str, str] = RESULTS) -> str:
 
 
 def bundled_records(root: Path = ROOT) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((root / "models").glob("*/metrics.json"))]
+    return [json.loads(path.read_text()) for path in sorted((root / "models").glob("[!.]*/metrics.json"))]
 
 
 def recorded_baselines(root: Path = ROOT) -> dict[str, dict[str, Any]]:

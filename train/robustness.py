@@ -31,7 +31,7 @@ from blastlens.metrics import Interval, percentile_interval
 from blastlens.noise import MAX_SIGMA, PAPER_SIGMAS
 from train.baselines import FEATURES, Feature, features_of, fitted
 from train.crossval import plain
-from train.files import write_json
+from train.files import replace, write_json
 from train.folds import Answers, FoldNetworks
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -201,10 +201,7 @@ class _Run:
                 return Condition(kept["probabilities"], kept["numbers"])
         _, found = self._asked(corruption)
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, probabilities=found.probabilities, numbers=found.numbers)
-            part.replace(path)
+            replace(path, lambda part: np.savez(part, probabilities=found.probabilities, numbers=found.numbers))
         return found
 
     def error(self, ways: Sequence[Condition]) -> float:

@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from .. import scratch
 from ..classifier import DISCLAIMER
 from ..guests import Guests
-from ..serving import Wanted, serve, wanted
+from ..serving import Coming, Wanted, begin, serve
 from . import about, compared, folder, from_code, hub_line, trust, try_a_cell, your_slides
+from .by_mcp import answer_by_mcp
+from .discreet import explain_failures
 from .examples import examples_for
+from .exposure import MAX_FILE_SIZE, Door, Limits, close
 from .links import TABS
 from .offline import refuse_addresses
+from .queueing import in_line
 from .shelf import Shelf
+from .states import keep_little
 from .theme import THEME
 from .words import TASKS, facts
 
 HERE = Path(__file__).parent
 LOGO = HERE / "logo.svg"
-MAX_FILE_SIZE = "100mb"
 
-# How `launch` must be called for the page to look as it should and to keep to itself.
+# What `gr.Blocks.launch` needs for the page to look as it should and to keep to itself.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css_paths": sorted(HERE.glob("*.css")),
@@ -33,7 +39,7 @@ LAUNCH: dict[str, Any] = {
     "max_file_size": MAX_FILE_SIZE,
     "ssr_mode": False,
     "mcp_server": True,
-    # Gradio keeps what each visitor saw last until so many others have come, see `forget`.
+    # What each visitor's events share is kept until so many others have come, see `forget`.
     "state_session_capacity": 500,
     # Neither of them is for visitors: call statistics, and a history that would be kept on the Hub.
     "enable_monitoring": False,
@@ -52,25 +58,27 @@ REMEMBER_TAB = """() => document.addEventListener("click", event => {
 
 
 def build(
-    models: Sequence[str | os.PathLike[str] | Wanted] | None = None,
+    models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None = None,
     data: Path | None = None,
     open_hub: bool | None = None,
 ) -> gr.Blocks:
     """Build the page.
 
     Args:
-        models: those to offer, wanted or as `Classifier.from_pretrained` takes them; by default `serving.wanted`.
+        models: those to offer, wanted, coming or as `Classifier.from_pretrained` takes them; by default
+            `serving.wanted`.
         data: folder of data sets whose images are offered beside the drawn ones; by default BLASTLENS_DATA.
         open_hub: whether visitors may open other models of the Hub; by default only where BLASTLENS_OPEN_HUB is 1.
 
     Raises:
-        BlastlensError: no model to offer, or one that cannot be served.
+        BlastlensError: no model to offer, one that cannot be served, or a limit in the environment that is none.
     """
+    Limits.of()  # to be refused now rather than at the launch
+    schedule = scratch.every_s(), scratch.keep_s()
     if open_hub is None:
         open_hub = os.environ.get("BLASTLENS_OPEN_HUB") == "1"
     shelf = _shelf(models, data, Guests() if open_hub else None)
-    # Looked after every ten minutes, so that no upload outlives the hour.
-    with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=(600, 3000)) as demo:
+    with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=schedule) as demo:
         gr.HTML(_masthead())
         if shelf.notices:
             gr.HTML(_notices(shelf.notices))
@@ -102,12 +110,24 @@ def build(
         demo.load(None, js=REMEMBER_TAB)
         demo.load(_open_tab, None, tabs, show_progress="hidden", api_visibility="private")
     refuse_addresses()
-    # Past 64 waiting visitors a plain "try later" is kinder. The closed road is one around the queue.
-    return demo.queue(max_size=64, default_concurrency_limit=2, api_open=False)
+    close()
+    explain_failures()
+    keep_little()
+    answer_by_mcp()
+    return in_line(demo)
+
+
+def launch(demo: gr.Blocks, **more: Any) -> Any:
+    """Serve a page as it has to be served; arguments and what it returns are those of `gr.Blocks.launch`."""
+    # Gradio writes into the last of these, so that each launch has its own.
+    return demo.launch(**{**LAUNCH, **more}, app_kwargs={"middleware": [Middleware(Door)], "openapi_url": None})
 
 
 def forget(demo: gr.Blocks, older_than: float) -> None:
-    """Drop from memory what visitors have given: those who did nothing for `older_than` seconds, and all caches."""
+    """Drop from memory what visitors have given: those who did nothing for `older_than` seconds, and all caches.
+
+    And the names of files that are gone, which Gradio would keep.
+    """
     holder = demo.state_holder
     now = datetime.now()
     with holder.lock:
@@ -115,11 +135,16 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
         for name in idle:
             holder.session_data.pop(name, None)
             holder.time_last_used.pop(name, None)
+    for files in demo.temp_file_sets:
+        files -= {file for file in list(files) if not os.path.exists(file)}
     try_a_cell.forget()
 
 
-def _shelf(models: Sequence[str | os.PathLike[str] | Wanted] | None, data: Path | None, guests: Guests | None) -> Shelf:
-    asked = wanted() if models is None else [m if isinstance(m, Wanted) else Wanted(os.fspath(m)) for m in models]
+def _shelf(
+    models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None, data: Path | None, guests: Guests | None
+) -> Shelf:
+    given = begin() if models is None else models
+    asked = [m if isinstance(m, Wanted | Coming) else Wanted(os.fspath(m)) for m in given]
     if data is None and os.environ.get("BLASTLENS_DATA"):
         data = Path(os.environ["BLASTLENS_DATA"])
     served = {one.classifier.folder.model_id: one for one in serve(asked)}

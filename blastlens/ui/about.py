@@ -113,7 +113,7 @@ def _how_good(folder: ModelFolder, protocol: dict[str, Any]) -> str:
     return (
         f"On {escape(task_of(folder).unseen)} it reaches a weighted F1 of {score['value']:.2f} (95 % interval "
         f"{score['low']:.2f} to {score['high']:.2f}; {escape(protocol['name'])}, {protocol['n_images']:,} images in "
-        f"{protocol['n_groups']} groups)."
+        f"{escape(str(protocol['n_groups']))} groups)."
     )
 
 

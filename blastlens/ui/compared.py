@@ -351,8 +351,9 @@ def model_html(folder: ModelFolder) -> str:
         text = "This page knows of no measurement on people it never saw, so its answers mean nothing yet."
         return f'<section class="compared">{heading}<p>{text}</p></section>'
     clean, unseen = protocol["by_sigma"][0], task_of(folder).unseen
+    groups = escape(str(protocol["n_groups"]))
     opening = (
-        f"<p>Measured on {protocol['n_images']:,} images in {protocol['n_groups']} groups, {escape(unseen)} "
+        f"<p>Measured on {protocol['n_images']:,} images in {groups} groups, {escape(unseen)} "
         f'<span class="quiet">[{_split(protocol["name"])}, {term("group-disjoint")}]</span>. Its probabilities are '
         f"{term('calibrated', str(protocol['calibration']))} on images of others than those judged here.</p>"
     )
@@ -416,7 +417,8 @@ def _model_line(folder: ModelFolder, chosen: bool) -> str:
     if not parts:
         parts = ["size and time were not recorded"]
     elif "what" in time:
-        parts[-1] += f' <span class="quiet">({escape(time["what"])}, {time.get("threads", "?")} cores)</span>'
+        what = f"{time['what']}, {time.get('threads', '?')} cores"
+        parts[-1] += f' <span class="quiet">({escape(what)})</span>'
     cost = (folder.metrics.get("int8") or {}).get("difference")
     if cost:
         parts.append(f"int8 changes weighted F1 by {_signed(Interval(**cost))}")

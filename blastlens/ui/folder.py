@@ -14,6 +14,7 @@ from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
 from .examples import drawn_zip
+from .queueing import while_wanted
 from .shelf import Shelf, refusals
 from .tables import RESORT, TableView
 from .uploads import Upload, uploaded, write_csv
@@ -184,7 +185,7 @@ def _endpoint(tab: FolderTab) -> None:
         with refusals():
             others = tab.shelf.classifiers.values()
             run = Run.of(tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper), sigma, seed, others)
-            for _ in run.steps():
+            for _ in while_wanted(run.steps()):
                 pass
             return run.to_dict()
 

@@ -262,7 +262,7 @@ event=$(curl -sS $page/call/v2/classify \\
   -H 'Content-Type: application/json' -d '{{
     "image": {{"path": "'"$file"'",
       "meta": {{"_type": "gradio.FileData"}}}},
-    "model": {_quoted(model)},
+    "model": {_in_shell(_quoted(model))[1:-1]},
     "sigma": 0,
     "seed": 0
   }}' | cut -d '"' -f 4)

@@ -147,12 +147,12 @@ def people_line(record: Record) -> tuple[str, str]:
 
 def _undecided(record: Record, people: int) -> str:
     of = count(people, "person", "people")
-    told = f"Of {record['undecided']} of {of} the interval holds the threshold: it cannot decide."
+    told = f"Of {escape(str(record['undecided']))} of {of} the interval holds the threshold: it cannot decide."
     rest = record.get("decided")
     if not rest:
         return told
     return (
-        f"{told} Of the other {rest['people']}: sensitivity {share(rest['sensitivity'])}, specificity "
+        f"{told} Of the other {escape(str(rest['people']))}: sensitivity {share(rest['sensitivity'])}, specificity "
         f"{share(rest['specificity'])}."
     )
 

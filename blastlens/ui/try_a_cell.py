@@ -46,6 +46,9 @@ Shown = tuple[str, str, str, dict[str, Any], str, str, str]
 PATTERNS = 4
 # An image of 50 megapixels takes most of a gigabyte while it is decoded; the preview does not wait in the queue.
 _DECODING = threading.BoundedSemaphore(2)
+# Nor may previews take all the threads from those who do wait: beyond so many at a time they are left out, and the next
+# one comes with the slider's next move.
+_PREVIEWING = threading.BoundedSemaphore(2)
 NOISE = "gaussian_noise"
 
 # Gradio's slider tells of a release for the pointer only; this makes the arrow keys and Enter count as one.
@@ -145,13 +148,17 @@ class TryACell:
 
     def preview(self, image: Upload, model: str, kind: str, level: float, seed: int) -> tuple[str, str]:
         """The changed picture and the curve's marker, while the slider is still moving."""
+        if not _PREVIEWING.acquire(blocking=False):
+            return gr.skip(), gr.skip()
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
             clean = _pixels(ref(classifier), path)
             seen = seen_html(clean, change.apply(clean, checked_seed(seed)), change)
+            return seen, self.curve(image, model, kind, level, seed)
         except BlastlensError:
             return gr.skip(), gr.skip()  # the last answer has said what is wrong
-        return seen, self.curve(image, model, kind, level, seed)
+        finally:
+            _PREVIEWING.release()
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """The first look at the page: what its link asks for, or the first example."""

@@ -211,7 +211,7 @@ def facts(folder: ModelFolder) -> str:
     if weights.is_file():
         rows.append(("Size", f"{weights.stat().st_size / 1e6:.1f} MB"))
     if time := folder.metrics.get("latency_ms"):
-        rows.append(("Takes", f"{time['fp32']:.1f} ms an image on {time['threads']} cores"))
+        rows.append(("Takes", f"{time['fp32']:.1f} ms an image on {escape(str(time['threads']))} cores"))
     if folder.revision:
         rows.append(("From", f"{term('Hub')}, revision {escape(folder.revision[:7])}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows)

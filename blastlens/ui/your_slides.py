@@ -20,6 +20,7 @@ from ..verdict import caveats, verdict
 from ..wording import count, duration
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
 from .hub_line import Opening
+from .queueing import while_wanted
 from .report_page import body, how_to_prepare, standalone
 from .shelf import Shelf, path_of, provenance, refusals
 from .uploads import uploaded
@@ -85,7 +86,8 @@ class YourSlides:
         """The findings as JSON values."""
         classifier = self.shelf.classifier(model, patience=0)
         labelled, others = self._labelled(archive, classifier), tuple(self.shelf.classifiers.values())
-        evaluation = evaluate(classifier, labelled, list(measure(classifier, labelled.images, others=others)))
+        outcomes = list(while_wanted(measure(classifier, labelled.images, others=others)))
+        evaluation = evaluate(classifier, labelled, outcomes)
         found, limits = verdict(evaluation), list(caveats(evaluation))
         remarks = [f"{text} ({count(images, 'image')})" for text, images in evaluation.remarks]
         return {

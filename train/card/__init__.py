@@ -10,29 +10,29 @@ sets and first weights, `numbers` turns measured values into words, `metadata` m
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from blastlens.errors import BlastlensError
 from train.card.numbers import interval
 from train.card.page import render
+from train.files import replace
 
 __all__ = ["interval", "main", "render"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the card into each folder. Returns 2 where one cannot be rendered."""
+    """Write the card into each folder. Returns 2 where one cannot be rendered or written."""
     parser = argparse.ArgumentParser(prog="python -m train.card", description="Render the cards of model folders.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--repo-id", help="what the lines to copy call the model (default: models/FOLDER)")
     arguments = parser.parse_args(argv)
     for folder in arguments.folders:
         try:
-            files = render(folder, arguments.repo_id)
+            for name, content in render(folder, arguments.repo_id).items():
+                replace(folder / name, partial(Path.write_bytes, data=content))
         except BlastlensError as error:
             print(error, file=sys.stderr)
             return 2
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
         print(folder / "README.md")
     return 0

@@ -4,16 +4,13 @@ A dataset is written into a hidden sibling of its folder and renamed when it is 
 killed at any moment leaves the old dataset or none, and never half of one. The next run cleans up after it.
 """
 
-import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
 import platform
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -30,6 +27,7 @@ from train.datasets.account import Account
 from train.datasets.groups import first_copies, link_subjects
 from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row, load_rows
 from train.datasets.sources import Listing, Refused, Source, files_under
+from train.files import partial_folder, put_in_place, writing
 
 RECORD = "prepare.json"
 SCHEMA = 1  # of prepare.json and of what is written; another number makes an old dataset out of date
@@ -81,12 +79,12 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int 
     if source == out or source in out.parents or out in source.parents:
         raise BlastlensError(f"{out} and {source} lie within each other; give an output folder elsewhere.")
     fingerprint = _fingerprint(layout, source, size)
-    with _partial_folder(out) as partial:
+    with partial_folder(out) as partial:
         record = _record_of(out, layout)
         if record is not None and _is_current(out, record, fingerprint):
             return Prepared(out, record["account"], written=False)
         account = _write(layout, source, partial, size, workers, fingerprint)
-        _replace(out, partial)
+        put_in_place(out, partial)
     return Prepared(out, account.text(), written=True)
 
 
@@ -124,7 +122,8 @@ def _write(name: str, source: Path, folder: Path, size: int, workers: int, finge
         tuple(map(str, listing.missing)),
         overlaps,
     )
-    _write_metadata(folder / METADATA, rows, HASH_PREFIX + layout.format.lower())
+    with writing(folder):
+        _write_metadata(folder / METADATA, rows, HASH_PREFIX + layout.format.lower())
     record = {
         **fingerprint,
         "source_folder": source.name,
@@ -139,7 +138,8 @@ def _write(name: str, source: Path, folder: Path, size: int, workers: int, finge
             **{package: version(package) for package in ("numpy", "pillow", "scikit-learn")},
         },
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    with writing(folder):
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return account
 
 
@@ -152,13 +152,14 @@ def _convert(source: Source, layout: Layout, size: int, folder: Path) -> Row | R
         return Refused(source.path, str(error) or type(error).__name__)
     as_published = size == layout.crop == layout.side
     name = source.name + (source.path.suffix if as_published else ".webp")
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    if as_published:
-        (folder / name).write_bytes(data)  # a JPEG written again would not be the same image
-    else:
-        margin = (layout.side - layout.crop) // 2
-        box = (margin, margin, margin + layout.crop, margin + layout.crop)
-        image.crop(box).resize((size, size), Image.Resampling.LANCZOS).save(folder / name, lossless=True)
+    with writing(folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if as_published:
+            (folder / name).write_bytes(data)  # a JPEG written again would not be the same image
+        else:
+            margin = (layout.side - layout.crop) // 2
+            box = (margin, margin, margin + layout.crop, margin + layout.crop)
+            image.crop(box).resize((size, size), Image.Resampling.LANCZOS).save(folder / name, lossless=True)
     sha256 = hashlib.sha256(data).hexdigest()
     return Row(name, source.label, source.subject, group="", fold=source.fold, sha256=sha256)
 
@@ -274,39 +275,3 @@ def _is_current(out: Path, record: dict[str, Any], fingerprint: dict[str, Any]) 
         return record["content"] == _content(out, load_rows(out))
     except (BlastlensError, OSError, KeyError):
         return False
-
-
-@contextlib.contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """An empty hidden folder beside `out`, locked against a second run, and removed unless it was renamed."""
-    partial, replaced = _siblings(out)
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            # The system lets go of the lock when the process dies, however it dies.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlastlensError(f"{out} is being prepared by another run; wait for that one.") from None
-        for leftover in partial.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        if replaced.exists():  # killed between the two renames of _replace
-            replaced.rename(out) if not out.exists() else shutil.rmtree(replaced)
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(handle)
-
-
-def _replace(out: Path, partial: Path) -> None:
-    _, replaced = _siblings(out)
-    if out.exists():
-        out.rename(replaced)
-    partial.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _siblings(out: Path) -> tuple[Path, Path]:
-    return out.parent / f".{out.name}.partial", out.parent / f".{out.name}.replaced"

@@ -83,7 +83,7 @@ class Evidence:
         """Raises BlastlensError where a file is not what it should be."""
         published = Published.load(results / "published.yaml")
         names = (*published.claims, ABLATION, *OWN)
-        metrics_files = [json.loads(path.read_text()) for path in sorted(models.glob("*/metrics.json"))]
+        metrics_files = [json.loads(path.read_text()) for path in sorted(models.glob("[!.]*/metrics.json"))]
         baselines = sorted(results.glob("baselines_*.json"))
         latency, networks = results / "latency.json", results / "networks.json"
         return cls(

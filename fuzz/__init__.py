@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of what opens strangers' files; see README.md here."""

@@ -1,0 +1,143 @@
+"""app.py in a process of its own, as an operator starts it: its log, what it asks the network for, what it keeps."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKEN = "hf_" + "NobodyMayReadThis" * 2
+# Left to the defaults, as for somebody who sets nothing.
+_UNSET = (
+    "GRADIO_TEMP_DIR",
+    "BLASTLENS_DATA",
+    "HF_HUB_OFFLINE",
+    "GRADIO_ANALYTICS_ENABLED",
+    "CI",
+    "ORT_DISABLE_TELEMETRY",
+)
+_UNSET += (
+    "BLASTLENS_KEEP_S",
+    "BLASTLENS_RATE",
+    "BLASTLENS_STORE_MB",
+    "BLASTLENS_LOG",
+    "SPACE_ID",
+    "FORWARDED_ALLOW_IPS",
+)
+
+# Notes every address that Python code asks for, breaks the classifier down over one file name, and tells twice a second
+# what the page has in memory. Then it is app.py.
+_SCRIPT = """
+import json, os, sys, threading, time
+
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        place = args[0] if event.startswith("socket.get") else args[1]
+        with open(os.environ["WATCHED"], "a") as file:
+            file.write(json.dumps([event, place[0] if isinstance(place, tuple) else str(place)]) + "\\n")
+
+sys.addaudithook(watch)
+sys.path.insert(0, os.getcwd())
+from blastlens.classifier import Classifier
+given = Classifier.predict
+
+def predict(self, image, *args, **named):
+    if "breaks" in str(image):
+        raise RuntimeError(f"broke down over {image} with {os.environ['HF_TOKEN']}")
+    return given(self, image, *args, **named)
+
+Classifier.predict = predict
+import app
+from blastlens.ui import launch, try_a_cell
+
+def tell():
+    while True:
+        kept = {
+            "caches": sum(one.cache_info().currsize for one in (try_a_cell._pixels, try_a_cell._untouched)),
+            "names": sum(len(files) for files in app.demo.temp_file_sets),
+            "visitors": len(app.demo.state_holder.session_data),
+        }
+        with open(os.environ["KEPT"] + ".new", "w") as file:
+            json.dump(kept, file)
+        os.replace(os.environ["KEPT"] + ".new", os.environ["KEPT"])
+        time.sleep(0.5)
+
+threading.Thread(target=tell, daemon=True).start()
+app.launch(app.demo)
+"""
+
+
+@dataclass(frozen=True)
+class RunningPage:
+    """A page, and what it leaves to be looked at.
+
+    Attributes:
+        address: without a slash at the end.
+        temporary: folder in which all its temporary files lie.
+        home: folder that holds the rest.
+    """
+
+    address: str
+    temporary: Path
+    home: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> str:
+        """All of stdout and stderr so far."""
+        return (self.home / "log").read_text(errors="replace")
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What is in memory, half a second ago at most."""
+        return json.loads((self.home / "kept").read_text())
+
+    def asked_for(self) -> set[str]:
+        """Every address that Python code has asked for or sent to."""
+        return {json.loads(line)[1] for line in (self.home / "watched").read_text().splitlines()}
+
+    def files(self) -> list[str]:
+        """Paths of all temporary files, below the folder of uploads."""
+        (uploads,) = self.temporary.glob("blastlens-*/uploads")
+        return [str(file) for file in uploads.rglob("*") if file.is_file()]
+
+
+@contextmanager
+def running_page(home: Path, **environment: str) -> Iterator[RunningPage]:
+    """The page of app.py, with a token in its environment and these variables more."""
+    temporary = home / "temporary"
+    temporary.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {name: value for name, value in os.environ.items() if name not in _UNSET} | environment
+    variables |= {"TMPDIR": str(temporary), "HOME": str(home), "GRADIO_SERVER_PORT": str(port), "HF_TOKEN": TOKEN}
+    variables |= {"WATCHED": str(home / "watched"), "KEPT": str(home / "kept")}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT], cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT
+        )
+    page = RunningPage(f"http://127.0.0.1:{port}", temporary, home, process)
+    try:
+        _wait_for(page)
+        yield page
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _wait_for(page: RunningPage) -> None:
+    end = time.monotonic() + 90
+    while page.process.poll() is None and time.monotonic() < end:
+        try:
+            return urllib.request.urlopen(page.address, timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the page does not answer: {page.log[-2000:]}")

@@ -1,0 +1,157 @@
+"""What holds for every input of noise, crop, curve and metrics; Hypothesis draws the same ones each time."""
+
+import numpy as np
+import pytest
+from helpers_bulk import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from blastlens import Classifier, metrics
+from blastlens.errors import BlastlensError
+from blastlens.images import View
+from blastlens.noise import MAX_SIGMA, add_gaussian_noise
+
+SEEDS = st.integers(0, 2**64 - 1)
+SIGMAS = st.floats(0, MAX_SIGMA)
+HALF = (0.5, 0.5, 0.5)
+# A result must not depend on the machine's speed, nor on what failed here before.
+always_the_same = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+
+@st.composite
+def pictures(draw, low=1, high=60):
+    """uint8 (H, W, 3)."""
+    height, width = draw(st.integers(low, high)), draw(st.integers(low, high))
+    values = np.random.default_rng(draw(st.integers(0, 1000))).integers(0, 256, (height, width, 3), np.uint8)
+    return values // draw(st.sampled_from((1, 255, 256 // 2)))
+
+
+@st.composite
+def predictions(draw, most=4):
+    """Labels (N,) and probabilities (N, C)."""
+    number, count = draw(st.integers(1, 40)), draw(st.integers(2, most))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    return rng.integers(0, count, number), metrics.softmax(rng.normal(0, 3, (number, count)))
+
+
+@always_the_same
+@given(pictures(), SIGMAS, SEEDS)
+def test_noise_keeps_type_and_shape_repeats_and_leaves_its_input(pixels, sigma, seed):
+    before = pixels.copy()
+    noisy = add_gaussian_noise(pixels, sigma, seed)
+    assert noisy.dtype == np.uint8 and noisy.shape == pixels.shape
+    assert np.array_equal(noisy, add_gaussian_noise(pixels, sigma, seed))
+    assert np.array_equal(pixels, before) and noisy is not pixels
+
+
+@always_the_same
+@given(pictures(), SIGMAS, SIGMAS, SEEDS)
+def test_more_noise_of_one_seed_moves_no_pixel_less(pixels, one, other, seed):
+    less, more = (
+        np.abs(add_gaussian_noise(pixels, sigma, seed).astype(int) - pixels) for sigma in sorted((one, other))
+    )
+    assert (more >= less).all()
+
+
+@always_the_same
+@given(st.floats(allow_nan=True, allow_infinity=True).filter(lambda sigma: not 0 <= sigma <= MAX_SIGMA))
+def test_any_other_sigma_is_refused(sigma):
+    with pytest.raises(BlastlensError, match="0 to 100"):
+        add_gaussian_noise(np.zeros((2, 2, 3), np.uint8), sigma)
+
+
+@always_the_same
+@given(pictures(low=16, high=200), st.sampled_from((None, 40, 64)), st.sampled_from(("bicubic", "bilinear", "lanczos")))
+def test_a_view_is_a_square_of_its_size_within_the_pictures_range(pixels, frame, interpolation):
+    flat = np.full_like(pixels, pixels[0, 0])
+    view = View(32, frame, interpolation, HALF, HALF)
+    seen = view.apply(Image.fromarray(pixels))
+    assert seen.shape == (32, 32, 3) and seen.dtype == np.uint8
+    # One colour stays that colour; around a cell it is black.
+    colours = {tuple(colour) for colour in view.apply(Image.fromarray(flat)).reshape(-1, 3).tolist()}
+    assert colours <= {tuple(flat[0, 0].tolist()), (0, 0, 0)}
+    if frame is None:
+        assert (0, 0, 0) not in colours or not flat.any()
+
+
+@always_the_same
+@given(pictures(low=16, high=32))
+def test_a_picture_within_the_frame_is_moved_not_changed(pixels):
+    seen = View(32, 40, "bicubic", HALF, HALF).apply(Image.fromarray(pixels))
+    height, width, _ = pixels.shape
+    margin = (40 - 32) // 2
+    top, left = (40 - height) // 2 - margin, (40 - width) // 2 - margin
+    assert np.array_equal(seen[top : top + height, left : left + width], pixels)
+    assert int(seen.sum()) == int(pixels.sum())
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return Classifier.from_pretrained(tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+# Hypothesis runs one test function many times over one fixture, which is what is wanted here.
+@always_the_same
+@given(pixels=pictures(low=16), levels=st.lists(SIGMAS, min_size=1, max_size=6), seed=SEEDS)
+def test_a_curve_says_at_each_level_what_a_prediction_says(classifier, pixels, levels, seed):
+    curve = classifier.curve(pixels, levels=levels, seeds=(seed,))
+    assert curve.levels == tuple(levels)
+    np.testing.assert_allclose(curve.probabilities.sum(axis=1), 1, atol=1e-9)
+    assert (curve.low <= curve.probabilities).all() and (curve.probabilities <= curve.high).all()
+    for level, row in zip(levels, curve.probabilities, strict=True):
+        expected = classifier.predict(pixels, level, seed).probabilities
+        np.testing.assert_allclose(row, list(expected.values()), atol=1e-6)
+    label = classifier.predict(pixels).label
+    flips = [one for one in levels if classifier.predict(pixels, one, seed).label != label]
+    assert curve.flip_level == min(flips, default=None)
+
+
+@always_the_same
+@given(predictions(), st.randoms(use_true_random=False))
+def test_scores_lie_in_their_range_and_do_not_depend_on_the_order(drawn, random):
+    labels, probabilities = drawn
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    scores = (metrics.accuracy, metrics.balanced_accuracy, metrics.weighted_f1, metrics.macro_f1, metrics.ece)
+    for score in (*scores, metrics.aurc):
+        value = score(labels, probabilities)
+        assert 0 <= value <= 1, score.__name__
+        np.testing.assert_allclose(score(labels[order], probabilities[order]), value, atol=1e-12)
+    for score in (metrics.brier, metrics.log_loss):
+        assert score(labels, probabilities) >= 0
+    table = metrics.confusion_matrix(labels, probabilities)
+    assert table.sum() == len(labels) and (table.sum(axis=1) == np.bincount(labels, minlength=len(table))).all()
+    assert np.trace(table) / len(labels) == pytest.approx(metrics.accuracy(labels, probabilities))
+
+
+@always_the_same
+@given(predictions(), st.integers(2, 4))
+def test_images_that_come_several_times_over_change_no_score(drawn, times):
+    labels, probabilities = drawn
+    for score in (metrics.accuracy, metrics.balanced_accuracy, metrics.weighted_f1, metrics.brier, metrics.ece):
+        repeated = score(np.tile(labels, times), np.tile(probabilities, (times, 1)))
+        assert repeated == pytest.approx(score(labels, probabilities)), score.__name__
+
+
+@always_the_same
+@given(predictions(most=2))
+def test_the_area_under_the_curve_knows_ranks_only_and_turns_round_with_the_scores(drawn):
+    labels, probabilities = drawn
+    area = metrics.auroc(labels, probabilities, 1)
+    if len(set(labels.tolist())) < 2:
+        assert np.isnan(area)
+        return
+    squeezed = metrics.softmax(np.log(probabilities) / 2)
+    assert metrics.auroc(labels, squeezed, 1) == pytest.approx(area)
+    assert metrics.auroc(labels, probabilities[:, ::-1], 1) == pytest.approx(1 - area)
+    assert metrics.auroc(1 - labels, probabilities, 1) == pytest.approx(1 - area)
+
+
+@always_the_same
+@given(predictions())
+def test_a_perfect_answer_scores_one(drawn):
+    labels, probabilities = drawn
+    perfect = np.eye(probabilities.shape[1])[labels]
+    assert metrics.accuracy(labels, perfect) == metrics.weighted_f1(labels, perfect) == 1
+    assert metrics.brier(labels, perfect) == metrics.ece(labels, perfect) == metrics.aurc(labels, perfect) == 0

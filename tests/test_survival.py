@@ -1,0 +1,356 @@
+"""Whatever ends a long command - a kill at any moment, a full disk, one that is read-only - nothing is lost by it.
+
+Six commands are killed at random (seeded) changes that they make to the file system, or some time after one, several
+times in a row; after each kill every file under its final name must load, and what comes out at the end must be, byte
+for byte, what an uninterrupted run leaves. Not compared: how long it took (`seconds`) and logs. More kills are
+`python -m pytest tests/test_survival.py --kills 100`, so many for each command.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers_bulk import cells, tiny_model
+from helpers_kills import Command, Ended, Launcher, assert_all_load, contents, leftovers, survive
+from helpers_machine import lacking
+from helpers_published import write_cell, write_training_folds
+
+from blastlens.drawn import drawn_dataset
+
+pytestmark = pytest.mark.slow
+
+RECIPE = {
+    "name": "tiny",
+    "title": "small and quick",
+    "dataset": "cnmc2019",
+    "backbone": "mobilenetv2_035",
+    "protocol": "group-kfold:2",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 3,
+    "ema": 0.9,
+    "optimizer": {"name": "adamw", "lr": 0.002},
+}
+# Keeps the best of its epochs, so that checkpoints are deleted out of turn, and stops early.
+CHOOSY = {
+    "name": "choosy",
+    "protocol": "image-70-15-15",
+    "ema": 0.0,
+    "epochs": 12,
+    "early_stopping": 3,
+    "optimizer": {"name": "adamw", "lr": 0.02},
+    "schedule": {"name": "plateau", "patience": 0},
+}
+SMALL_CHUNKS = "import blastlens.bulk.score as b; b.score.__defaults__ = (*b.score.__defaults__[:-1], 16)"
+TIMINGS = ("seconds",)
+LOGS = ("output.txt",)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that works in a folder of its own.
+
+    Attributes:
+        furnish: puts into the folder what was there before.
+        command: of the folder.
+        kills: how often it is killed by default.
+        latest: seconds that a kill may come after the change it is counted from.
+    """
+
+    furnish: Callable[["Workshop", Path], object]
+    command: Callable[["Workshop", Path], Command]
+    kills: int
+    latest: float = 0.05
+
+
+class Workshop:
+    """What the commands start from, made when it is first asked for, and what they leave when nothing stops them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "scratch").mkdir(parents=True)
+        self.launcher = Launcher(folder / "scratch")
+        self._whole: dict[str, tuple[Ended, dict]] = {}
+        for recipe in (RECIPE, RECIPE | CHOOSY):
+            (folder / f"{recipe['name']}.yaml").write_text(yaml.safe_dump(recipe))
+        self.data = folder / "data/cnmc2019"
+        drawn_dataset(self.data, ("ALL", "HEM"), per_group=2, groups_per_label=10, size=32, seed=3)
+
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A folder that `make` fills, the first time."""
+        if not (self.folder / name).exists():
+            make(self.folder / name)
+        return self.folder / name
+
+    def do(self, command: Command) -> Ended:
+        ended = self.launcher.run(command)
+        assert ended.status == 0, ended.err[-3000:]
+        return ended
+
+    def whole(self, name: str) -> tuple[Ended, dict]:
+        """How a case ends that nothing stops, and what it leaves."""
+        if name not in self._whole:
+            place = self.folder / "whole" / name
+            place.mkdir(parents=True)
+            CASES[name].furnish(self, place)
+            ended = self.do(CASES[name].command(self, place))
+            assert_all_load(place)
+            self._whole[name] = ended, contents(place, TIMINGS, LOGS)
+        return self._whole[name]
+
+    @property
+    def published(self) -> Path:
+        return self.once("published", write_training_folds)
+
+    @property
+    def published_later(self) -> Path:
+        """With one more cell: what is prepared of it replaces what was."""
+
+        def make(folder: Path) -> None:
+            shutil.copytree(self.published, folder)
+            write_cell(folder / "C-NMC_training_data/fold_1/hem/UID_H9_1_1_hem.bmp", seed=20)
+
+        return self.once("published_later", make)
+
+    @property
+    def cross_validated(self) -> Path:
+        def make(folder: Path) -> None:
+            for fold in (0, 1):
+                self.do(finetuning(self, folder, "tiny", folder / f"seed0-fold{fold}", "--fold", fold))
+            options = ["--data", self.data, "--weights", "scratch", "--cache", folder / "cache", "--out", folder]
+            self.do(command("train.crossval", self.folder / "tiny.yaml", *options, *SIGMAS, root=folder))
+
+        return self.once("cv", make)
+
+    @property
+    def kept_folds(self) -> Path:
+        return self.once(
+            "folds", lambda out: self.do(command("train.folds", self.cross_validated, "--out", out, root=out))
+        )
+
+    @property
+    def model(self) -> Path:
+        """Exported, and with the figures of the cross-validation."""
+
+        def make(folder: Path) -> None:
+            self.do(exporting(self, folder.parent, folder))
+            options = ["--cv", self.cross_validated, "--run", self.cross_validated / "seed0-fold0"]
+            self.do(command("train.evaluate", folder, *options, root=folder))
+
+        return self.once("models/model", make)
+
+    @property
+    def images(self) -> Path:
+        return self.once("images", lambda folder: cells(folder, 60))
+
+    @property
+    def served(self) -> Path:
+        return self.once("served", tiny_model)
+
+
+SIGMAS = ("--sigmas", 0, 20)
+
+
+def command(module: str, *argv: object, root: Path, setup: str = "") -> Command:
+    return Command(module, tuple(map(str, argv)), str(root), setup=setup)
+
+
+def finetuning(shop: Workshop, root: Path, recipe: str, out: Path, *more: object) -> Command:
+    options = ["--data", shop.data, "--weights", "scratch", "--cache", root / "cache", "--out", out]
+    return command("train.finetune", shop.folder / f"{recipe}.yaml", *options, *SIGMAS, *more, root=root)
+
+
+def exporting(shop: Workshop, root: Path, out: Path) -> Command:
+    run, options = shop.cross_validated / "seed0-fold0", ["--cv", shop.cross_validated, "--data", shop.data]
+    return command("train.export", run, *options, "--cache", root / "cache", "--out", out, root=root)
+
+
+def nothing(shop: Workshop, place: Path) -> None:
+    """There was nothing before."""
+
+
+def an_earlier_dataset(shop: Workshop, place: Path) -> None:
+    shop.do(preparing(shop.published, place))
+
+
+def preparing(source: Path, place: Path) -> Command:
+    argv = ("prepare", "cnmc2019", source, place / "out", "--workers", 2)
+    return command("train.datasets.__main__", *argv, root=place)
+
+
+def an_earlier_model(shop: Workshop, place: Path) -> None:
+    shutil.copytree(shop.model, place / "model")
+
+
+def an_earlier_table(shop: Workshop, place: Path) -> None:
+    (place / "results.parquet").write_bytes(shop.once("earlier.parquet", _earlier_table).read_bytes())
+
+
+def _earlier_table(file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"precious": [1, 2, 3]}), file)
+
+
+def measuring(shop: Workshop, place: Path) -> Command:
+    options = ["--all", "--folds", shop.kept_folds, "--run", shop.cross_validated / "seed0-fold0"]
+    options += ["--data", shop.data, "--every", 2, "--cache", place / "cache"]
+    return command("train.evaluate", place / "model", *options, root=place)
+
+
+def comparing(shop: Workshop, place: Path) -> Command:
+    options = ["--only", shop.folder / "tiny.yaml", "--data", shop.data.parent, "--weights", "scratch"]
+    options += ["--protocol", "image-80-10-10", "--runs", place / "runs", "--results", place / "results"]
+    return command("train.compare", *options, "--cache", place / "cache", root=place)
+
+
+def scoring(shop: Workshop, place: Path) -> Command:
+    options = ["--model", shop.served, "--out", place / "results.parquet", "--overwrite", "--workers", 2]
+    return command("blastlens.__main__", "score", shop.images, *options, root=place, setup=SMALL_CHUNKS)
+
+
+CASES = {
+    "prepare": Case(an_earlier_dataset, lambda shop, place: preparing(shop.published_later, place), kills=8),
+    "finetune": Case(nothing, lambda shop, place: finetuning(shop, place, "tiny", place / "run"), kills=6),
+    "finetune choosing": Case(nothing, lambda shop, place: finetuning(shop, place, "choosy", place / "run"), kills=6),
+    "export": Case(an_earlier_model, lambda shop, place: exporting(shop, place, place / "model"), kills=6),
+    "evaluate": Case(an_earlier_model, measuring, kills=2, latest=0.5),
+    "compare": Case(nothing, comparing, kills=2, latest=8.0),
+    "score": Case(an_earlier_table, scoring, kills=8),
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Iterator[Workshop]:
+    shop = Workshop(tmp_path_factory.mktemp("workshop") / "shop")
+    yield shop
+    shop.launcher.close()
+
+
+# Killed -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_at_random_moments_and_started_again_it_ends_the_same(name, shop, tmp_path, request):
+    case, (ended, expected) = CASES[name], shop.whole(name)
+    rng = np.random.default_rng([8, *name.encode()])
+    wanted = request.config.getoption("--kills") or case.kills
+    killed = 0
+    for attempt in range(2 * wanted):
+        if killed >= wanted:
+            break
+        place = tmp_path / str(attempt)
+        place.mkdir()
+        case.furnish(shop, place)
+        # Once anywhere; then early, since what is left is less each time.
+        last = [ended.changes, *[max(1, ended.changes // 3)] * (min(4, wanted - killed) - 1)]
+        moments = [(int(rng.integers(1, n + 1)), float(rng.choice([0, rng.uniform(0, case.latest)]))) for n in last]
+        killed += survive(shop.launcher, case.command(shop, place), moments, lambda place=place: assert_all_load(place))
+        assert contents(place, TIMINGS, LOGS) == expected, moments
+        assert not leftovers(place), moments
+        shutil.rmtree(place)
+    assert killed >= wanted
+    print(f"{name}: {killed} kills in {attempt} attempts")
+
+
+# Full, and read-only ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
+    """A file system of so many bytes at a folder, and a function that mounts it anew with other options."""
+    folder.mkdir()
+
+    def mount(options: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+
+    if shutil.which("mount") is None or mount(f"size={size}").returncode:
+        lacking("no file system can be mounted here")
+
+    def again(options: str) -> None:
+        assert mount(f"remount,{options}").returncode == 0
+
+    try:
+        yield again
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def assert_refused_in_a_sentence(name: str, ended: Ended) -> None:
+    assert "Traceback" not in ended.err + ended.out
+    told, status = (ended.out, 1) if name == "compare" and ended.status == 1 else (ended.err, 2)
+    assert ended.status == status, ended.err[-3000:]
+    sentence = r"\S+ cannot be written \([A-Z][^()]+\); what was .* command (again|goes on from there)\."
+    assert len(re.findall(sentence, told)) == 1, told
+
+
+def assert_nothing_lost(place: Path, before: dict, expected: dict) -> None:
+    assert_all_load(place)
+    now = contents(place, TIMINGS, LOGS)
+    for file, content in before.items():
+        assert file in now and now[file] in (content, expected.get(file)), file
+
+
+def take_what_takes_long(shop: Workshop, place: Path) -> None:
+    """The two longest steps of an evaluation, as if an earlier run had got so far."""
+    for file in (shop.folder / "whole/evaluate/cache").glob("evaluate/*"):
+        shutil.copytree(file, place / "cache/evaluate" / file.name)
+        for step in ("protocol", "calibration", "patients", "int8"):
+            (place / "cache/evaluate" / file.name / f"{step}.json").unlink()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(name, shop, tmp_path):
+    case, (_, expected) = CASES[name], shop.whole(name)
+    place, rng = tmp_path / "disk", np.random.default_rng([9, *name.encode()])
+    with disk(place, 1 << 28) as remount:
+        case.furnish(shop, place)
+        if name == "evaluate":
+            take_what_takes_long(shop, place)
+        before, there = contents(place, TIMINGS, LOGS), bytes_in(place)
+        needed = bytes_in(shop.folder / "whole" / name) - (0 if name in ("prepare", "export") else there)
+        # Pages are of 4 KiB, and every file takes at least one.
+        pages = subprocess.run(["du", "-s", "--block-size=1", place], capture_output=True, text=True, check=True)
+        size = int(pages.stdout.split()[0]) + int(needed * rng.uniform(0.1, 0.7))
+        remount(f"size={size}")
+        ended = shop.launcher.run(case.command(shop, place))
+        assert_refused_in_a_sentence(name, ended)
+        assert_nothing_lost(place, before, expected)
+        remount(f"size={1 << 28}")
+        shop.do(case.command(shop, place))
+        assert contents(place, TIMINGS, LOGS) == expected and not leftovers(place)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_read_only_disk_is_one_sentence_and_changes_nothing(name, shop, tmp_path):
+    case, place = CASES[name], tmp_path / "disk"
+    with disk(place, 1 << 28) as remount:
+        case.furnish(shop, place)
+        before = contents(place)
+        remount("ro")
+        ended = shop.launcher.run(case.command(shop, place))
+        assert_refused_in_a_sentence(name, ended)
+        assert ended.status == 2 and contents(place) == before
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("evaluate", "compare")])
+def test_files_that_may_not_grow_are_refused_in_a_sentence_too(name, shop, tmp_path):
+    """Where nothing can be mounted, a limit on the size of files is a full disk."""
+    case = CASES[name]
+    case.furnish(shop, tmp_path)
+    before = contents(tmp_path)
+    ended = shop.launcher.run(replace(case.command(shop, tmp_path), file_limit=700))
+    assert_refused_in_a_sentence(name, ended)
+    assert_nothing_lost(tmp_path, before, {})
