@@ -18,7 +18,7 @@ from benchmarks.load import Outcome
 from benchmarks.questions import SHARES, BusyError, LostError, Maker, Question, Visitor, counts, digest, same
 from blastlens import Classifier
 from blastlens.drawn import draw_cell
-from blastlens.ui import batch, build, launch, queueing, try_a_cell
+from blastlens.ui import batch, build, by_mcp, launch, queueing, try_a_cell
 
 PROMPT_S = 10.0  # for an answer that takes milliseconds, on a machine that others use, too
 ENDLESS = 7  # the seed of runs that last until nobody wants them any more
