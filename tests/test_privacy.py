@@ -283,7 +283,7 @@ def test_the_address_of_an_upload_stands_for_it_but_not_that_of_another_file(dem
 
 def test_roads_that_are_not_for_visitors_are_closed(demo_address):
     assert status(f"{demo_address}/gradio_api/run/classify") in (404, 405)
-    assert status(f"{demo_address}/monitoring/summary") == 403
+    assert status(f"{demo_address}/monitoring/summary") == 404
     assert status(f"{demo_address}/gradio_api/runs") == 404
 
 

@@ -172,8 +172,9 @@ def test_the_view_has_the_same_pixels(asked):
         view = fetch(str(bundled_root() / one.model)).view
         expected = view.apply(open_image(one.data)).astype(int)
         apart = np.abs(decoded(one.found["pixels"]).reshape(expected.shape) - expected)
-        # JPEG leaves its decoders a level of freedom.
-        assert apart.max() <= (1 if one.name.endswith(".jpg") else 0), one.name
+        # JPEG leaves its decoders a level of freedom; where a frame is cut, Python resamples only what is lit in it.
+        exact = view.frame is None and not one.name.endswith(".jpg")
+        assert apart.max() <= (0 if exact else 1), one.name
 
 
 def test_warnings_and_verdicts_are_the_same(asked):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datasets.exceptions import DatasetGenerationError
 from safetensors import SafetensorError
 
 from blastlens.errors import BlastlensError
@@ -24,19 +25,27 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write `path` into an `Unwritable`, in whatever words a library passes it on."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        elif refused := re.search(r"\(os error (\d+)\)", str(error)):
-            reason = os.strerror(int(refused[1]))
-        elif "inline_container.cc" in str(error):  # torch.save keeps the reason to itself
-            reason = "no space left, or a disk that refuses"
-        else:
+    except Exception as error:
+        reason = _refusal(error)
+        if reason is None:
             raise
         raise Unwritable(
             f"{path} cannot be written ({reason}); what was there before is kept, so put that right and give the same "
             "command again."
         ) from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """Why the system refused, None if it was not the system."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError | RuntimeError) and (refused := re.search(r"\(os error (\d+)\)", str(error))):
+        return os.strerror(int(refused[1]))
+    if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):  # torch.save keeps the reason to itself
+        return "no space left, or a disk that refuses"
+    if isinstance(error, DatasetGenerationError):
+        return _refusal(error.__cause__)
+    return None
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from datasets import Image, load_dataset
+from datasets import Image, config, load_dataset
 from tqdm.auto import tqdm
 
 from blastlens.images import View, open_image
 from train.datasets import Row, dataset_hash
-from train.files import make_once
+from train.files import make_once, writing
 
 
 def load_pixels(folder: Path, rows: Sequence[Row], view: View, cache: Path) -> np.ndarray:
@@ -47,6 +47,8 @@ def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
 
 def _image_paths(folder: Path) -> dict[str, str]:
     """File name in metadata.csv -> path, as `load_dataset("imagefolder")` sees the folder."""
-    images = load_dataset("imagefolder", data_dir=str(folder), split="train").cast_column("image", Image(decode=False))
+    with writing(Path(config.HF_DATASETS_CACHE)):
+        images = load_dataset("imagefolder", data_dir=str(folder), split="train")
+    images = images.cast_column("image", Image(decode=False))
     root = folder.resolve()
     return {Path(i["path"]).resolve().relative_to(root).as_posix(): i["path"] for i in images["image"]}
