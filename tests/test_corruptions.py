@@ -366,6 +366,18 @@ def test_a_text_that_is_no_corruption_is_refused(text):
         Corruption.parse(text)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_level_that_changes_nothing(kind):
+    change, cell = Corruption.neutral(kind), np.asarray(draw_cell("ALL", 0))
+    assert np.array_equal(change.apply(cell, 0), cell)
+
+
+@pytest.mark.parametrize("kind", ["fog", "", None, ["jpeg"]])
+def test_an_unknown_kind_has_no_neutral_level_either(kind):
+    with pytest.raises(BlastlensError, match="There is no corruption"):
+        Corruption.neutral(kind)
+
+
 # How strong they are on real images, and what they look like
 
 

@@ -24,7 +24,7 @@ from blastlens import Classifier
 from blastlens.classifier import DISCLAIMER
 from blastlens.drawn import draw_cell, draw_field
 from blastlens.model_folder import ModelFolder
-from blastlens.ui import from_code
+from blastlens.ui import build, from_code
 from blastlens.ui.from_code import LOCAL, address_of, described
 from blastlens.ui.snippets import Origin, Snippet, in_python, installing, over_the_network
 
@@ -254,6 +254,29 @@ def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers,
     assert address_of(headers, {"scheme": "http", "root_path": root}) == expected
 
 
+@pytest.mark.parametrize(
+    ("address", "client", "expected"),
+    [
+        ("http://127.0.0.1:7860", "127.0.0.1", True),
+        ("http://localhost:7860", "::1", True),
+        ("http://[::1]:7860", "::1", True),
+        ("https://page.example", "127.0.0.1", False),  # through a proxy on this computer
+        ("http://127.0.0.1:7860", "192.0.2.7", False),  # a header says so
+    ],
+)
+def test_only_a_visitor_at_this_computer_is_told_where_a_folder_of_it_lies(address, client, expected):
+    folder = ModelFolder.load(shared_model_folder("cell"))
+    here = from_code.is_here(address, {"client": (client, 1234)})
+    assert here == expected
+    assert (str(folder.path) in from_code._own(folder, here=here)) == expected
+
+
+def test_the_page_as_everybody_gets_it_names_no_folder_of_this_computer():
+    folder = shared_model_folder("cell")
+    page = json.dumps(build([folder]).get_config_file(), default=str)
+    assert f"path/to/{folder.name}" in page and str(folder.parent) not in page and str(ROOT) not in page
+
+
 def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
     assert from_code.tool_name() == "classify"
     monkeypatch.setattr(from_code, "get_space", lambda: "who/blast-lens")
@@ -266,7 +289,7 @@ def test_the_page_shows_the_snippets_letter_by_letter():
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     page = from_code._own(classifier.folder) + from_code._asked("tiny-cell", "http://here:1")
     shown = [html.unescape(text) for text in re.findall(r"<code>(.*?)</code></pre>", page, re.DOTALL)]
-    own = in_python(Origin.of(classifier.folder), from_code.IMAGE)
+    own = in_python(Origin.of(classifier.folder, here=False), from_code.IMAGE)
     asked = over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
     snippets = [installing(own), *own, installing(asked), *asked]
     assert shown == [snippet.code for snippet in snippets]

@@ -53,6 +53,12 @@ class Corruption:
         object.__setattr__(self, "level", value)
 
     @classmethod
+    def neutral(cls, kind: str) -> "Corruption":
+        """The kind at the level that changes nothing. Raises BlastlensError for an unknown one."""
+        known = isinstance(kind, str) and kind in KINDS
+        return cls(kind, KINDS[kind].neutral if known else 0)
+
+    @classmethod
     def parse(cls, text: str) -> "Corruption":
         """Read "kind:level", such as "jpeg:40".
 

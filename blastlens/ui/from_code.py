@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio.utils import get_space
@@ -12,11 +13,12 @@ from ..classifier import DISCLAIMER
 from ..model_folder import PRECISIONS, ModelFolder
 from .endpoints import endpoint
 from .shelf import Shelf, provenance, refusals
-from .snippets import Origin, Snippet, in_python, installing, over_the_network
+from .snippets import ELSEWHERE, Origin, Snippet, in_python, installing, over_the_network
 from .words import task_of, term
 
 IMAGE = "cell.png"
 LOCAL = "http://127.0.0.1:7860"
+_THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 
 # Gradio's own code box is an editor; these lines are to be read and copied.
 COPY = """element.addEventListener("click", event => {
@@ -39,8 +41,10 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     def shown(chosen: str, request: gr.Request) -> tuple[str, str]:
         with refusals():
             classifier = shelf.classifier(chosen)
-        own = _own(classifier.folder, shelf.is_guest(classifier))
-        return own, _asked(shelf.name_of(classifier), address_of(request.headers, request.request.scope))
+        scope = request.request.scope
+        address = address_of(request.headers, scope)
+        own = _own(classifier.folder, shelf.is_guest(classifier), is_here(address, scope))
+        return own, _asked(shelf.name_of(classifier), address)
 
     def list_models() -> dict[str, Any]:
         """Which models there are, and how good each is on unseen people. Research demonstration, not a medical device.
@@ -97,6 +101,12 @@ def address_of(headers: Mapping[str, str], scope: Mapping[str, Any]) -> str:
     return address if plain else LOCAL
 
 
+def is_here(address: str, scope: Mapping[str, Any]) -> bool:
+    """Whether the visitor sits at this computer: the request comes from it, and to a name that only it has."""
+    host = urlsplit(address).hostname or ""
+    return (scope.get("client") or ("",))[0] in _THIS_COMPUTER and host in _THIS_COMPUTER
+
+
 def tool_name() -> str:
     """What this page's MCP server calls its classify endpoint: on a Space, Gradio puts the Space's name before it."""
     space = get_space()
@@ -127,13 +137,15 @@ def _opening() -> str:
     )
 
 
-def _own(folder: ModelFolder, guest: bool = False) -> str:
-    origin = Origin.of(folder)
+def _own(folder: ModelFolder, guest: bool = False, here: bool = False) -> str:
+    origin = Origin.of(folder, here)
     where = (
         "Run these lines in a copy of this project: the model is in its folder <code>models</code>."
         if origin.name.startswith("models/")
         else "The model is fetched from the Hugging Face Hub the first time."
         if origin.on_the_hub
+        else "Put in where your copy of the model's folder lies."
+        if origin.name.startswith(ELSEWHERE)
         else "The model is read from its folder."
     )
     if guest:

@@ -32,6 +32,9 @@ class Snippet:
     needs: tuple[str, ...] = ()
 
 
+ELSEWHERE = "path/to/"  # a folder of a computer whose folders the reader must not know
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where other people's code finds a model.
@@ -54,13 +57,19 @@ class Origin:
         return split_name(self.name) is not None
 
     @classmethod
-    def of(cls, folder: ModelFolder) -> "Origin":
-        """A bundled model is found under `models/`, one from the Hub under its name there, others where they lie."""
+    def of(cls, folder: ModelFolder, here: bool = True) -> "Origin":
+        """A bundled model is found under `models/`, one from the Hub under its name there, others where they lie.
+
+        Args:
+            here: whether the lines are for somebody at this computer; nobody else is told where a folder of it lies.
+        """
         if folder.path == bundled_root() / folder.model_id:
             name = f"models/{folder.model_id}"
-        else:
+        elif folder.revision or split_name(folder.model_id):
             # A copy that is served in place of the Hub's model is that model, wherever it lies.
-            name = folder.model_id if folder.revision or split_name(folder.model_id) else str(folder.path)
+            name = folder.model_id
+        else:
+            name = str(folder.path) if here else f"{ELSEWHERE}{folder.path.name}"
         return cls(name, folder.revision, "auto_map" in folder.config, folder.view.frame is not None)
 
 

@@ -217,7 +217,8 @@ class TryACell:
 
     def other_kind(self, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
         """Another way to change the image, from its neutral level."""
-        change = Corruption(kind, KINDS[kind].neutral)
+        with refusals():
+            change = Corruption.neutral(kind)
         return *_controls(change), *self.answer(image, model, kind, change.level, seed)
 
     def jump(self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
