@@ -7,7 +7,7 @@ import signal
 import sys
 
 from blastlens import scratch
-from blastlens.arenas import share_arenas
+from blastlens.arenas import keep_giving_back, share_arenas
 from blastlens.errors import BlastlensError
 from blastlens.serving import begin
 
@@ -42,6 +42,7 @@ try:
     demo = build(models)
 except BlastlensError as error:  # as above
     sys.exit(str(error))
+keep_giving_back()
 scratch.keep_clean(uploads, lambda: forget(demo, scratch.keep_s()))
 
 if __name__ == "__main__":

@@ -182,7 +182,9 @@ def measure(starts: int, repeats: int, seconds: float) -> dict[str, Any]:
             browser.close()
         bare = latency_ms(model.folder.onnx_file("fp32"), model.folder.view, 50)
         pixels = model.pixels(cell)
-        curves = {n: milliseconds(lambda n=n: model.curve(pixels, seeds=tuple(range(n))), 15) for n in (1, 4)}
+        curves = {
+            n: milliseconds(lambda n=n: model.curve(pixels, seeds=tuple(range(n))), min(15, repeats)) for n in (1, 4)
+        }
     return {
         "machine": f"{usable_cores()} CPU cores, ONNX Runtime {version('onnxruntime')}, gradio {version('gradio')}",
         "model": model.folder.model_id,

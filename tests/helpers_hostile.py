@@ -166,8 +166,31 @@ def _sizes() -> Iterator[Case]:
     yield Case("bomb.png", png(20_000, 20_000, 1, 0), REFUSED)
     yield Case("bomb.tif", saved("TIFF", Image.new("1", (12_000, 9_000)), compression="group4"), REFUSED)
     yield Case("50 megapixels.png", png(7_000, 7_100, 8, 6), ANSWERED)
+    for number in range(3):  # at the same time, where several are read at once
+        yield Case(f"50 megapixels, {number}.webp", webp(7_000, 7_100), ANSWERED)
     yield Case("too little.png", png(48, 48, data=zlib.compress(bytes(100))), REFUSED)
     yield Case("too much.png", png(48, 48, data=zlib.compress(bytes(30_000_000), 1)), EITHER)
+
+
+def webp(width: int, height: int) -> bytes:
+    """A black WebP of some 30 bytes, whatever its size: every code has one symbol, which takes no bit."""
+    header = [(width - 1, 14), (height - 1, 14), (0, 1), (0, 3)]  # no transparency, version 0
+    image = [(0, 1), (0, 1), (0, 1)] + 5 * [(1, 1), (0, 1), (0, 1), (0, 1)]  # nothing optional; each code is simple
+    bits = place = 0
+    for value, count in header + image:
+        bits |= value << place
+        place += count
+    body = b"\x2f" + bits.to_bytes((place + 7) // 8, "little")
+    body = b"VP8L" + struct.pack("<L", len(body)) + body + bytes(len(body) % 2)
+    return b"RIFF" + struct.pack("<L", 4 + len(body)) + b"WEBP" + body
+
+
+def bmp_of_runs(side: int, runs: int) -> bytes:
+    """A grey BMP whose pixels are packed as runs of one."""
+    data = b"\1\0" * runs
+    start = b"BM" + struct.pack("<LLL", 1078 + len(data), 0, 1078)
+    header = struct.pack("<LLLHHLLLLLL", 40, side, side, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return start + header + bytes(1024) + data
 
 
 def tiff(
@@ -298,6 +321,7 @@ def patience() -> list[Case]:
     return [
         Case("chunks.png", png(48, 48, before=chunk(b"prVt", b"") * 2_500_000), REFUSED),
         Case("comment.gif", gif[:table] + b"!\xfe" + (b"\xff" + b"x" * 255) * 80_000 + b"\0" + gif[table:], REFUSED),
+        Case("runs.bmp", bmp_of_runs(7_000, 10_000_000), REFUSED),
         Case("padding.jpg", jpeg[:2] + b"\xff" * 20_000_000 + jpeg[2:], REFUSED),
     ]
 

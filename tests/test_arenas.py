@@ -1,4 +1,4 @@
-"""The page's threads share their pools of memory."""
+"""The page's threads share their pools of memory, and what is free in these goes back to the system."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blastlens.arenas import share_arenas
+from blastlens.arenas import keep_giving_back, share_arenas
 
 # Each pool but the first starts at a multiple of 64 MB, which is how glibc finds the pool of a block.
 POOLS = """
@@ -24,7 +24,31 @@ print(sum(start % (64 << 20) == 0 for start in starts))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+# Every other block goes, so that what is free lies between what is not, and no pool can shrink from its end.
+FREED = """
+import re, time
+from blastlens.arenas import keep_giving_back
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
+kept = [bytearray(100_000) for _ in range(1000)]
+kept = kept[::2]
+before = resident()
+assert keep_giving_back(0.05)
+until = time.monotonic() + 20
+while resident() > before - 30 and time.monotonic() < until:
+    time.sleep(0.05)
+print(before - resident())
+"""
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+
+
+@GLIBC
+def test_what_is_free_between_other_blocks_goes_back_to_the_system():
+    run = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert float(run.stdout) > 30  # of 50 MB that were freed
+
+
+@GLIBC
 def test_threads_share_two_pools_of_memory():
     def pools(first: str) -> int:
         run = subprocess.run([sys.executable, "-c", POOLS.format(first=first)], capture_output=True, text=True)
@@ -36,4 +60,4 @@ def test_threads_share_two_pools_of_memory():
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert share_arenas() is False
+    assert share_arenas() is False and keep_giving_back() is False

@@ -3,10 +3,8 @@
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,26 +171,6 @@ def test_an_estimate_needs_a_run_on_the_same_device():
 
 def test_durations_are_short_words():
     assert [compare.duration(s) for s in (1, 90, 3599, 5400)] == ["1 min", "2 min", "60 min", "1.5 h"]
-
-
-@pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_ends_the_same(compared, data, tmp_path):
-    recipe = recipe_file(tmp_path, epochs=6)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "train.compare", *arguments(data, tmp_path, recipe)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    while not list((tmp_path / "runs").rglob("checkpoint-*/complete")):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "results").rglob("*")) if (tmp_path / "results").exists() else True
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    (cut,) = load_results(tmp_path / "results")
-    (tmp_path / "whole").mkdir()
-    assert compare.main(arguments(data, tmp_path / "whole", recipe)) == 0
-    (whole,) = load_results(tmp_path / "whole/results")
-    assert (cut.probabilities == whole.probabilities).all()
 
 
 @pytest.mark.slow

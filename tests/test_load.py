@@ -146,6 +146,20 @@ def test_an_answer_may_be_fetched_late(visitor, cell):
         assert b"event: complete" in late.read()
 
 
+def test_the_answer_to_a_visitor_who_is_forgotten_meanwhile_is_whole(demo, visitor, cell, monkeypatch):
+    """Regression: the stream of the answer ended in a KeyError."""
+    steps = batch.Run.steps
+
+    def forgetting(run):
+        demo._queue.pending_event_ids_session.clear()
+        yield from steps(run)
+
+    monkeypatch.setattr(batch.Run, "steps", forgetting)
+    with visitor.http.stream("GET", join(visitor, cell, seed=0)) as stream:
+        told = stream.read()
+    assert b"event: complete" in told and b"event: error" not in told
+
+
 def test_a_long_wait_does_not_count_as_having_left(visitor, cell, endless, monkeypatch):
     monkeypatch.setattr(queueing, "LISTEN_S", 0.5)
     with listening(visitor, join(visitor, cell)), listening(visitor, join(visitor, cell)):

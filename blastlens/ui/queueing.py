@@ -7,6 +7,7 @@ who ask about one.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -95,6 +96,8 @@ def in_line(demo: gr.Blocks) -> gr.Blocks:
         default_concurrency_limit=given.default_concurrency_limit,
     )
     demo._queue.ANALYTICS_MAX_EVENTS = 1  # nor is it kept who asked for what
+    # A stream of answers may end after all that it was opened for is forgotten; it then has nothing left to wait for.
+    demo._queue.pending_event_ids_session = defaultdict(set)
     # Beyond so many at a time, Gradio would throw out whoever came first, and with them those who have waited longest.
     demo._queue.pending_messages_per_session = LRUCache(MAX_VISITORS)
     return demo
