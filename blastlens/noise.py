@@ -133,7 +133,8 @@ _MANY = 1000
 
 @functools.lru_cache(maxsize=8)
 def _uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    field = np.random.default_rng((seed, 1)).integers(0, _QUANTILES, shape, dtype=np.int32)
+    # Drawn as they always were; kept in half the memory.
+    field = np.random.default_rng((seed, 1)).integers(0, _QUANTILES, shape, dtype=np.int32).astype(np.uint16)
     field.flags.writeable = False
     return field
 
