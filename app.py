@@ -7,11 +7,12 @@ import signal
 import sys
 
 from blastlens import scratch
-from blastlens.arenas import keep_giving_back, share_arenas
+from blastlens.arenas import keep_giving_back, part_large_blocks, share_arenas
 from blastlens.errors import BlastlensError
 from blastlens.serving import begin
 
 share_arenas()
+part_large_blocks()
 # Before Gradio is imported, which asks only once where uploads go.
 uploads = scratch.claim()
 

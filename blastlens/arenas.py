@@ -5,7 +5,9 @@ import platform
 import threading
 import time
 
-ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h.
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+LARGE, KEPT_FREE = 1 << 20, 64 << 20  # bytes
 EVERY_S = 10.0
 
 
@@ -17,6 +19,18 @@ def share_arenas(count: int = 2) -> bool:
     start, since pools that are there stay. Other C libraries are left as they are.
     """
     return _has_glibc() and bool(ctypes.CDLL(None).mallopt(ARENA_MAX, count))
+
+
+def part_large_blocks(size: int = LARGE) -> bool:
+    """Give each block of so many bytes pages of its own, which go back when it does; whether it could be done.
+
+    glibc begins so, too, but raises its limit to the largest block that it has seen, up to 32 MB; decoded images then
+    lie among all the rest and leave holes. Smaller blocks are not given back at once, which would cost them time.
+    """
+    if not _has_glibc():
+        return False
+    set_to = ctypes.CDLL(None).mallopt
+    return bool(set_to(MMAP_THRESHOLD, size)) and bool(set_to(TRIM_THRESHOLD, KEPT_FREE))
 
 
 def keep_giving_back(every_s: float = EVERY_S) -> bool:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blastlens.arenas import keep_giving_back, share_arenas
+from blastlens.arenas import keep_giving_back, part_large_blocks, share_arenas
 
 # Each pool but the first starts at a multiple of 64 MB, which is how glibc finds the pool of a block.
 POOLS = """
@@ -39,6 +39,19 @@ while resident() > before - 30 and time.monotonic() < until:
     time.sleep(0.05)
 print(before - resident())
 """
+# The first large block that goes raises glibc's limit, so that the others lie in the heap, below one that stays.
+LARGE = """
+import re
+{first}
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
+del bytearray(30_000_000)[:]
+before = resident()
+large = [bytearray(b"x") * 2_000_000 for _ in range(20)]
+stays = [bytearray(100_000) for _ in range(3)]
+del large
+print(resident() - before)
+"""
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 
 
@@ -46,6 +59,16 @@ GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 def test_what_is_free_between_other_blocks_goes_back_to_the_system():
     run = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert float(run.stdout) > 30  # of 50 MB that were freed
+
+
+@GLIBC
+def test_large_blocks_leave_nothing_behind():
+    def left(first: str) -> float:
+        run = subprocess.run([sys.executable, "-c", LARGE.format(first=first)], capture_output=True, text=True)
+        return float(run.stdout)
+
+    assert left("") > 30
+    assert left("from blastlens.arenas import part_large_blocks; assert part_large_blocks()") < 10
 
 
 @GLIBC
@@ -60,4 +83,4 @@ def test_threads_share_two_pools_of_memory():
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert share_arenas() is False and keep_giving_back() is False
+    assert not (share_arenas() or part_large_blocks() or keep_giving_back())
