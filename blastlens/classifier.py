@@ -16,7 +16,7 @@ from .corruptions import KINDS, Corruption
 from .decision import Decision
 from .errors import BlastlensError
 from .gate import Verdict, better_model, statistics_of
-from .images import ImageSource, name_of, read_image
+from .images import ImageSource, OpenedImage, name_of, use_image
 from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 
@@ -333,7 +333,9 @@ class Classifier:
         return change.apply(self._look(image).pixels)
 
     def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
-        opened = read_image(image, name_of(image, unnamed))
+        return use_image(image, self._look_at, name_of(image, unnamed))
+
+    def _look_at(self, opened: OpenedImage) -> "_Look":
         view = self.folder.view
         pixels = view.apply(opened.pixels)
         remarks = [*opened.notes, *view.remarks(*opened.pixels.size)]

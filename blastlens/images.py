@@ -4,11 +4,12 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from PIL import (
@@ -40,9 +41,11 @@ FORMATS = tuple(
 )
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
 MAX_PIXELS = 50_000_000
+# Its reader keeps four copies of them.
+MAX_WEBP_PIXELS = 25_000_000
 # These pixels, uncompressed, with room for a header.
 MAX_BYTES = 160_000_000
-# Unpacking 50 megapixels takes up to 850 MB for a second; from so many pixels on, threads take turns.
+# 50 megapixels take up to 450 MB until they are used; from so many pixels on, threads take turns.
 LARGE = 10_000_000
 MIN_SIDE = 16
 # A sliver of 16 x 3,000,000 pixels is within the limit above and fills the memory once it is 224 wide.
@@ -50,9 +53,14 @@ MAX_ASPECT = 20
 # Side of the published C-NMC files, each one segmented cell on black.
 RAW_CELL_SIDE = 450
 
+# Pillow takes memory in blocks of this size. Smaller ones, of 16 MB, lie among the C library's other memory, and what
+# threads have read stays with them after it is free: 400 MB of two.
+Image.core.set_block_size(64 << 20)
+
 # What Pillow logs about a file gets a sentence of our own; where nobody listens, it would go to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
+Result = TypeVar("Result")
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 _SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
@@ -99,28 +107,37 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
 
     Raises:
         BlastlensError: missing, empty, over 160 MB, not an image, truncated, made to keep its reader busy, over 50
-            megapixels (checked before decoding), a side under 16 px, one side over 20 times the other, or values that
-            are not pixels.
+            megapixels, or 25 of WebP (checked before decoding), a side under 16 px, one side over 20 times the other,
+            or values that are not pixels.
     """
     return read_image(source, name).pixels
 
 
 def read_image(source: ImageSource, name: str | None = None) -> OpenedImage:
     """Open one image as `open_image` does, and keep the notes made on the way."""
+    return use_image(source, lambda opened: opened, name)
+
+
+def use_image(source: ImageSource, use: Callable[[OpenedImage], Result], name: str | None = None) -> Result:
+    """What `use` makes of one image, opened as `read_image` does.
+
+    Threads take turns with large images until they are used, so that only one of them is in memory; `use` should
+    therefore keep less than the image, and open no other.
+    """
     name = printable(name or name_of(source))
     if isinstance(source, Image.Image):
-        return _to_rgb(source, name)
+        return _use_rgb(source, use, name)
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source, name), name)
+        return _use_rgb(_from_array(source, name), use, name)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(BytesIO(source), name)
+        return _decode(BytesIO(source), use, name)
     if isinstance(source, str | os.PathLike):
-        return _read_path(source, name)
+        return _read_path(source, use, name)
     if hasattr(source, "read"):
         data = source.read()
         if not isinstance(data, bytes):
             raise BlastlensError(f"{name} is open as text; open it in binary mode.")
-        return _decode(BytesIO(data), name)
+        return _decode(BytesIO(data), use, name)
     raise BlastlensError(
         f"An image cannot be read from {type(source).__name__}; give a path, bytes, a binary file, a PIL "
         "image or a uint8 array."
@@ -137,7 +154,7 @@ def name_of(source: Any, unnamed: str = "image") -> str:
     return Path(text).name or text or unnamed
 
 
-def _read_path(source: str | os.PathLike[str], name: str) -> OpenedImage:
+def _read_path(source: str | os.PathLike[str], use: Callable[[OpenedImage], Result], name: str) -> Result:
     path = Path(os.fsdecode(source))
     shown = printable(str(path))
     try:
@@ -148,15 +165,15 @@ def _read_path(source: str | os.PathLike[str], name: str) -> OpenedImage:
         if not path.is_file():  # a pipe or a device could keep us waiting for ever
             raise BlastlensError(f"{shown} is not a regular file; give a {ACCEPTED} file.")
         with path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, use, name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BlastlensError(f"{shown} cannot be read ({reason}); give a {ACCEPTED} file.") from error
 
 
-def _decode(file: BinaryIO, name: str) -> OpenedImage:
+def _decode(file: BinaryIO, use: Callable[[OpenedImage], Result], name: str) -> Result:
     # Nothing else may hold what was opened: a WebP keeps three copies of its pixels.
-    return _to_rgb(_opened(file, name), name)
+    return _use_rgb(_opened(file, name), use, name)
 
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:
@@ -202,39 +219,49 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
-    _check_size(*image.size, name)
-    notes = []
+def _use_rgb(image: Image.Image, use: Callable[[OpenedImage], Result], name: str) -> Result:
+    _check_size(*image.size, image.format, name)
     with _TURNS if image.width * image.height > LARGE else nullcontext():
         try:
-            # A JPEG may hold a preview as a second frame; that is no animation.
-            if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
-                notes.append("only the first of its frames was used")
-            image.load()
-            image = _upright(image)
-            if image.mode == "P":
-                notes.append("its colours come from a palette of at most 256")
-            if image.mode == "F" or image.mode.startswith("I"):
-                image, remarks = _deep_to_grey(image, name)
-                notes += remarks
-            if image.has_transparency_data:
-                image, remarks = _on_black(image)
-                notes += remarks
-            elif image.mode != "RGB":
-                image = image.convert("RGB")
+            opened = _to_rgb(image, name)
         except BlastlensError:
             raise
         except Unreasonable as error:
             raise _unreasonable(name) from error
-        except Exception as error:  # as above
+        except Exception as error:  # decoders fail on hostile bytes in every way there is
             raise _damaged(name) from error
+        del image
+        return use(opened)
+
+
+def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
+    notes = []
+    # A JPEG may hold a preview as a second frame; that is no animation.
+    if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
+        notes.append("only the first of its frames was used")
+    image.load()
+    image = _upright(image)
+    if image.mode == "P":
+        notes.append("its colours come from a palette of at most 256")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image, remarks = _deep_to_grey(image, name)
+        notes += remarks
+    if image.has_transparency_data:
+        image, remarks = _on_black(image)
+        notes += remarks
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
     return OpenedImage(image, tuple(notes))
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int, form: str | None, name: str) -> None:
     size = f"{name} is {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise BlastlensError(f"{size}; {_SIZE_LIMIT}.")
+    if form == "WEBP" and width * height > MAX_WEBP_PIXELS:
+        raise BlastlensError(
+            f"{size}; at most {MAX_WEBP_PIXELS // 1_000_000} megapixels of WebP are accepted, so save it as a PNG."
+        )
     if min(width, height) < MIN_SIDE:
         raise BlastlensError(f"{size}; each side must have at least {MIN_SIDE}.")
     if max(width, height) > MAX_ASPECT * min(width, height):

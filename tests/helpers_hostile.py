@@ -165,9 +165,11 @@ def _sizes() -> Iterator[Case]:
     yield Case("canvas.webp", b"RIFF" + struct.pack("<L", len(body)) + body, REFUSED)
     yield Case("bomb.png", png(20_000, 20_000, 1, 0), REFUSED)
     yield Case("bomb.tif", saved("TIFF", Image.new("1", (12_000, 9_000)), compression="group4"), REFUSED)
-    yield Case("50 megapixels.png", png(7_000, 7_100, 8, 6), ANSWERED)
+    large = png(7_000, 7_100, 8, 6)
+    yield Case("50 megapixels.webp", webp(7_000, 7_100), REFUSED)
     for number in range(3):  # at the same time, where several are read at once
-        yield Case(f"50 megapixels, {number}.webp", webp(7_000, 7_100), ANSWERED)
+        yield Case(f"25 megapixels {number}.webp", webp(5_000, 5_000), ANSWERED)
+        yield Case(f"50 megapixels {number}.png", large, ANSWERED)
     yield Case("too little.png", png(48, 48, data=zlib.compress(bytes(100))), REFUSED)
     yield Case("too much.png", png(48, 48, data=zlib.compress(bytes(30_000_000), 1)), EITHER)
 
