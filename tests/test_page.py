@@ -131,6 +131,18 @@ def test_another_change_starts_from_nothing_and_has_its_own_scale(visit):
     assert 60 < float(query(page)["level"]) <= 90
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_lies_over_the_picker_of_changes(visit, width):
+    """Regression: the slider covered its right end with the arrow."""
+    page = visit("/", width).page
+    answered(page)
+    picker = page.locator(".kinds select")
+    picker.scroll_into_view_if_needed()
+    on_top = "(one, at) => { const box = one.getBoundingClientRect(); return document.elementFromPoint("
+    on_top += "box.x + at * box.width, box.y + box.height / 2) === one; }"
+    assert all(picker.evaluate(on_top, at) for at in (0.02, 0.5, 0.98))
+
+
 def test_what_is_done_while_an_answer_is_on_its_way_is_not_lost(visit):
     page = visit().page
     answered(page)
