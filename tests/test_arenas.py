@@ -55,30 +55,27 @@ print(resident() - before)
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 
 
+def printed(script: str, first: str = "") -> float:
+    """The number that a script prints in a process of its own, `first` standing where it says so."""
+    command = [sys.executable, "-c", script.replace("{first}", first)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 @GLIBC
 def test_what_is_free_between_other_blocks_goes_back_to_the_system():
-    run = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
-    assert float(run.stdout) > 30  # of 50 MB that were freed
+    assert printed(FREED) > 30  # of 50 MB that were freed
 
 
 @GLIBC
 def test_large_blocks_leave_nothing_behind():
-    def left(first: str) -> float:
-        run = subprocess.run([sys.executable, "-c", LARGE.format(first=first)], capture_output=True, text=True)
-        return float(run.stdout)
-
-    assert left("") > 30
-    assert left("from blastlens.arenas import part_large_blocks; assert part_large_blocks()") < 10
+    assert printed(LARGE) > 30
+    assert printed(LARGE, "from blastlens.arenas import part_large_blocks; assert part_large_blocks()") < 10
 
 
 @GLIBC
 def test_threads_share_two_pools_of_memory():
-    def pools(first: str) -> int:
-        run = subprocess.run([sys.executable, "-c", POOLS.format(first=first)], capture_output=True, text=True)
-        return int(run.stdout)
-
-    assert pools("") > 2
-    assert pools("from blastlens.arenas import share_arenas; assert share_arenas()") <= 2
+    assert printed(POOLS) > 2
+    assert printed(POOLS, "from blastlens.arenas import share_arenas; assert share_arenas()") <= 2
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
