@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.memory import resident_mb
+from benchmarks.memory import ends, resident_mb
 from benchmarks.page import serving
 from benchmarks.questions import BusyError, LostError, Maker, Question, Visitor, counts, same
 from benchmarks.serving import machine
@@ -187,14 +187,14 @@ def measure(clients: int, requests: int) -> dict[str, Any]:
 
 def growth(record: dict[str, Any]) -> float:
     """Memory at the end beside that after a tenth of the requests."""
-    sizes = sorted((int(count), size) for count, size in record["resident_mb"].items())  # JSON's keys are texts
-    return sizes[-1][1] / sizes[0][1]
+    (_, before), (_, after) = ends(record)
+    return after / before
 
 
 def table(record: dict[str, Any]) -> str:
     """The record as Markdown, against what was asked."""
     fairness = record["fairness"]
-    sizes = sorted((int(count), size) for count, size in record["resident_mb"].items())
+    (first, _), (last, after) = ends(record)
     lines = [
         f"{record['clients']} clients at once, {record['requests']:,} requests of mixed kind.",
         "",
@@ -207,9 +207,9 @@ def table(record: dict[str, Any]) -> str:
         f"| mean wait of the slowest client, vs the quickest's | {fairness['slowest_to_quickest_mean_wait']:.2f} |  |",
         f"| requests answered to a client, fewest to most | {fairness['fewest_requests_of_a_client']} to "
         f"{fairness['most_requests_of_a_client']} |  |",
-        f"| resident memory after {sizes[-1][0]:,} requests, vs after {sizes[0][0]:,} | {growth(record):.3f} | at most "
+        f"| resident memory after {last:,} requests, vs after {first:,} | {growth(record):.3f} | at most "
         f"{LIMITS['growth']} |",
-        f"| resident memory after {sizes[-1][0]:,} requests, MB | {sizes[-1][1]:.0f} |  |",
+        f"| resident memory after {last:,} requests, MB | {after:.0f} |  |",
         "",
         "| kind | requests | p50, ms | p95, ms | p99, ms | longest, ms | had to ask again, times |",
         "| --- | --- | --- | --- | --- | --- | --- |",
