@@ -252,14 +252,18 @@ def weighted_f1_at(prevalence: ArrayLike, sensitivity: ArrayLike, specificity: A
     return share * np.nan_to_num(f1_positive) + (1 - share) * np.nan_to_num(f1_negative)
 
 
-def equal_donor_weights(labels: Sequence[int] | NDArray[np.int64], donors: Sequence[str] | NDArray[Any]) -> Floats:
-    """Weight of each image (N,), adding up to 1: classes weigh the same, and so do the donors of a class."""
+def donor_weights(
+    labels: Sequence[int] | NDArray[np.int64], donors: Sequence[str] | NDArray[Any], power: float = 0.0
+) -> Floats:
+    """Weight of each image (N,), adding up to 1: classes weigh the same, and within a class a donor of n images weighs
+    n ** power (0: every donor the same; 1: every image the same)."""
     y, names = np.asarray(labels), np.asarray(donors)
     weights = np.zeros(len(y))
     for label in np.unique(y):
         mine = y == label
         _, donor, counts = np.unique(names[mine], return_inverse=True, return_counts=True)
-        weights[mine] = 1 / counts[donor] / len(counts)
+        shares = counts**power / (counts**power).sum()
+        weights[mine] = shares[donor] / counts[donor]
     return weights / weights.sum()
 
 

@@ -33,7 +33,9 @@ def held_out_cells(groups_of_class=(15, 9), images=40, separation=2.0, spread=1.
     clean = np.concatenate(margin)
     levels = [scale * m - shift for m in (clean, clean + rng.standard_normal(len(clean)))]
     logits = np.stack([np.stack([m / 2, -m / 2], axis=1) for m in levels])
-    found = HeldOut(np.array([0.0, 10.0]), np.arange(len(label)), np.array(label), np.array(fold), logits)
+    found = HeldOut(
+        np.array([0.0, 10.0]), np.arange(len(label)), np.array(label), np.array(fold), logits, np.array(group)
+    )
     return found, np.array(group)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from blastlens import Classifier, metrics
 from blastlens.drawn import drawn_dataset
+from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
@@ -514,10 +515,10 @@ def test_no_epoch_ends_with_a_batch_of_one_image():
 def test_group_weights_balance_classes_and_temper_large_groups():
     labels = np.array([0] * 90 + [0] * 10 + [1] * 20)
     groups = ["a"] * 90 + ["b"] * 10 + ["c"] * 20
-    even = finetune.group_weights(labels, groups, 0.0)
+    even = donor_weights(labels, groups, 0.0)
     assert even[:90].sum() == pytest.approx(0.25) and even[90:100].sum() == pytest.approx(0.25)
     assert even[100:].sum() == pytest.approx(0.5)
-    by_image = finetune.group_weights(labels, groups, 1.0)
+    by_image = donor_weights(labels, groups, 1.0)
     assert by_image[:90].sum() == pytest.approx(0.45)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from blastlens import metrics
+from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval, Scaling
 from blastlens.noise import PAPER_SIGMAS
@@ -105,7 +106,7 @@ class Candidate:
     penalty: float = 1e-2
 
 
-CURRENT = Candidate("temperature and bias")  # what train.crossval.cross_fitted does
+CURRENT = Candidate("temperature and bias", "class and group")  # what train.crossval.cross_fitted does
 CANDIDATES = (
     Candidate("none"),
     *(
@@ -149,9 +150,10 @@ def scaling_of(held_out: HeldOut, groups: NDArray[Any], candidate: Candidate, ch
 def _weights(kind: str, labels: NDArray[Any], groups: NDArray[Any]) -> Floats:
     if kind == "image":
         return np.ones(len(labels))
+    if kind == "class and group":
+        return donor_weights(labels, groups)
     _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / counts[group]
-    return weights / np.bincount(labels, weights)[labels] if kind == "class and group" else weights
+    return 1 / counts[group]
 
 
 def nested(

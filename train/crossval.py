@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from blastlens import metrics
+from blastlens.donor_metrics import DonorScores, donor_weights
 from blastlens.errors import BlastlensError
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
@@ -29,18 +30,21 @@ from train.files import write_json
 from train.finetune import add_run_arguments, run_from
 from train.results import Result
 
-CALIBRATION = "temperature and bias per class fitted on the other folds' held-out images"
+CALIBRATION = (
+    "temperature and bias per class fitted on the other folds' held-out images, classes and donors weighted equally"
+)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out predictions of one seed, every image once: index and label (N,), fold (N,), logits (S, N, C)."""
+    """Held-out predictions of one seed, every image once: index, label, fold and group (N,), logits (S, N, C)."""
 
     sigmas: np.ndarray
     index: np.ndarray
     label: np.ndarray
     fold: np.ndarray
     logits: np.ndarray
+    group: np.ndarray
 
     @classmethod
     def read(cls, runs: Sequence[Path]) -> "HeldOut":
@@ -52,6 +56,7 @@ class HeldOut:
             np.concatenate([p["test_label"] for p in parts]),
             np.concatenate(folds),
             np.concatenate([p["test_logits"] for p in parts], axis=1),
+            np.concatenate([p["test_group"] for p in parts]),
         )
 
     @classmethod
@@ -64,27 +69,51 @@ class HeldOut:
             np.concatenate([r.label for r in results]),
             np.concatenate([np.full(len(r.index), r.fold) for r in results]),
             np.concatenate([np.log(r.probabilities.clip(1e-7)) for r in results], axis=1),
+            np.concatenate([r.groups_of_images for r in results]),
         )
 
     def part(self, chosen: np.ndarray) -> "HeldOut":
         """Only the chosen images, (N,) bool."""
-        return HeldOut(self.sigmas, self.index[chosen], self.label[chosen], self.fold[chosen], self.logits[:, chosen])
+        return HeldOut(
+            self.sigmas,
+            self.index[chosen],
+            self.label[chosen],
+            self.fold[chosen],
+            self.logits[:, chosen],
+            self.group[chosen],
+        )
+
+    def scaling(self) -> metrics.Scaling:
+        """The scaling fitted on all of these, without noise: temperature and bias per class.
+
+        Classes weigh the same, and within a class so do donors: probabilities then hold where every class is as
+        common as the others, whatever the shares of this data set.
+        """
+        weights = donor_weights(self.label, self.group)
+        return metrics.fit_scaling(self.logits[0], self.label, weights)
+
+
+def joined(parts: Sequence[HeldOut]) -> HeldOut:
+    """The predictions of several seeds as those of one."""
+    first = parts[0]
+    index, label, fold, group = (
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("index", "label", "fold", "group")
+    )
+    return HeldOut(first.sigmas, index, label, fold, np.concatenate([p.logits for p in parts], axis=1), group)
 
 
 def cross_fitted(held_out: HeldOut) -> dict[int, metrics.Scaling]:
     """Scaling for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot be
     cross-fitted; its logits are taken as they are.
 
-    A temperature and a bias per class, every image the same: what else was tried, and what it gave, stands in
-    results/calibration_choice.json (`python -m train.calibration choose`).
+    See `HeldOut.scaling`. Other ways of calibrating are compared in results/calibration_choice.json
+    (`python -m train.calibration choose`).
     """
     scalings = {}
     for fold in np.unique(held_out.fold):
         others = held_out.fold != fold
         scalings[int(fold)] = (
-            metrics.fit_scaling(held_out.logits[0][others], held_out.label[others])
-            if others.any()
-            else metrics.Scaling.identity(held_out.logits.shape[2])
+            held_out.part(others).scaling() if others.any() else metrics.Scaling.identity(held_out.logits.shape[2])
         )
     return scalings
 
@@ -108,7 +137,7 @@ def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
     others = held_out.fold != fold
     inner = held_out.part(others)
     alone = len(np.unique(inner.fold)) == 1
-    scalings = {int(inner.fold[0]): metrics.fit_scaling(inner.logits[0], inner.label)} if alone else cross_fitted(inner)
+    scalings = {int(inner.fold[0]): inner.scaling()} if alone else cross_fitted(inner)
     out = np.full(held_out.logits.shape, np.nan)
     out[:, others] = calibrated(inner, scalings)
     return out
@@ -160,11 +189,14 @@ def summarise(
     label_names: Sequence[str],
     protocol: str,
     seeds: Sequence[int],
+    fold: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """One entry of metrics.json's `protocols`: every metric at every sigma, each with a 95 % interval from a
     bootstrap over groups, the accuracy in each group, and how far probabilities hold.
 
-    `labels` (N,), `probabilities` (S, N, C); several seeds are stacked along N.
+    `labels` (N,), `probabilities` (S, N, C); several seeds are stacked along N, each with all of its images. Given the
+    test `fold` of each image (N,), a group-level protocol of two classes also has `donors`: the metrics of
+    `blastlens.donor_metrics` by sigma, and every donor's own figures without noise.
     """
     positive = 0 if len(label_names) == 2 else None  # ALL is what a screening looks for
     level = "group" if protocol.startswith("group") else "image"
@@ -172,6 +204,16 @@ def summarise(
         {"sigma": float(s), **metrics.bootstrap(labels, p, groups, label_names, positive=positive)}
         for s, p in zip(sigmas, probabilities, strict=True)
     ]
+    by_donor: dict[str, Any] = {}
+    if positive is not None and level == "group" and fold is not None:
+        repeat = np.repeat(np.arange(len(seeds)), len(labels) // len(seeds))
+        found = [
+            DonorScores.of(labels == positive, p[:, positive], groups, fold, repeat).summary() for p in probabilities
+        ]
+        for row, one in zip(by_sigma, found, strict=True):
+            row["auroc"] = one["auroc"]  # within folds: two folds are calibrated differently
+            row["donors"] = {k: v for k, v in one.items() if k != "donors"}
+        by_donor = {"donors": found[0]["donors"]}
     right = probabilities[0].argmax(1) == labels
     names = np.asarray(groups)
     per_group = [
@@ -193,6 +235,7 @@ def summarise(
             "calibration": CALIBRATION,
             "by_sigma": by_sigma,
             "per_group": per_group,
+            **by_donor,
             **calibration_of(labels, probabilities[0], groups, label_names),
         }
     )
@@ -258,9 +301,10 @@ def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
             record["label_names"],
             spec.protocol,
             arguments.seeds,
+            fold=np.concatenate([h.fold for h in by_seed]),
         ),
         # For the model fitted on everything: from all held-out images.
-        "scaling": asdict(metrics.fit_scaling(np.concatenate([h.logits[0] for h in by_seed]), labels)),
+        "scaling": asdict(joined(by_seed).scaling()),
         "run": {k: record[k] for k in ("recipe", "initial_weights", "precision", "dataset", "versions")},
     }
     write_json(arguments.out / "summary.json", summary)

@@ -144,6 +144,7 @@ def noise_curve(networks: FoldNetworks) -> dict[str, Any]:
         networks.label_names,
         networks.protocol,
         [networks.seed],
+        networks.fold_of,
     )
 
 

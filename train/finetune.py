@@ -18,7 +18,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
-from train import augment, invariance
+from train import augment, feature_network, invariance
 from train.backbones import OURS, create_network, find_weights, head_linear
+from train.cell_features import LogisticModel
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
 from train.files import replace, write_json, writing
@@ -67,6 +69,7 @@ class Run:
     weights: str = "hub"
     precision: str = "fp32"
     teacher: str | None = None
+    backbone: str | None = None  # of a run of train.feature_network, to fit only the last layer
 
 
 def view_of(recipe: Recipe) -> View:
@@ -135,19 +138,6 @@ class EpochSampler(Sampler[int]):
             yield from torch.randperm(self.length, generator=generator).tolist()[: self.shown]
         else:
             yield from torch.multinomial(self.weights, self.shown, replacement=True, generator=generator).tolist()
-
-
-def group_weights(labels: np.ndarray, groups: Sequence[str], power: float) -> np.ndarray:
-    """Sampling weight of each image (N,), summing to 1: classes weigh the same, and within its class a group of
-    n images weighs n ** power (1: every image the same; 0: every group the same)."""
-    groups = np.asarray(groups)
-    weights = np.zeros(len(labels))
-    for label in np.unique(labels):
-        mine = labels == label
-        _, inverse, counts = np.unique(groups[mine], return_inverse=True, return_counts=True)
-        shares = counts**power / (counts**power).sum()
-        weights[mine] = shares[inverse] / counts[inverse]
-    return weights / weights.sum()
 
 
 class NetworkTrainer(Trainer):
@@ -443,7 +433,7 @@ def finetune(
     indices, grey = train, np.zeros(len(train), dtype=bool)
     sampling = weights = None
     if recipe.balance == "groups":
-        sampling = group_weights(labels[train], [rows[i].group for i in train], recipe.group_power)
+        sampling = donor_weights(labels[train], [rows[i].group for i in train], recipe.group_power)
     elif recipe.balance == "class-weights":
         counts = np.bincount(labels[train], minlength=len(names))
         weights = torch.tensor(len(train) / (len(names) * np.maximum(counts, 1)), dtype=torch.float32)
@@ -523,7 +513,14 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     teacher = teacher_of(run, dataset_hash(rows), tuple(names))
     with writing(out):
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    network = finetune(run, rows, pixels, split, out, teacher)
+    if run.recipe.distill.features:
+        network, logits = distilled(run, rows, pixels, split, out, cache)
+    else:
+        network = finetune(run, rows, pixels, split, out, teacher)
+
+        def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
+            return predict_logits(network, run.recipe, pixels, indices, sigma)
+
     if int(os.environ.get("RANK", "0")):
         return
     arrays: dict[str, np.ndarray] = {"sigmas": np.asarray(sigmas, dtype=float)}
@@ -531,9 +528,10 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         indices = getattr(split, part)
         arrays[f"{part}_index"] = np.asarray(indices, dtype=np.int64)
         arrays[f"{part}_label"] = labels[list(indices)]
+        arrays[f"{part}_group"] = np.array([rows[i].group for i in indices], dtype=str)
         levels = () if not indices else sigmas if part == "test" else sigmas[:1]
         progress = tqdm(levels, desc=f"noise curve, {part}", unit="sigma")
-        stacked = [predict_logits(network, run.recipe, pixels, indices, s) for s in progress]
+        stacked = [logits(indices, s) for s in progress]
         arrays[f"{part}_logits"] = np.stack(stacked) if stacked else np.empty((0, 0, len(names)))
     replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
     replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
@@ -544,6 +542,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "seed": run.seed,
         "initial_weights": initial_weights(run),
         **({"teacher": teacher.source} if teacher else {}),
+        **({"backbone": "of a run on other splits of the same images"} if run.backbone else {}),
         "precision": run.precision,
         "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
         "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
@@ -556,6 +555,31 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     # Written last: its presence is what says that the run is complete.
     write_json(out / "run.json", record)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def distilled(
+    run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, out: Path, cache: Path
+) -> tuple[nn.Module, Callable[[Sequence[int], float], np.ndarray]]:
+    """A network taught cell features, and its logits by rows and sigma; see `train.feature_network`."""
+    recipe, train = run.recipe, list(split.train)
+    if run.backbone:
+        backbone = feature_network.load_backbone(recipe, Path(run.backbone))
+    else:
+        targets = feature_network.feature_targets(recipe, pixels, cache)
+        backbone = feature_network.train_backbone(
+            recipe, pixels, targets, train, run.weights, run.seed, out / CHECKPOINTS
+        )
+        feature_network.save_backbone(backbone, out / "backbone.safetensors")
+    _write_log(out / "log.csv", [])
+    _, labels = labels_of(rows)
+    clean = feature_network.predicted_features(backbone, recipe, pixels, 0, cache)
+    model = LogisticModel.fit(clean[train], labels[train], [rows[i].group for i in train], recipe.distill.c)
+
+    def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
+        measured = feature_network.predicted_features(backbone, recipe, pixels, sigma, cache)
+        return feature_network.logits_of(model, measured[list(indices)])
+
+    return feature_network.fitted_head(backbone, recipe, model), logits
 
 
 def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:
@@ -599,6 +623,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", help="folder of train.folds or, with --protocol all, model folder: for recipes that distil"
     )
+    parser.add_argument(
+        "--backbone", help="backbone.safetensors of a run with distill.features: only the last layer is fitted"
+    )
     parser.add_argument("--protocol", help="how to split, see train.datasets.splits (default: the recipe's)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
@@ -630,7 +657,9 @@ def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
     data = dataset_folder(arguments.data, recipe)
     precision = best_precision() if arguments.precision == "auto" else arguments.precision
     protocol = arguments.protocol or recipe.protocol
-    return Run(recipe, str(data), protocol, fold, seed, arguments.weights, precision, arguments.teacher)
+    return Run(
+        recipe, str(data), protocol, fold, seed, arguments.weights, precision, arguments.teacher, arguments.backbone
+    )
 
 
 def dataset_folder(data: str | None, recipe: Recipe) -> Path:

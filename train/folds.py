@@ -183,7 +183,9 @@ class FoldNetworks:
         """Held-out logits of every image at each sigma, as a cross-validation records them."""
         answers = [self.noisy(sigma) for sigma in sigmas]
         first = answers[0]
-        return HeldOut(np.array(sigmas), first.index, first.label, first.fold, np.stack([a.logits for a in answers]))
+        return HeldOut(
+            np.array(sigmas), first.index, first.label, first.fold, np.stack([a.logits for a in answers]), self.groups
+        )
 
     @cached_property
     def _noisy(self) -> dict[float, Answers]:

@@ -89,6 +89,9 @@ class Distill:
 
     weight: float = 0.0  # share of the loss that asks for the teacher's answers, 0 to 1; 0 is off
     temperature: float = 1.0  # that both networks' logits are divided by
+    # Or what the network is taught instead of labels: a set of train.cell_features, see train.feature_network.
+    features: Literal["", "area", "five", "nineteen", "all"] = ""
+    c: float = 0.01  # inverse regularization of the logistic regression on them
 
 
 @dataclass(frozen=True)

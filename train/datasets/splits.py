@@ -22,6 +22,7 @@ PROTOCOLS = (
     "image-10fold",
     "group-kfold:K",
     "group-holdout",
+    "group-leave-out:NAMES",
     "all",
 )
 RESTARTS = 20  # greedy placements of groups, of which the best is taken; with many more, seeds hardly differ
@@ -53,6 +54,7 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
     image-10fold              images, ten splits, no validation part (P2)
     group-kfold:K             whole groups, K splits, no validation part; K is 2 or more
     group-holdout             whole groups, about 70/10/20 %
+    group-leave-out:A,B,...   the groups A, B, ... are the test part, all others the training part
     all                       everything is training, for the model that is published
     ========================  ==============================================================================
 
@@ -147,6 +149,14 @@ def _parts(
         case ["group-holdout"]:
             part = _groups_placed(rows, names, labels, np.array([0.7, 0.1, 0.2]), rng)
             return [(np.flatnonzero(part == 0), np.flatnonzero(part == 1), np.flatnonzero(part == 2))]
+        case ["group-leave-out", left_out]:
+            groups = np.array([row.group for row in rows])
+            if unknown := set(left_out.split(",")) - set(groups):
+                raise BlastlensError(
+                    f"There is no group {', '.join(sorted(unknown))}; the images' groups are accepted."
+                )
+            test = np.isin(groups, left_out.split(","))
+            return [(np.flatnonzero(~test), nothing, np.flatnonzero(test))]
         case ["all"]:
             return [(everything, nothing, nothing)]
     raise BlastlensError(f"{protocol!r} is no split protocol; accepted are {', '.join(PROTOCOLS)}.")

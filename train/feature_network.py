@@ -1,0 +1,182 @@
+"""A network that is taught measurements of a cell instead of its label, and a logistic regression on what it measures.
+
+A recipe with `distill.features` trains in two steps. First the backbone learns to predict the standardized features of
+`train.cell_features` from noisy, flipped and turned pixels; no label is used. Then `LogisticModel` is fitted to the
+predicted features of the training cells, classes and donors weighted equally. Both last layers are linear, so they are
+folded into one and the result is a plain timm model. With few labelled donors this transfers better than fine-tuning:
+the labels decide only as many numbers as there are features.
+
+The backbone of one run may serve others (`--backbone`): it has seen pixels, but no label, of what they hold out.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from blastlens.errors import BlastlensError
+from blastlens.noise import add_gaussian_noise
+from train import augment
+from train.backbones import create_network, head_linear
+from train.cell_features import Floats, LogisticModel, columns, measure
+from train.files import make_once, replace
+from train.recipe import Recipe
+
+CHECKPOINT = "feature_network.pt"
+OUTLIER = 4.0  # standard deviations to which a feature is clipped, so that few odd cells do not decide the loss
+
+
+def feature_targets(recipe: Recipe, pixels: np.ndarray, cache: Path) -> Floats:
+    """The features that `recipe.distill.features` names, of each image: (N, F)."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels[:: max(1, len(pixels) // 50)]).tobytes()).hexdigest()[:16]
+    found = measure(pixels, cache / f"cell-features-{digest}-{len(pixels)}-{pixels.shape[1]}.npy")
+    return found[:, columns(recipe.distill.features)]
+
+
+def train_backbone(
+    recipe: Recipe, pixels: np.ndarray, targets: Floats, train: Sequence[int], weights: str, seed: int, out: Path
+) -> nn.Module:
+    """Train a network to predict standardized features; no label is seen.
+
+    Args:
+        pixels: uint8 (N, S, S, 3). targets: (N, F). train: rows that may be looked at.
+        weights: as for `create_network`.
+        out: folder of the checkpoint, which is written after every epoch and resumed from.
+
+    Returns:
+        normalized pixels to F features, standardized over the training rows.
+    """
+    rows = np.asarray(train)
+    standardized = (targets - targets[rows].mean(0)) / targets[rows].std(0).clip(1e-6)
+    wanted = torch.from_numpy(standardized.clip(-OUTLIER, OUTLIER)).float()
+    torch.manual_seed(seed)
+    network = create_network(recipe, targets.shape[1], weights).to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False  # quicker on a CPU, see train.finetune
+    head = list(head_linear(network).parameters())
+    body = [p for p in network.parameters() if p.requires_grad and all(p is not h for h in head)]
+    options = recipe.optimizer
+    groups = [{"params": body, "lr": options.lr}, {"params": head, "lr": options.head_lr or options.lr}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    steps = len(rows) // recipe.batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in groups], total_steps=recipe.epochs * steps, pct_start=recipe.schedule.warmup or 0.1
+    )
+    checkpoint, first = out / CHECKPOINT, 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epochs"]
+    for epoch in range(first, recipe.epochs):
+        network.train()
+        _frozen_to_eval(network, recipe)
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        order = torch.randperm(len(rows), generator=generator).numpy()
+        progress = tqdm(range(steps), desc=f"features, epoch {epoch + 1} of {recipe.epochs}", unit="batch")
+        for step in progress:
+            chosen = np.sort(rows[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
+            images = torch.from_numpy(np.ascontiguousarray(pixels[chosen])).permute(0, 3, 1, 2)
+            loss = F.mse_loss(
+                network(normalized(recipe, augment.apply(recipe.augment, images, generator))), wanted[chosen]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "epochs": epoch + 1,
+        }
+        replace(checkpoint, lambda part, state=state: torch.save(state, part))
+    return network.eval()
+
+
+def load_backbone(recipe: Recipe, file: Path) -> nn.Module:
+    """A feature network that `save_backbone` wrote.
+
+    Raises:
+        BlastlensError: no such file, or one of another network or other features.
+    """
+    network = create_network(recipe, len(columns(recipe.distill.features)), "scratch")
+    try:
+        network.load_state_dict(load_file(file))
+    except (OSError, RuntimeError) as error:
+        raise BlastlensError(f"{file} is no feature network of this recipe: {error}") from None
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def save_backbone(network: nn.Module, file: Path) -> None:
+    """Write a feature network for `--backbone`."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    replace(file, lambda part: save_file(state, part))
+
+
+@torch.inference_mode()
+def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigma: float, cache: Path) -> Floats:
+    """What the network measures in every image under Gaussian noise, (N, F); computed once for each network.
+
+    Each image has its own noise field, seeded with its row.
+    """
+    weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+    file = cache / f"measured-{hashlib.sha256(weights).hexdigest()[:16]}-{len(pixels)}-{sigma:g}.npy"
+
+    def compute(part: Path) -> None:
+        found = []
+        for start in tqdm(range(0, len(pixels), 64), desc=f"features at sigma {sigma:g}", unit="batch"):
+            few = range(start, min(start + 64, len(pixels)))
+            batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=i) for i in few])
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2)
+            found.append(network(normalized(recipe, images)).numpy())
+        with part.open("wb") as opened:
+            np.save(opened, np.concatenate(found).astype(np.float64))
+
+    make_once(file, compute)
+    return np.load(file)
+
+
+def fitted_head(network: nn.Module, recipe: Recipe, model: LogisticModel) -> nn.Module:
+    """The two-class network: the regression on the features folded into the layer that predicts them."""
+    scaler, regression = model.pipeline[0], model.pipeline[-1]
+    slope = regression.coef_[0] / scaler.scale_
+    offset = float(regression.intercept_[0] - slope @ scaler.mean_)
+    classifier = create_network(recipe, 2, "scratch")
+    state = network.state_dict()
+    measured = head_linear(network)
+    name = next(key for key, module in network.named_modules() if module is measured)
+    row = torch.from_numpy(slope).float() @ measured.weight.detach()
+    bias = torch.from_numpy(slope).float() @ measured.bias.detach() + offset
+    # The regression is for the second class: half of its score for it, half against the first.
+    state[f"{name}.weight"], state[f"{name}.bias"] = torch.stack([-row, row]) / 2, torch.stack([-bias, bias]) / 2
+    classifier.load_state_dict(state)
+    return classifier.eval()
+
+
+def logits_of(model: LogisticModel, features: Floats) -> Floats:
+    """Logits (N, 2) of predicted features, those of `fitted_head`'s network."""
+    score = model.pipeline.decision_function(features)
+    return np.stack([-score, score], axis=1) / 2
+
+
+def normalized(recipe: Recipe, images: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) on the 0 to 255 scale to what the network takes."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (recipe.channel_mean, recipe.channel_std))
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _frozen_to_eval(network: nn.Module, recipe: Recipe) -> None:
+    """Frozen batch norms keep their statistics, too."""
+    for name, module in network.named_modules():
+        if recipe.frozen and name.startswith(recipe.frozen):
+            module.eval()
