@@ -17,8 +17,8 @@ from helpers_results import made_up_result
 from safetensors.torch import load_file
 
 from blastlens import Classifier, metrics
-from blastlens.drawn import drawn_dataset
 from blastlens.donor_metrics import donor_weights
+from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder

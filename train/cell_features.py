@@ -21,8 +21,11 @@ from tqdm.auto import tqdm
 
 from blastlens.backend import usable_cores
 from blastlens.donor_metrics import donor_weights
+from blastlens.images import View
+from train.datasets import Row, dataset_hash
 from train.files import make_once
 from train.masks import cell_mask
+from train.pixels import load_pixels
 
 Floats = NDArray[np.float64]
 BORDER = 6  # px of the 224 px view: the segmentation's rim, which is no part of the cell's colour or texture
@@ -95,6 +98,13 @@ def cell_features(pixels: np.ndarray) -> Floats:
             np.concatenate([_mean(density, inside & (ring == k), within) for k in range(RINGS)]),
         ]
     )
+
+
+def dataset_features(folder: Path, rows: Sequence[Row], cache: Path) -> Floats:
+    """Features of every image of a prepared dataset at 224 px, (N, F), kept in `cache` by the dataset's hash."""
+    view = View(224, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    pixels = load_pixels(folder, rows, view, cache)
+    return measure(pixels, cache / f"cell-features-{dataset_hash(rows)[:16]}.npy")
 
 
 def measure(pixels: Sequence[np.ndarray] | np.ndarray, cache: Path | None = None) -> Floats:

@@ -145,6 +145,7 @@ class Workplace:
     cache: Path
     precision: str
     hashes: dict[str, str]  # by data set
+    sigmas: Sequence[float] = NOISE_SIGMAS  # at which held-out images are tested
 
     def state(self, job: Job) -> str:
         """ "done", "running", "failed: why", "missing: why" or "to do"."""
@@ -207,6 +208,7 @@ def run_job(job: Job, place: Workplace, threads: int) -> str:
         arguments = [str(recipe), "--data", place.data, "--weights", _weights(job, place), "--protocol", job.protocol]
         arguments += ["--fold", str(job.fold), "--seed", str(job.seed), "--precision", place.precision]
         arguments += ["--cache", str(place.cache), "--out", str(folder)]
+        arguments += ["--sigmas", *(str(sigma) for sigma in place.sigmas)]
         reason = _finetune_here(arguments) if _launched() else _finetune(arguments, folder, threads, lock)
         if reason is None and _rank() == 0:
             try:

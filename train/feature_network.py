@@ -24,19 +24,12 @@ from blastlens.errors import BlastlensError
 from blastlens.noise import add_gaussian_noise
 from train import augment
 from train.backbones import create_network, head_linear
-from train.cell_features import Floats, LogisticModel, columns, measure
+from train.cell_features import Floats, LogisticModel, columns
 from train.files import make_once, replace
 from train.recipe import Recipe
 
 CHECKPOINT = "feature_network.pt"
 OUTLIER = 4.0  # standard deviations to which a feature is clipped, so that few odd cells do not decide the loss
-
-
-def feature_targets(recipe: Recipe, pixels: np.ndarray, cache: Path) -> Floats:
-    """The features that `recipe.distill.features` names, of each image: (N, F)."""
-    digest = hashlib.sha256(np.ascontiguousarray(pixels[:: max(1, len(pixels) // 50)]).tobytes()).hexdigest()[:16]
-    found = measure(pixels, cache / f"cell-features-{digest}-{len(pixels)}-{pixels.shape[1]}.npy")
-    return found[:, columns(recipe.distill.features)]
 
 
 def train_backbone(

@@ -41,7 +41,7 @@ from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from train import augment, feature_network, invariance
 from train.backbones import OURS, create_network, find_weights, head_linear
-from train.cell_features import LogisticModel
+from train.cell_features import LogisticModel, columns, dataset_features
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
 from train.files import replace, write_json, writing
@@ -243,7 +243,7 @@ def prepare(recipe: Recipe, images: Tensor) -> Tensor:
     steps = recipe.preprocess
     if steps == Preprocess():
         return images
-    return enhance(images.float(), denoise=steps.denoise, contrast=steps.contrast, brightness=steps.brightness)
+    return enhance(images.float(), **dataclasses.asdict(steps))
 
 
 def normalise(recipe: Recipe, images: Tensor) -> Tensor:
@@ -565,7 +565,7 @@ def distilled(
     if run.backbone:
         backbone = feature_network.load_backbone(recipe, Path(run.backbone))
     else:
-        targets = feature_network.feature_targets(recipe, pixels, cache)
+        targets = dataset_features(Path(run.data), rows, cache)[:, columns(recipe.distill.features)]
         backbone = feature_network.train_backbone(
             recipe, pixels, targets, train, run.weights, run.seed, out / CHECKPOINTS
         )

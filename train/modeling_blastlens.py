@@ -167,7 +167,9 @@ def build_network(
     return network
 
 
-def enhance(images: Tensor, *, denoise: int = 0, contrast: bool = False, brightness: float = 0.0) -> Tensor:
+def enhance(
+    images: Tensor, *, denoise: int = 0, contrast: bool = False, brightness: float = 0.0, optical_density: bool = False
+) -> Tensor:
     """Fixed image enhancement, in the order of the arguments; float (N, 3, H, W) on the 0 to 255 scale, in and out.
 
     Args:
@@ -175,6 +177,8 @@ def enhance(images: Tensor, *, denoise: int = 0, contrast: bool = False, brightn
         contrast: stretch each channel of each image linearly from its own range to 0..255; a flat channel stays as it
             is (the rule of torchvision's autocontrast).
         brightness: scale each image so that the mean over its pixels and channels is this, then clip; 0 is off.
+        optical_density: the negative logarithm of each value, scaled so that 0 becomes 255 and 255 becomes 0: equal
+            amounts of a dye are equal steps.
     """
     if denoise:
         images = _median(images, denoise)
@@ -186,6 +190,8 @@ def enhance(images: Tensor, *, denoise: int = 0, contrast: bool = False, brightn
     if brightness:
         mean = images.mean((1, 2, 3), keepdim=True)
         images = (images * (brightness / torch.where(mean > 0, mean, 1.0))).clamp(0, 255)
+    if optical_density:
+        images = 255 - torch.log2(images.clamp(0, 255) + 1) * (255 / 8)
     return images
 
 

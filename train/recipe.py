@@ -32,6 +32,7 @@ class Preprocess:
     denoise: int = 0  # side of a median filter, odd; 0 is off
     contrast: bool = False  # stretch each channel of each image from its own range to 0..255
     brightness: float = 0.0  # mean that each image is scaled to, 0 to 255 scale; 0 is off
+    optical_density: bool = False  # the negative logarithm of each value, scaled to 0..255
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Result:
 
     @property
     def initialisation(self) -> str:
-        """ "scratch" or "imagenet"."""
-        return "scratch" if self.initial_weights == "random" else "imagenet"
+        """ "scratch", "imagenet", or "none" for a model that trains no network."""
+        return {"random": "scratch", "none": "none"}.get(self.initial_weights, "imagenet")
 
     @property
     def groups_of_images(self) -> list[str]:

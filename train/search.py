@@ -1,0 +1,483 @@
+"""Search for a single-cell model: candidates x folds x split seeds -> one record per run -> one table.
+
+    python -m train.search --data DIR --jobs 2            run what is missing, then write the table
+    python -m train.search --data DIR --list              what is done and missing, with an estimate
+    python -m train.search                                the table of what is recorded
+    python -m train.search --data DIR --stage 2 --only cells-1 last-blocks
+
+`search.yaml` lists the candidates. Those without a network run on every split seed and on the new donors, which take
+minutes. Networks run on the first split seed (stage 1) or on all of them and the new donors (stage 2), as
+`train.compare` runs: the command can be stopped at any moment and given again, and a run that fails stops no other.
+The table can be written at any time; it says how many runs each line rests on.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from blastlens.donor_metrics import DonorScores, difference, donor_weights
+from blastlens.errors import BlastlensError
+from blastlens.metrics import Interval
+from train.backbones import create_network, find_weights
+from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
+from train.compare import Job, Workplace, duration, estimate, listing, run_all, speed_on
+from train.crossval import HeldOut, calibrated, cross_fitted
+from train.datasets import Row, dataset_hash, labels_of, load_rows
+from train.datasets.splits import Split, make_splits
+from train.feature_network import normalized
+from train.files import make_once
+from train.finetune import best_precision, dataset_folder, view_of
+from train.pixels import load_pixels
+from train.recipe import Recipe
+from train.results import Result, load_results
+
+CONFIG = Path(__file__).with_suffix(".yaml")
+RESULTS = Path(__file__).parents[1] / "results"
+RECORDS = RESULTS / "search"
+SIGMAS = (0.0, 10.0, 20.0, 50.0)
+POSITIVE = 0  # ALL
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of search.yaml; exactly one kind of candidate is described by its fields.
+
+    Attributes:
+        features: a set of `train.cell_features`, for a model without a network or beside a frozen one.
+        model: what is fitted to numbers: "logistic" with inverse regularization `c`, or "boosting".
+        backbone: a timm network whose pooled ImageNet features are used as they are.
+        recipe, changes: a network that is trained.
+        average: other candidates whose probabilities are averaged.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    features: str | None = None
+    model: str = "logistic"
+    c: float = 1.0
+    backbone: str | None = None
+    recipe: str | None = None
+    changes: dict[str, Any] | None = None
+    average: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome, for the record."""
+        return {k: v for k, v in vars(self).items() if v != getattr(Candidate, k)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """search.yaml, validated."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    protocol: str
+    seeds: tuple[int, ...]
+    new_donors: tuple[str, ...]
+    baselines: tuple[str, ...]
+    network: dict[str, Any]
+    candidates: dict[str, Candidate]
+
+    @classmethod
+    def load(cls, path: Path = CONFIG) -> "Search":
+        """Raises BlastlensError naming what is wrong with the file."""
+        try:
+            return TypeAdapter(cls).validate_python(yaml.safe_load(path.read_text()))
+        except (ValidationError, yaml.YAMLError) as error:
+            raise BlastlensError(f"{path.name} is not a valid search: {error}") from None
+
+    @property
+    def left_out(self) -> str:
+        """The protocol whose one test part is the new donors."""
+        return "group-leave-out:" + ",".join(self.new_donors)
+
+    def jobs(self, names: Sequence[str], stage: int) -> list[Job]:
+        """The runs of candidates that train a network."""
+        found = []
+        for name in names:
+            candidate = self.candidates[name]
+            if not candidate.recipe:
+                continue
+            changes = self.network | (candidate.changes or {})
+            recipe = replace(Recipe.load(candidate.recipe).changed(changes), name=name)
+            folds = int(self.protocol.partition(":")[2])
+            seeds = self.seeds if stage == 2 else self.seeds[:1]
+            runs = [(self.protocol, fold, folds, seed) for seed in seeds for fold in range(folds)]
+            runs += [(self.left_out, 0, 1, self.seeds[0])] if stage == 2 else []
+            found += [Job(recipe, changes, recipe.digest, *run, "imagenet") for run in runs]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The prepared dataset, and the numbers that models without a trained network are fitted to."""
+
+    folder: Path
+    rows: Sequence[Row]
+    weights: str
+    cache: Path
+
+    @cached_property
+    def hash(self) -> str:
+        return dataset_hash(self.rows)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return labels_of(self.rows)[1]
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        return np.array([row.group for row in self.rows])
+
+    def numbers(self, candidate: Candidate) -> Floats:
+        """(N, F) of every image."""
+        parts = []
+        if candidate.features:
+            if candidate.features not in FEATURE_SETS:
+                raise BlastlensError(f"There are no features {candidate.features!r}; {', '.join(FEATURE_SETS)} are.")
+            parts.append(dataset_features(self.folder, self.rows, self.cache)[:, columns(candidate.features)])
+        if candidate.backbone:
+            parts.append(self._pooled(candidate.backbone))
+        return np.concatenate(parts, axis=1)
+
+    def _pooled(self, backbone: str) -> Floats:
+        """Pooled features of a network as ImageNet left it, (N, F)."""
+        file = find_weights(self.weights, backbone)
+        path = self.cache / f"pooled-{file.stem}-{self.hash[:16]}.npy"
+
+        @torch.inference_mode()
+        def compute(part: Path) -> None:
+            recipe = Recipe("", "", "cnmc2019", backbone, "all")
+            pixels = load_pixels(self.folder, self.rows, view_of(recipe), self.cache)
+            network = create_network(recipe, 2, str(file)).eval().to(memory_format=torch.channels_last)
+            found = []
+            for start in range(0, len(pixels), 32):
+                images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 32])).permute(0, 3, 1, 2)
+                maps = network.forward_features(normalized(recipe, images))
+                found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
+            with part.open("wb") as opened:
+                np.save(opened, np.concatenate(found).astype(np.float64))
+
+        make_once(path, compute)
+        return np.load(path)
+
+
+def fit_and_test(candidate: Candidate, numbers: Floats, cells: Cells, split: Split) -> Floats:
+    """Probabilities (N, 2) of a split's test images by a model of numbers, fitted on its training images."""
+    train, test = list(split.train), list(split.test)
+    labels, groups = cells.labels[train], cells.groups[train]
+    if candidate.model == "logistic":
+        return LogisticModel.fit(numbers[train], labels, groups, candidate.c).probabilities(numbers[test])
+    boosting = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=8, random_state=0)
+    weights = donor_weights(labels, groups) * len(train)
+    return boosting.fit(numbers[train], labels, sample_weight=weights).predict_proba(numbers[test])
+
+
+def run_numbers(search: Search, names: Sequence[str], cells: Cells, results: Path) -> None:
+    """Run and record candidates that train no network, on every split."""
+    splits = [split for seed in search.seeds for split in make_splits(search.protocol, cells.rows, seed)]
+    splits += make_splits(search.left_out, cells.rows, search.seeds[0])
+    for name in names:
+        candidate = search.candidates[name]
+        if candidate.recipe or candidate.average:
+            continue
+        digest = sha256(json.dumps(candidate.settings, sort_keys=True).encode()).hexdigest()[:8]
+        todo = [split for split in splits if not _recorded(name, digest, split, cells, results)]
+        if not todo:
+            continue
+        try:
+            numbers = cells.numbers(candidate)
+        except BlastlensError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        for split in todo:
+            started = time.time()
+            found = fit_and_test(candidate, numbers, cells, split)
+            _result(name, candidate, digest, split, found, cells, numbers.shape[1], time.time() - started).write(
+                results
+            )
+        print(f"{name}: {len(todo)} runs recorded", flush=True)
+
+
+def _recorded(name: str, digest: str, split: Split, cells: Cells, results: Path) -> bool:
+    path = results / name / split.protocol.replace(":", "-") / f"none-seed{split.seed}-fold{split.fold}.json"
+    if not path.exists():
+        return False
+    found = Result.read(path)
+    return found.recipe_digest == digest and found.dataset["hash"] == cells.hash
+
+
+def _result(
+    name: str,
+    candidate: Candidate,
+    digest: str,
+    split: Split,
+    probabilities: Floats,
+    cells: Cells,
+    parameters: int,
+    seconds: float,
+) -> Result:
+    test = np.asarray(split.test)
+    names, group = np.unique(cells.groups[test], return_inverse=True)
+    parts = {part: getattr(split, part) for part in ("train", "val", "test")}
+    return Result(
+        system=name,
+        paper=None,
+        recipe_digest=digest,
+        changes=candidate.settings,
+        protocol=split.protocol,
+        fold=split.fold,
+        folds=1 if split.protocol.startswith("group-leave-out") else int(split.protocol.partition(":")[2]),
+        seed=split.seed,
+        initial_weights="none",
+        backbone=candidate.backbone or "none",
+        image_size=224,
+        precision="fp32",
+        device="CPU",
+        dataset={"name": "cnmc2019", "hash": cells.hash, "images": len(cells.rows)},
+        images={part: len(members) for part, members in parts.items()},
+        groups={part: len(set(cells.groups[list(members)])) for part, members in parts.items()},
+        label_names=labels_of(cells.rows)[0],
+        parameters=parameters + 1,
+        multiply_adds=0,
+        epochs=0,
+        seconds=round(seconds, 2),
+        versions={},
+        curves=(),
+        sigmas=(0.0,),
+        index=test,
+        label=cells.labels[test],
+        group_names=tuple(map(str, names)),
+        group=group,
+        probabilities=probabilities[None],
+    )
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The recorded runs of one candidate on the repeated splits: calibrated probabilities of ALL by image.
+
+    Attributes:
+        sigmas: S of them. repeat, fold, index, group, sick: (N,). score: (S, N).
+    """
+
+    sigmas: tuple[float, ...]
+    repeat: np.ndarray
+    fold: np.ndarray
+    index: np.ndarray
+    group: np.ndarray
+    sick: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "Recorded":
+        """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
+        parts = []
+        for seed in sorted({r.seed for r in results}):
+            mine = sorted((r for r in results if r.seed == seed), key=lambda r: r.fold)
+            held_out = HeldOut.of_results(mine)
+            probabilities = calibrated(held_out, cross_fitted(held_out))[:, :, POSITIVE]
+            parts.append((np.full(len(held_out.index), seed), held_out, probabilities))
+        joined = {n: np.concatenate([getattr(p[1], n) for p in parts]) for n in ("fold", "index", "group", "label")}
+        score = np.concatenate([p[2] for p in parts], axis=1)
+        repeat = np.concatenate([p[0] for p in parts])
+        sigmas = tuple(float(s) for s in parts[0][1].sigmas)
+        return cls(sigmas, repeat, joined["fold"], joined["index"], joined["group"], joined["label"] == POSITIVE, score)
+
+    @property
+    def keys(self) -> set[tuple[int, int]]:
+        """The (seed, fold) of its runs."""
+        return set(zip(self.repeat.tolist(), self.fold.tolist(), strict=True))
+
+    def part(self, keys: set[tuple[int, int]]) -> "Recorded":
+        """Only the runs of these (seed, fold)."""
+        chosen = np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)])
+        names = ("repeat", "fold", "index", "group", "sick")
+        return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
+
+    def donors(self, sigma: float = 0.0) -> DonorScores:
+        """Figures by donor under noise."""
+        score = self.score[self.sigmas.index(sigma)]
+        return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
+
+
+def averaged(members: Sequence[Recorded]) -> Recorded:
+    """The mean of calibrated probabilities, on the runs and noise levels that all members have."""
+    keys = set.intersection(*(m.keys for m in members))
+    parts = [m.part(keys) for m in members]
+    order = [np.lexsort((p.index, p.fold, p.repeat)) for p in parts]
+    sigmas = tuple(s for s in parts[0].sigmas if all(s in p.sigmas for p in parts))
+    score = np.mean(
+        [[p.score[p.sigmas.index(s)][o] for s in sigmas] for p, o in zip(parts, order, strict=True)], axis=0
+    )
+    first = (getattr(parts[0], n)[order[0]] for n in ("repeat", "fold", "index", "group", "sick"))
+    return Recorded(sigmas, *first, score)
+
+
+def recorded(search: Search, protocol: str, results: Sequence[Result]) -> dict[str, Recorded]:
+    """Every candidate that has runs under a protocol, averages included."""
+    found = {}
+    for name, candidate in search.candidates.items():
+        mine = [r for r in results if r.system == name and r.protocol == protocol]
+        if mine:
+            found[name] = Recorded.of(mine)
+        elif candidate.average and set(candidate.average) <= set(found):
+            members = [found[member] for member in candidate.average]
+            if set.intersection(*(m.keys for m in members)):
+                found[name] = averaged(members)
+    return found
+
+
+def table(search: Search, results: Sequence[Result]) -> str:
+    """results/SEARCH.md from recorded runs."""
+    found = recorded(search, search.protocol, results)
+    new = recorded(search, search.left_out, results)
+    total = len(search.seeds) * int(search.protocol.partition(":")[2])
+    lines = [
+        f"| candidate | runs of {total} | AUROC per healthy donor | "
+        + " | ".join(f"difference to {name}" for name in search.baselines)
+        + " | specificity per donor: mean, worst | sensitivity per ALL subject | AUROC of cells | weighted F1 at 50 % "
+        "| ECE at 50 % | AUROC per donor at sigma 10 / 20 / 50 | new donors: AUROC per donor | cells |",
+        "| --- " * (11 + len(search.baselines)) + "|",
+    ]
+    area = {name: one.donors().summary() for name, one in found.items()}
+    for name in sorted(found, key=lambda n: -area[n]["auroc_per_donor"].value):
+        one, s = found[name], area[name]
+        noise = [
+            f"{one.donors(sigma).replicates(1)['auroc_per_donor'][0]:.3f}" if sigma in one.sigmas else "-"
+            for sigma in SIGMAS[1:]
+        ]
+        gains = []
+        for baseline in search.baselines:
+            keys = one.keys & found[baseline].keys if baseline in found and baseline != name else set()
+            gain = difference(one.part(keys).donors(), found[baseline].part(keys).donors()) if keys else None
+            gains.append(_signed(gain) if gain else "-")
+        fresh = new[name].donors().summary() if name in new else None
+        lines.append(
+            f"| {name} | {len(one.keys)} | {_measured(s['auroc_per_donor'])} | {' | '.join(gains)} "
+            f"| {s['specificity_per_donor'].value:.3f}, {s['worst_specificity']:.3f} "
+            f"| {s['sensitivity_per_subject'].value:.3f} | {s['auroc'].value:.3f} "
+            f"| {s['weighted_f1_at_half'].value:.3f} | {s['ece_at_half'].value:.3f} | {' / '.join(noise)} "
+            + (f"| {_measured(fresh['auroc_per_donor'])} | {fresh['auroc'].value:.3f} |" if fresh else "| - | - |")
+        )
+    some = next(iter(area.values()), None)
+    donors = f"{some['healthy_donors']} healthy donors and {some['subjects']} ALL subjects" if some else "no runs"
+    missing = [name for name in search.candidates if name not in found]
+    return "\n".join(
+        [
+            "# Search for a single-cell model",
+            "",
+            f"{search.protocol}, split seeds {', '.join(map(str, search.seeds))}; {donors}, linked subjects counted "
+            "once. Every cell is scored by a model that saw no cell of its donor. Calibrated on the other folds, "
+            "classes and donors weighted equally. 95 % intervals resample donors within their class and include the "
+            "repeats; "
+            "differences are paired on the same runs. Donors with fewer than three cells are left out of figures per "
+            f"donor. New donors: {', '.join(search.new_donors)}, left out as a whole. Networks: "
+            f"{_listed(search.network)}. Rendered by `python -m train.search` from [search/](search).",
+            "",
+            *lines,
+            "",
+            f"Not run yet: {', '.join(missing) or 'none'}.",
+            "",
+            "| candidate | settings |",
+            "| --- | --- |",
+            *(f"| {name} | {_listed(c.settings)} |" for name, c in search.candidates.items()),
+            "",
+        ]
+    )
+
+
+def _measured(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return ", ".join(
+        f"`{key}` {', '.join(map(str, v)) if isinstance(v, list | tuple) else v}" for key, v in flat.items()
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="train.search", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("BLASTLENS_DATA"), help="prepared dataset; without: the table")
+    parser.add_argument("--list", action="store_true", help="only show what is done, running and missing")
+    parser.add_argument("--only", nargs="+", metavar="CANDIDATE", help="default: every candidate")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="networks: 1 first seed, 2 all seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="networks trained side by side")
+    parser.add_argument("--weights", default=os.environ.get("BLASTLENS_WEIGHTS", "hub"), help="as for train.finetune")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="the candidates")
+    parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="run folders, with checkpoints")
+    parser.add_argument("--results", type=Path, default=RECORDS, help="where runs are recorded")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where pixels and features are kept")
+    arguments = parser.parse_args(argv)
+    try:
+        return _search(arguments)
+    except BlastlensError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    search = Search.load(arguments.config)
+    names = arguments.only or list(search.candidates)
+    if unknown := set(names) - set(search.candidates):
+        raise BlastlensError(f"There is no candidate {', '.join(sorted(unknown))}; {', '.join(search.candidates)} are.")
+    failed = 0
+    if arguments.data:
+        folder = dataset_folder(arguments.data, Recipe.load("ours_cnmc2019"))
+        cells = Cells(folder, load_rows(folder), arguments.weights, arguments.cache)
+        place = Workplace(
+            arguments.data,
+            arguments.weights,
+            arguments.runs,
+            arguments.results,
+            arguments.cache,
+            best_precision(),
+            {"cnmc2019": cells.hash},
+            SIGMAS,
+        )
+        jobs = search.jobs(names, arguments.stage)
+        if arguments.list:
+            speeds = speed_on("CPU", load_results(arguments.results))
+            seconds = [estimate(job, {"cnmc2019": list(cells.rows)}, speeds) for job in jobs]
+            states = [place.state(job) for job in jobs]
+            print(listing(jobs, states, seconds))
+            left = sum(s or 0 for s, state in zip(seconds, states, strict=True) if state != "done")
+            print(f"About {duration(left)} of training is left, two runs side by side take about half of it.")
+            return 0
+        run_numbers(search, names, cells, arguments.results)
+        failed = run_all(jobs, place, {"cnmc2019": list(cells.rows)}, arguments.jobs)
+    text = table(search, load_results(arguments.results))
+    if arguments.results == RECORDS:
+        (RESULTS / "SEARCH.md").write_text(text)
+    print(text)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
