@@ -24,12 +24,15 @@ class Level:
         protocol: the split's name.
         folds: in words, "2 of 3 folds", where some are missing; otherwise empty.
         accuracy, weighted_f1: 0 to 1.
+        auroc_per_donor, specificity_per_donor: averages over healthy donors, 0 to 1; None where there are no donors.
     """
 
     protocol: str
     folds: str
     accuracy: Interval
     weighted_f1: Interval
+    auroc_per_donor: Interval | None = None
+    specificity_per_donor: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -220,4 +223,5 @@ def _level(value: Mapping[str, Any]) -> Level | str:
         folds="" if done == of else f"{done} of {of} folds",
         accuracy=Interval(**value["accuracy"]),
         weighted_f1=Interval(**value["weighted_f1"]),
+        **{key: Interval(**value[key]) for key in ("auroc_per_donor", "specificity_per_donor") if value.get(key)},
     )

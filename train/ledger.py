@@ -21,8 +21,10 @@ import numpy as np
 import yaml
 
 from blastlens import metrics
+from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
 from train.backbones import create_network
+from train.calibration import Candidate, fitted
 from train.complexity import count_parameters, multiply_adds
 from train.crossval import HeldOut, calibrated, calibrated_without, cross_fitted, plain
 from train.datasets import load_rows
@@ -33,7 +35,10 @@ from train.results import HONEST, RUNS, Result, from_run_folder
 RESULTS = RUNS.parent
 TRIED = RESULTS / "tried"
 SHOWN = (0, 10, 20, 50)  # sigmas
-CRITERION = "mean weighted F1 at sigma 0, 20 and 50"
+UNCALIBRATED = ", uncalibrated"
+# What the best trial is best by: of cells, the AUROC per donor, which no shares of classes or large donors decide.
+CRITERIA = {2: "AUROC per donor", 4: "weighted F1"}
+BY_IMAGE = Candidate("temperature and bias", "image")
 CRITERION_SIGMAS = (0, 20, 50)
 # The recipes that ship, by data set.
 SHIPPED = {"cnmc2019": "ours_cnmc2019", "aria2021": "ours_aria2021"}
@@ -49,6 +54,7 @@ class Trial:
         index, label, fold, group: (N,) of the held-out images, sorted by index.
         probabilities: (S, N, C), at `sigmas`, calibrated across folds or not at all. without: of each fold, those of
             the other folds' images calibrated without it, from which to choose what answers it.
+        by_image: (N, C), without noise, calibrated with every image weighing the same, as figures once were.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Trial:
     group: np.ndarray
     probabilities: np.ndarray
     without: Mapping[int, np.ndarray]
+    by_image: np.ndarray
 
     @classmethod
     def of(cls, name: str, recipe: Recipe, results: Sequence[Result], scaled: bool = True) -> "Trial":
@@ -87,7 +94,15 @@ class Trial:
             group=np.concatenate([r.groups_of_images for r in results])[order],
             probabilities=found[:, order],
             without=without,
+            by_image=calibrated(held_out, fitted(held_out, held_out.group, BY_IMAGE))[0][order],
         )
+
+    def donors(self, sigma: float = 0.0, chosen: np.ndarray | None = None, p: np.ndarray | None = None) -> DonorScores:
+        """Figures by donor of a two-class trial, of the chosen images or all, from `p` (N, C) or its own."""
+        mine = np.full(len(self.index), True) if chosen is None else chosen
+        found = self.at(sigma) if p is None else p
+        assert found is not None
+        return DonorScores.of(self.label[mine] == 0, found[mine, 0], self.group[mine], self.fold[mine])
 
     def at(self, sigma: float) -> np.ndarray | None:
         """Probabilities (N, C) under noise, None where it was not measured."""
@@ -103,7 +118,18 @@ def read(folder: Path, recipe: Recipe, name: str) -> list[Trial]:
     results = sorted(map(Result.read, sorted(folder.glob("*.json"))), key=lambda r: r.fold)
     if not results or len({r.seed for r in results}) > 1 or len(results) != results[0].folds:
         raise BlastlensError(f"{folder} does not hold every fold of one cross-validation.")
-    return [Trial.of(name, recipe, results), Trial.of(f"{name}, uncalibrated", recipe, results, scaled=False)]
+    return [Trial.of(name, recipe, results), Trial.of(name + UNCALIBRATED, recipe, results, scaled=False)]
+
+
+def systems_of(dataset: str, runs: Path = RUNS) -> list[Trial]:
+    """Every published system with a complete cross-validation of seed 0 on the honest protocol."""
+    found = []
+    for folder in sorted(runs.glob(f"*/{HONEST.replace(':', '-')}")):
+        recipe = Recipe.load(folder.parent.name)
+        results = [r for r in map(Result.read, sorted(folder.glob("*.json"))) if r.seed == 0]
+        if recipe.dataset == dataset and recipe.paper and len(results) == results[0].folds:
+            found.append(Trial.of(recipe.title, recipe, sorted(results, key=lambda r: r.fold)))
+    return found
 
 
 def trials_of(dataset: str, tried: Path = TRIED, runs: Path = RUNS) -> list[Trial]:
@@ -140,13 +166,18 @@ def figures_of(trial: Trial, base: Trial) -> dict[str, Any]:
 def choice(trials: Sequence[Trial]) -> dict[str, Any]:
     """What is left of the best trial's score when no fold has a say in the recipe that answers it.
 
-    The criterion is `CRITERION`; trials without it are left out.
+    The criterion is that of `CRITERIA`, averaged over `CRITERION_SIGMAS`; trials without these are left out.
     """
     able = [t for t in trials if all(t.at(s) is not None for s in CRITERION_SIGMAS)]
 
     def score(trial: Trial, mine: np.ndarray, probabilities: np.ndarray) -> float:
         levels = [probabilities[trial.sigmas.index(s)] for s in CRITERION_SIGMAS]
-        return float(np.mean([metrics.weighted_f1(trial.label[mine], p[mine]) for p in levels]))
+        return float(np.mean([quality(trial, p, mine) for p in levels]))
+
+    def quality(trial: Trial, p: np.ndarray, mine: np.ndarray) -> float:
+        if p.shape[1] == 2:
+            return float(trial.donors(chosen=mine, p=p).replicates(0)["auroc_per_donor"][0])
+        return metrics.weighted_f1(trial.label[mine], p[mine])
 
     best = max(able, key=lambda t: score(t, np.full(len(t.index), True), t.probabilities))
     answers = np.empty_like(best.probabilities[0])
@@ -156,23 +187,46 @@ def choice(trials: Sequence[Trial]) -> dict[str, Any]:
         picked = max(able, key=lambda t: score(t, ~mine, t.without[int(k)]))
         answers[mine] = picked.probabilities[picked.sigmas.index(0)][mine]
         chosen[str(k)] = picked.name
+    everything = np.full(len(best.index), True)
     return {
-        "criterion": CRITERION,
+        "criterion": CRITERIA[answers.shape[1]],
         "trials": len(able),
         "best": best.name,
-        "weighted_f1_of_best": metrics.weighted_f1(best.label, best.probabilities[best.sigmas.index(0)]),
+        "of_best": quality(best, best.probabilities[best.sigmas.index(0)], everything),
         "by_fold": chosen,
-        "weighted_f1_chosen_by_other_folds": metrics.weighted_f1(best.label, answers),
+        "chosen_by_other_folds": quality(best, answers, everything),
     }
 
 
-def ledger(trials: Sequence[Trial]) -> dict[str, Any]:
+def donor_figures(trial: Trial, base: Trial) -> dict[str, Any]:
+    """One line of the table by donor: what was reported of a two-class run, and what its donors say of it."""
+    before = metrics.summary(trial.label, trial.by_image, ["ALL", "HEM"], positive=0)
+    scores = trial.donors()
+    row: dict[str, Any] = {
+        "name": trial.name,
+        "before": {k: before[k] for k in ("weighted_f1", "auroc", "specificity")},
+        "by_sigma": [
+            {"sigma": s, "auroc_per_donor": trial.donors(s).replicates(0)["auroc_per_donor"][0]}
+            for s in SHOWN
+            if trial.at(s) is not None
+        ],
+        **{k: v for k, v in scores.summary().items() if k != "donors"},
+    }
+    if trial is not base:
+        row["difference"] = difference(scores, base.donors())
+    return row
+
+
+def ledger(trials: Sequence[Trial], systems: Sequence[Trial] = ()) -> dict[str, Any]:
     """The ledger of these trials, JSON-ready; the first is the base.
+
+    `systems` are other recorded runs on the same split, which only appear in the table by donor.
 
     Raises:
         BlastlensError: trials of other images or splits than the base's.
     """
     base = trials[0]
+    raw = [t for t in trials if not t.name.endswith(UNCALIBRATED)]
     for trial in trials:
         if not (np.array_equal(trial.index, base.index) and np.array_equal(trial.fold, base.fold)):
             raise BlastlensError(f"{trial.name} answers other images or splits than {base.name}; they do not compare.")
@@ -188,6 +242,11 @@ def ledger(trials: Sequence[Trial]) -> dict[str, Any]:
                 {"name": t.name, "changes": t.recipe.changes_from(base.recipe)} | figures_of(t, base) for t in trials
             ],
             "choice": choice(trials),
+            **(
+                {"by_donor": [donor_figures(t, base) for t in (*raw, *systems)]}
+                if len(base.probabilities[0][0]) == 2
+                else {}
+            ),
         }
     )
 
@@ -220,10 +279,43 @@ def table(record: dict[str, Any]) -> str:
     made = record["choice"]
     lines += [
         "",
-        f"Best of {made['trials']} by {made['criterion']}: `{made['best']}`, weighted F1 "
-        f"{made['weighted_f1_of_best']:.3f}. When each fold's trial is chosen by the other folds alone: "
-        f"{made['weighted_f1_chosen_by_other_folds']:.3f}.",
+        f"Best of {made['trials']} by mean {made['criterion']} at sigma 0, 20 and 50: `{made['best']}`, without noise "
+        f"{made['of_best']:.3f}. When each fold's trial is chosen by the other folds alone: "
+        f"{made['chosen_by_other_folds']:.3f}.",
     ]
+    if "by_donor" in record:
+        lines += ["", donor_table(record["by_donor"], record["base"])]
+    return "\n".join(lines)
+
+
+def donor_table(rows: Sequence[dict[str, Any]], base: str) -> str:
+    """What was reported of each run and what its donors say, as Markdown."""
+    first = rows[0]
+    lines = [
+        f"The same runs by donor: {first['healthy_donors']} healthy donors and {first['subjects']} ALL subjects, "
+        "linked subjects counted once. *Reported before*: pooled over images and folds, every image weighing the same "
+        "in the calibration. The other columns: calibrated on the other folds with classes and donors weighted equally, "
+        "95 % "
+        f"intervals over donors, differences paired with `{base}`.",
+        "",
+        "| run | reported before: weighted F1 / AUROC / specificity | AUROC per donor | difference "
+        "| at sigma 10 / 20 / 50 | specificity per donor: mean, worst | sensitivity per ALL subject: mean, worst "
+        "| AUROC within folds | weighted F1: data / 50 % | ECE at 50 % |",
+        "| --- " * 10 + "|",
+    ]
+    for row in rows:
+        was, by_sigma = row["before"], {r["sigma"]: r["auroc_per_donor"] for r in row["by_sigma"]}
+        noise = " / ".join(f"{by_sigma[s]:.3f}" if s in by_sigma else "-" for s in SHOWN[1:])
+        gain = _gain(row["difference"]) if "difference" in row else ""
+        specificity, sensitivity = row["specificity_per_donor"], row["sensitivity_per_subject"]
+        lines.append(
+            f"| {row['name']} | {was['weighted_f1']:.3f} / {was['auroc']:.3f} / {was['specificity']:.3f} "
+            f"| {_measured(row['auroc_per_donor'])} | {gain} | {noise} "
+            f"| {_measured(specificity)}, {row['worst_specificity']:.3f} "
+            f"| {_measured(sensitivity)}, {row['worst_sensitivity']:.3f} | {_measured(row['auroc'])} "
+            f"| {row['weighted_f1']['value']:.3f} / {row['weighted_f1_at_half']['value']:.3f} "
+            f"| {row['ece_at_half']['value']:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -241,7 +333,7 @@ def _gain(interval: dict[str, float]) -> str:
 
 def render(tried: Path = TRIED, runs: Path = RUNS) -> dict[str, str]:
     """TRIED.md and tried.json, by name."""
-    records = {dataset: ledger(trials_of(dataset, tried, runs)) for dataset in SHIPPED}
+    records = {dataset: ledger(trials_of(dataset, tried, runs), systems_of(dataset, runs)) for dataset in SHIPPED}
     notes = tried / "NOTES.md"
     parts = ["# What was tried", "", notes.read_text().strip() if notes.exists() else ""]
     for dataset, record in records.items():

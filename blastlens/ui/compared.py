@@ -185,7 +185,11 @@ def _settings(changed: str) -> str:
 def _level_cell(title: str, level: Level | str) -> str:
     if isinstance(level, str):
         return f'<td class="missing" data-label="{title}"><div>{escape(level)}</div></td>'
-    details = "; ".join(text for text in (level.folds, f"F1 {level.weighted_f1.value:.3f}") if text)
+    texts = [level.folds, f"F1 {level.weighted_f1.value:.3f}"]
+    if level.auroc_per_donor and level.specificity_per_donor:
+        texts.append(f"AUROC per donor {level.auroc_per_donor.value:.3f}")
+        texts.append(f"specificity per donor {level.specificity_per_donor.value:.3f}")
+    details = "; ".join(text for text in texts if text)
     return _cell(title, f'{_with_interval(level.accuracy)}<span class="details">{escape(details)}</span>')
 
 

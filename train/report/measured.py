@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastlens import metrics
+from blastlens.donor_metrics import DonorScores
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
 from train.results import Result
+from train.search import Recorded
 
 REPLICATES = 2000
 
@@ -89,6 +91,15 @@ def scores(measured: Measured, sigma: float = 0.0) -> dict[str, Any]:
         positive=measured.positive,
         replicates=REPLICATES,
     )
+
+
+@cache
+def donor_scores(measured: Measured) -> DonorScores | None:
+    """Figures by donor of complete group-level runs of two classes, calibrated on the other folds, classes and donors
+    weighted equally; None for others."""
+    if measured.positive is None or measured.level != "group" or not measured.complete:
+        return None
+    return Recorded.of(measured.runs).donors()
 
 
 @cache

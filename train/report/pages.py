@@ -37,7 +37,7 @@ from train.report.cells import (
     table,
 )
 from train.report.evidence import LEVELS, Evidence, Row
-from train.report.measured import Measured, part, scores
+from train.report.measured import Measured, donor_scores, part, scores
 from train.report.published import Ablation, Claim, Noise
 from train.results import HONEST
 
@@ -90,7 +90,7 @@ def _images_at_hand(evidence: Evidence, dataset: str) -> int | None:
 
 def comparison(evidence: Evidence) -> Page:
     """The main page: claimed, image-level, group-disjoint, the leak, and how each figure was made."""
-    context: dict[str, Any] = {"accuracy": {}, "compact": {}, "f1": {}, "how": {}}
+    context: dict[str, Any] = {"accuracy": {}, "compact": {}, "f1": {}, "donors": {}, "how": {}}
     dots = {}
     header = ("system", "claimed", "image-level", "group-disjoint", "leak", "first weights", "changed")
     for name, dataset in evidence.published.datasets.items():
@@ -109,6 +109,7 @@ def comparison(evidence: Evidence) -> Page:
         context["accuracy"][name] = table(header, lines)
         context["compact"][name] = table(header[:-1], [line[:-1] for line in lines])
         context["f1"][name] = _f1_table(evidence, name)
+        context["donors"][name] = _donor_table(evidence, name)
         context["how"][name] = table(HOW, [how(evidence, row, m) for row in rows for m in (row.image, row.group) if m])
         dots[dataset.title] = [
             figures.Dot(
@@ -121,6 +122,34 @@ def comparison(evidence: Evidence) -> Page:
     context["n_measured"] = {level: len({row.name for row in systems if row.at(level)}) for level in LEVELS}
     context["not_shown"] = evidence.not_shown
     return context, {"comparison": figures.comparison(dots)}
+
+
+def _donor_table(evidence: Evidence, dataset: str) -> str | None:
+    """Every system's figures by donor; None for a data set without healthy donors to tell apart."""
+    lines = []
+    for row in evidence.of(dataset):
+        if row.group is None or (scores := donor_scores(row.group)) is None:
+            continue
+        found = scores.summary()
+        lines.append(
+            (
+                row.title,
+                show(found["auroc_per_donor"]),
+                f"{show(found['specificity_per_donor'])}, {found['worst_specificity']:.3f}",
+                f"{show(found['sensitivity_per_subject'])}, {found['worst_sensitivity']:.3f}",
+                f"{found['weighted_f1_at_half'].value:.3f}",
+                f"{found['counted_donors']}, {found['counted_subjects']}",
+            )
+        )
+    header = (
+        "system",
+        "AUROC per healthy donor",
+        "specificity per donor: mean, worst",
+        "sensitivity per ALL subject: mean, worst",
+        "weighted F1 at 50 %",
+        "healthy donors, ALL subjects",
+    )
+    return table(header, lines) if lines else None
 
 
 def _f1_table(evidence: Evidence, dataset: str) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 from blastlens.metrics import Interval
 from train.report.cells import changes, claimed_accuracy, claimed_f1, missing, score_of
 from train.report.evidence import LEVELS, Evidence, Row
-from train.report.measured import Measured, scores
+from train.report.measured import Measured, donor_scores, scores
 from train.results import HONEST
 
 SCHEMA = 1
 SCORES = ("accuracy", "weighted_f1", "macro_f1")
+BY_DONOR = ("auroc_per_donor", "specificity_per_donor")
 
 
 def render(evidence: Evidence) -> str:
@@ -97,7 +98,13 @@ def _level(evidence: Evidence, row: Row, level: str) -> dict[str, Any]:
     how = {"protocol": HONEST} if m is None else {"protocol": m.first.protocol}
     if m is not None:
         how |= {"folds": len(m.folds), "of_folds": m.first.folds, "seeds": list(m.seeds)}
-    return {**how, **{name: _numbers(value) for name, value in values.items()}}
+    donors = donor_scores(m) if m else None
+    by_donor = donors.summary() if donors else {}
+    return {
+        **how,
+        **{name: _numbers(value) for name, value in values.items()},
+        **{name: _numbers(by_donor[name]) for name in BY_DONOR if name in by_donor},
+    }
 
 
 def _noise(m: Measured | None) -> dict[str, Any] | None:
