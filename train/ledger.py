@@ -294,7 +294,7 @@ def donor_table(rows: Sequence[dict[str, Any]], base: str) -> str:
     lines = [
         f"The same runs by donor: {first['healthy_donors']} healthy donors and {first['subjects']} ALL subjects, "
         "linked subjects counted once. *Reported before*: pooled over images and folds, every image weighing the same "
-        "in the calibration. The other columns: calibrated on the other folds with classes and donors weighted equally, "
+        "in the calibration. The other columns: calibrated on the other folds, classes and donors weighted equally, "
         "95 % "
         f"intervals over donors, differences paired with `{base}`.",
         "",
