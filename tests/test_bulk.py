@@ -121,12 +121,13 @@ def test_columns_have_types_and_the_file_says_what_it_is(archive, model, out):
         "warnings": pa.list_(text),
         "sigma": pa.float64(),
         "corruption": word,
+        "prevalence": pa.float64(),
         "model_id": word,
         "revision": word,
         "precision": word,
     }
     assert metadata(out)["blastlens.disclaimer"] == "Research demonstration, not a medical device."
-    assert metadata(out)["blastlens.schema"] == "1"
+    assert metadata(out)["blastlens.schema"] == "2"
     told = identity(out)
     assert (told["sigma"], told["corruption"], told["seed"]) == (9.0, None, 0)  # noise has one name
     assert told["sources"] == [str(archive)] and set(told["sha256"]) >= {"onnx/model.onnx", "gate.json", "metrics.json"}

@@ -15,6 +15,7 @@ from PIL import Image
 from blastlens import Classifier, Corruption
 from blastlens.__main__ import main
 from blastlens.corruptions import KINDS
+from blastlens.external import NOT_VALIDATED
 
 CELL = str(shared_model_folder("cell"))
 
@@ -62,7 +63,7 @@ def test_the_verdict_of_the_input_gate_reaches_every_format(capsys, images, tmp_
     reason = "far less black background than the cells the model knows"
     assert f"note: {images[0]}: {reason}" in run(capsys, images[0], "--model", folder)[1]
     (answer,) = json.loads(run(capsys, images[0], "--model", folder, "--format", "json")[1])
-    assert (answer["in_domain"], answer["warnings"]) == (False, [reason])
+    assert (answer["in_domain"], answer["warnings"]) == (False, [NOT_VALIDATED, reason])
     for model, verdict in ((folder, "no"), (CELL, "")):
         (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", model, "--format", "csv")[1]))
         assert row["in_domain"] == verdict
