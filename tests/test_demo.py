@@ -291,7 +291,7 @@ def test_the_page_opens_with_its_first_example_answered(tab):
     assert model == CELL
     assert path == str(tab.shelf.examples[CELL][0].path)
     assert "<img" in seen and set(verdict["value"]) == {"ALL · leukemic blast", "HEM · healthy precursor cell"}
-    assert "warning" not in caution
+    assert caution.count("<li>") == 1 and "<li>Not externally validated.</li>" in caution
 
 
 def test_a_link_leads_back_to_its_scene(tab):

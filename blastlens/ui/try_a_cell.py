@@ -386,9 +386,9 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
                         elem_classes="kinds",
                     )
                     level = gr.Slider(**_range(Corruption(NOISE, 0)), min_width=200, scale=3, elem_classes="level")
+                marks = gr.HTML(marks_html(NOISE), padding=True, js_on_load=PICK)
                 with gr.Accordion("Assumed share of leukemic images", open=False):
                     share = _share_of(shelf.first)
-                marks = gr.HTML(marks_html(NOISE), padding=True, js_on_load=PICK)
                 notes = gr.HTML(padding=True)
             with gr.Group():
                 curve = gr.HTML(_NO_CURVE, padding=True)
