@@ -183,8 +183,8 @@ def test_the_endpoints_are_these_each_described_with_types_and_examples(client):
 def test_the_api_reads_no_file_of_the_server(demo_address, tmp_path, form):
     draw_cell("ALL", 0).save(tmp_path / "secret.png")
     stolen = form(tmp_path / "secret.png")
-    for data in ([stolen, "", 0, 0, "none", 0], [stolen, "", NOISE, 1, 0]):
-        name = "classify" if len(data) == 6 else "noise_curve"
+    for data in ([stolen, "", 0, 0, "none", 0, 0], [stolen, "", NOISE, 1, 0, 0]):
+        name = "classify" if len(data) == 7 else "noise_curve"
         assert "not uploaded here" in call(demo_address, name, data)
 
 

@@ -155,7 +155,7 @@ def test_all_that_a_visitor_gave_and_got_is_gone_on_schedule(tmp_path):
         assert "Answered in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0], "one")
         tables = told(page.address, fn["run"], [[given], model, 0], "one")
         inside = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0], "two")
+        assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0, 0], "two")
         given = [place, *set(re.findall(r'"path":"([^"]*\.csv)"', tables))]
         assert {Path(one).name for one in given} == {"patient-7.png", "blastlens-patients.csv", "blastlens-images.csv"}
         addresses = [f"{page.address}/gradio_api/file={one}" for one in given]
