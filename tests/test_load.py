@@ -87,7 +87,7 @@ def until(true, seconds=PROMPT_S):
 
 def join(visitor, cell, seed=ENDLESS):
     """Ask for a run over many images; returns where its answer will be."""
-    data = [[visitor.give(cell)], MODEL, 0, seed]
+    data = [[visitor.give(cell)], MODEL, 0, seed, 0]
     reply = visitor.http.post("/call/score_images", json={"data": data})
     assert reply.status_code == 200, reply.text
     return f"/call/score_images/{reply.json()['event_id']}"
@@ -139,7 +139,7 @@ def test_who_asks_and_never_comes_for_the_answer_loses_the_place(demo, visitor, 
 
 
 def test_an_answer_may_be_fetched_late(visitor, cell):
-    data = [visitor.give(cell), MODEL, 0, 0, "none", 0]
+    data = [visitor.give(cell), MODEL, 0, 0, "none", 0, 0]
     event = visitor.http.post("/call/classify", json={"data": data}).json()["event_id"]
     time.sleep(2 * queueing.SWEEP_S)
     with visitor.http.stream("GET", f"/call/classify/{event}") as late:
