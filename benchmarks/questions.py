@@ -233,7 +233,9 @@ class Maker:
         sigma, change = self.choose.choice([0, 5, 20, 60]), self._change() if self.choose.random() < 0.4 else None
         kind, level = (change.kind, change.level) if change else ("none", 0)
         expected = self._predicted(file, model, sigma, seed, change)
-        return lambda visitor: visitor.call("classify", visitor.give(file), model, sigma, seed, kind, level), expected
+        return lambda visitor: visitor.call(
+            "classify", visitor.give(file), model, sigma, seed, kind, level, 0
+        ), expected
 
     def _curve(self) -> tuple[Callable[[Visitor], Any], Any]:
         file, model, seed = self._picture(), self._model(), self._seed()
@@ -242,7 +244,7 @@ class Maker:
         rows = dict(zip(curve.label_names, curve.probabilities.T.tolist(), strict=True))
 
         def ask(visitor: Visitor) -> Any:
-            answer = visitor.call("noise_curve", visitor.give(file), model, kind, patterns, seed)
+            answer = visitor.call("noise_curve", visitor.give(file), model, kind, patterns, seed, 0)
             return {name: answer.get(name) for name in ("model_id", "levels", "probabilities", "flip_level")}
 
         return ask, {
@@ -264,7 +266,7 @@ class Maker:
             overlay = ""
 
         def ask(visitor: Visitor) -> Any:
-            answer = visitor.on_page("answer", visitor.give(file), model, change.kind, change.level, seed)
+            answer = visitor.on_page("answer", visitor.give(file), model, change.kind, change.level, seed, 0)
             found = answer[3]["value"]["confidences"]
             return {
                 "seen": digest(answer[0]),
@@ -281,7 +283,7 @@ class Maker:
 
         def ask(visitor: Visitor) -> Any:
             image = visitor.give(file)
-            found = visitor.around_the_queue("preview", image, model, change.kind, change.level, seed)[0]
+            found = visitor.around_the_queue("preview", image, model, change.kind, change.level, seed, 0)[0]
             if not isinstance(found, str):  # left out, as previews are where others are being made
                 raise BusyError("No preview now.")
             return digest(found)
@@ -300,7 +302,7 @@ class Maker:
         answers = {file.name: self.classifiers[model].predict(file, sigma, seed).probabilities for file in files}
 
         def ask(visitor: Visitor) -> Any:
-            answer = visitor.call("score_images", [visitor.give(archive)], model, sigma, seed)
+            answer = visitor.call("score_images", [visitor.give(archive)], model, sigma, seed, 0)
             if "refused" in answer:
                 return answer
             found = {one["file"]: one["probabilities"] for one in answer["images"]}
@@ -317,7 +319,7 @@ class Maker:
             self.classifiers[model].predict(file)
         except BlastlensError as error:
             refused = {"refused": str(error)}
-            return lambda visitor: visitor.call("classify", visitor.give(file), model, 0, 0, "none", 0), refused
+            return lambda visitor: visitor.call("classify", visitor.give(file), model, 0, 0, "none", 0, 0), refused
         raise AssertionError(f"{file} was expected to be refused.")
 
     def _tool(self) -> tuple[Callable[[Visitor], Any], Any]:

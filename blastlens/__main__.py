@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from . import external
 from .asking import Asked, one_line, options
 from .bulk import command as bulk_command
 from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
@@ -76,7 +77,7 @@ def _classify(arguments: argparse.Namespace) -> int:
     classifier = Classifier.from_pretrained(asked.model, precision=asked.precision)
     answers = []
     failed = False
-    outcomes = classifier.predict_each(arguments.images, asked.sigma, asked.seed, asked.corruption)
+    outcomes = classifier.predict_each(arguments.images, asked.sigma, asked.seed, asked.corruption, asked.prevalence)
     for image, outcome in zip(arguments.images, outcomes, strict=True):
         if isinstance(outcome, BlastlensError):
             print(one_line(str(outcome)), file=sys.stderr)
@@ -129,15 +130,17 @@ def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     for row in zip(*columns, strict=True):
         print(one_line("  ".join(row)), file=out)  # labels come with the model, and with some models from strangers
     print(file=out)
+    print(one_line(f"note: {first.warnings[0]}"), file=out)
     for image, p in answers:
-        for warning in p.warnings:
+        for warning in external.of_image(p.warnings):
             print(one_line(f"note: {image}: {warning}"), file=out)
         if p.suggestion:
             print(one_line(f"note: {image}: it fits another model; try --model {p.suggestion}"), file=out)
     revision = f" at {first.revision}" if first.revision else ""
     corruption = f", corruption {_corruption(first)}" if first.corruption else ""
     model = one_line(f"Model {first.model_id}{revision}")
-    print(f"{model}, noise sigma {first.sigma:g}{corruption}. {first.disclaimer}", file=out)
+    assumed = "" if first.prevalence is None else f", assumed prevalence {first.prevalence:.3g}"
+    print(f"{model}, noise sigma {first.sigma:g}{corruption}{assumed}. {first.disclaimer}", file=out)
 
 
 def _column(name: str, cells: Sequence[str], align: Callable[[str, int], str]) -> list[str]:
@@ -158,12 +161,21 @@ def _write_csv(answers: Sequence[Answer], out: TextIO) -> None:
     # In quotes, or a spreadsheet that parts cells at semicolons would find a formula inside of a name.
     writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     labels = list(answers[0][1].probabilities)
-    columns = ["image", "label", *labels, "sigma", "corruption", "model_id", "revision"]
+    columns = ["image", "label", *labels, "sigma", "corruption", "prevalence", "model_id", "revision"]
     columns += ["in_domain", "label_set", "flagged", "suggestion", "warnings", "disclaimer"]
     writer.writerow(cell(column) for column in columns)
     for image, p in answers:
         labels_left = None if p.label_set is None else " ".join(p.label_set)
-        texts = [_corruption(p), p.model_id, p.revision, p.in_domain, labels_left, p.flagged, p.suggestion]
+        texts = [
+            _corruption(p),
+            p.prevalence,
+            p.model_id,
+            p.revision,
+            p.in_domain,
+            labels_left,
+            p.flagged,
+            p.suggestion,
+        ]
         texts += ["; ".join(p.warnings), p.disclaimer]
         values = [image, p.label, *p.probabilities.values(), p.sigma, *texts]
         writer.writerow(cell(value) for value in values)

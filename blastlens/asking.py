@@ -17,13 +17,14 @@ class Asked:
     sigma: float
     seed: int
     corruption: Corruption | None
+    prevalence: float | None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Asked":
         """Read them from a command's arguments; raises BlastlensError where one cannot be met."""
         corruption = None if arguments.corruption is None else Corruption.parse(arguments.corruption)
         model = arguments.model or _default_model()
-        return cls(model, arguments.precision, arguments.sigma, arguments.seed, corruption)
+        return cls(model, arguments.precision, arguments.sigma, arguments.seed, corruption, arguments.prevalence)
 
 
 def options() -> argparse.ArgumentParser:
@@ -40,6 +41,9 @@ def options() -> argparse.ArgumentParser:
         help=f"make the image worse first, such as jpeg:40; kinds: {', '.join(KINDS)}",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--prevalence", type=float, help="share of leukemic images that probabilities assume (default: the model's own)"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(default: fp32)")
     return parser
 

@@ -1,5 +1,6 @@
 """Classifier: images to predictions, noise curves and activation maps."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
+from . import external
 from .backend import Backend, load_backend
 from .corruptions import KINDS, Corruption
 from .decision import Decision
@@ -19,6 +21,7 @@ from .gate import Verdict, better_model, statistics_of
 from .images import ImageSource, OpenedImage, name_of, use_image
 from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
+from .patients import leukemic_labels
 
 DISCLAIMER = "Research demonstration, not a medical device."
 # Images that are looked at together, for each thread of the network.
@@ -36,9 +39,10 @@ class Prediction:
 
     Attributes:
         label: the most probable label.
-        probabilities: softmax of the logits by label, in the model's order, adding up to 1.
-        logits: one per label, in the same order.
-        warnings: what may make this prediction mean less than it seems to, one short remark each.
+        probabilities: softmax of the logits by label, in the model's order, adding up to 1; at `prevalence`.
+        logits: the network's, one per label, in the same order.
+        warnings: what may make this prediction mean less than it seems to, one short remark each. The first is about
+            the model: its external validation in one sentence; the others are about the image.
         model_id, revision: which model; revision is None unless it came from the Hub.
         sigma: of the Gaussian noise that was added, on the 0 to 255 scale.
         corruption: what was done to the view beforehand, as {"kind", "level"}; None if nothing.
@@ -47,8 +51,10 @@ class Prediction:
         label_set: the labels that cannot be ruled out, at the confidence that metrics.json states. None where the
             folder has no such figures, or found that they do not hold.
         flagged: whether this reaches the operating point, the threshold that misses few diseased images; None where
-            the folder has none.
+            the folder has none. This and `label_set` are thresholds on the probabilities at the model's own prevalence
+            and do not depend on `prevalence`.
         suggestion: id of another model that this image fits, where it does not fit this one; see `suggesting`.
+        prevalence: the share of leukemic images that the probabilities assume; None where the model states none.
     """
 
     label: str
@@ -63,6 +69,7 @@ class Prediction:
     label_set: tuple[str, ...] | None = None
     flagged: bool | None = None
     suggestion: str | None = None
+    prevalence: float | None = None
     disclaimer: str = DISCLAIMER
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +122,7 @@ class Classifier:
     Attributes:
         folder: the model folder it serves.
         label_names: one per class, in the order of logits and probabilities.
+        prevalence: the share of leukemic images that its calibration assumes; None where metrics.json states none.
     """
 
     def __init__(
@@ -136,6 +144,10 @@ class Classifier:
         self._verdicts: dict[bytes, Verdict] = {}
         self._remembering = Lock()
         self._decision = Decision.from_json(figures) if isinstance(figures, dict) else None
+        self._leukemic = leukemic_labels(folder.label_names)
+        stated = (figures or {}).get("prevalence") if self._leukemic else None
+        self.prevalence = None if stated is None else checked_prevalence(stated)
+        self._about_model = external.sentence(folder.metrics)
 
     @classmethod
     def from_pretrained(
@@ -168,10 +180,16 @@ class Classifier:
         sigma: float = 0.0,
         seed: int = 0,
         corruption: Corruption | None = None,
+        prevalence: float | None = None,
     ) -> list[Prediction]: ...
     @overload
     def predict(
-        self, images: ImageSource, sigma: float = 0.0, seed: int = 0, corruption: Corruption | None = None
+        self,
+        images: ImageSource,
+        sigma: float = 0.0,
+        seed: int = 0,
+        corruption: Corruption | None = None,
+        prevalence: float | None = None,
     ) -> Prediction: ...
     def predict(
         self,
@@ -179,6 +197,7 @@ class Classifier:
         sigma: float = 0.0,
         seed: int = 0,
         corruption: Corruption | None = None,
+        prevalence: float | None = None,
     ) -> Prediction | list[Prediction]:
         """Classify one image, or each of a list or tuple of them.
 
@@ -188,17 +207,22 @@ class Classifier:
             seed: of the noise; every image gets the same field.
             corruption: done to the pixels the network sees, before noise is added. Gaussian noise given here
                 is the same as given by its sigma, and is accepted once.
+            prevalence: the share of leukemic images to assume, between 0 and 1; by default the model's own. The
+                logits of the leukemic labels are shifted by the difference of the log odds (Saerens et al. 2002,
+                doi 10.1162/089976602753284446).
 
         Returns:
             A Prediction, or a list of them in the same order.
 
         Raises:
             BlastlensError: for the first image that cannot be read (`predict_each` goes on with the others),
-                or for a sigma or seed out of range.
+                for a sigma or seed out of range, or for a prevalence that is out of range or that the model does not
+                support because it states none.
         """
         if isinstance(images, list | tuple):
-            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed, corruption)]
-        return self._predictions([self._look(images)], _Change.of(sigma, seed, corruption))[0]
+            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed, corruption, prevalence)]
+        change = _Change.of(sigma, seed, corruption, self.assumed(prevalence))
+        return self._predictions([self._look(images)], change)[0]
 
     def predict_each(
         self,
@@ -206,12 +230,13 @@ class Classifier:
         sigma: float = 0.0,
         seed: int = 0,
         corruption: Corruption | None = None,
+        prevalence: float | None = None,
     ) -> Iterator[Prediction | BlastlensError]:
         """Classify a stream of images in batches; one that cannot be read yields its error and stops nothing.
 
         Only a batch of views is in memory at a time. Arguments are those of `predict`.
         """
-        return self._outcomes(images, _Change.of(sigma, seed, corruption))
+        return self._outcomes(images, _Change.of(sigma, seed, corruption, self.assumed(prevalence)))
 
     def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
         numbered = enumerate(images, start=1)
@@ -237,6 +262,7 @@ class Classifier:
         kind: str = "gaussian_noise",
         levels: Sequence[float] | None = None,
         seeds: Sequence[int] = (0,),
+        prevalence: float | None = None,
     ) -> Curve:
         """Classify one image at each level of one kind of corruption.
 
@@ -245,10 +271,12 @@ class Classifier:
             kind: a name in `corruptions.KINDS`.
             levels: one or more, in any order; by default the kind's own.
             seeds: one or more, each a draw of the noise; kinds that draw no random numbers do without.
+            prevalence: as in `predict`.
 
         Raises:
             BlastlensError: an unreadable image, an unknown kind, no level or no seed, or one out of range.
         """
+        prevalence = self.assumed(prevalence)
         if not isinstance(kind, str) or kind not in KINDS:
             raise BlastlensError(f"There is no corruption {kind!r}; one of {', '.join(KINDS)} is accepted.")
         chosen = KINDS[kind].levels if levels is None else levels
@@ -262,7 +290,7 @@ class Classifier:
         draws = draws if KINDS[kind].seeded else draws[:1]
         changes = [(corruption, seed) for seed in draws for corruption in rows]
         stack = [clean, *self._backend.map(lambda change: change[0].apply(clean, change[1]), changes)]
-        untouched, *others = _softmax(self._logits(stack))
+        untouched, *others = self._probabilities(self._logits(stack), prevalence)
         by_draw = np.reshape(others, (len(draws), len(rows), len(self.label_names)))
         by_draw = np.concatenate([np.broadcast_to(untouched, (len(draws), 1, untouched.size)), by_draw], axis=1)
         place = {corruption.level: row for row, corruption in enumerate(rows, start=1)}
@@ -275,18 +303,40 @@ class Classifier:
         flip = min(flipped, key=lambda level: (abs(level - neutral), level), default=None)
         return Curve(kind, asked, mean, by_draw.min(axis=0), by_draw.max(axis=0), self.label_names, flip)
 
-    def noise_curve(self, image: ImageSource, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0) -> Curve:
+    def noise_curve(
+        self,
+        image: ImageSource,
+        sigmas: Sequence[float] = NOISE_SIGMAS,
+        seed: int = 0,
+        prevalence: float | None = None,
+    ) -> Curve:
         """Classify one image at each level of Gaussian noise, with one noise field scaled by sigma.
 
         Args:
             image: anything `blastlens.images.open_image` reads.
             sigmas: one or more standard deviations on the 0 to 255 scale, each 0 to 100.
             seed: of the noise field.
+            prevalence: as in `predict`.
 
         Raises:
             BlastlensError: an unreadable image, no sigma, or a sigma or seed out of range.
         """
-        return self.curve(image, "gaussian_noise", sigmas, (seed,))
+        return self.curve(image, "gaussian_noise", sigmas, (seed,), prevalence)
+
+    def assumed(self, prevalence: float | None) -> float | None:
+        """The prevalence to assume: the model's own unless one is given.
+
+        Raises:
+            BlastlensError: it is out of range, or the model states none.
+        """
+        if prevalence is None:
+            return self.prevalence
+        if self.prevalence is None:
+            raise BlastlensError(
+                f"Model {self.folder.model_id} does not state the prevalence that its probabilities assume, so it "
+                "cannot be changed; leave prevalence out."
+            )
+        return checked_prevalence(prevalence)
 
     def activation_map(self, image: ImageSource, label: str | None = None) -> np.ndarray:
         """Where in its view the network found evidence for a label.
@@ -399,23 +449,31 @@ class Classifier:
             return self._logits(views), np.empty((0, 0), np.float32)
         return self._backend.logits_and_features(views)
 
+    def _probabilities(self, logits: np.ndarray, prevalence: float | None) -> np.ndarray:
+        """Softmax of logits (..., C), shifted from the model's own prevalence to another one."""
+        if prevalence is None or self.prevalence is None:
+            return _softmax(logits)
+        shift = _log_odds(prevalence) - _log_odds(self.prevalence)
+        return _softmax(logits + shift * np.isin(self.label_names, self._leukemic))
+
     def _prediction(self, logits: np.ndarray, look: "_Look", verdict: Verdict | None, change: "_Change") -> Prediction:
-        softmax = _softmax(logits)
-        probabilities = dict(zip(self.label_names, softmax.tolist(), strict=True))
+        softmax = self._probabilities(logits, change.prevalence)
+        at_own_prevalence = dict(zip(self.label_names, _softmax(logits).tolist(), strict=True))
         # Of an image that is not of the model's kind nothing can be decided.
         decision = self._decision if verdict is None or verdict.fits else None
         return Prediction(
             label=self.label_names[int(softmax.argmax())],
-            probabilities=probabilities,
+            probabilities=dict(zip(self.label_names, softmax.tolist(), strict=True)),
             logits=tuple(logits.tolist()),
-            warnings=look.warnings + (verdict.reasons[:MAX_REASONS] if verdict else ()),
+            warnings=(self._about_model, *look.warnings, *(verdict.reasons[:MAX_REASONS] if verdict else ())),
             model_id=self.folder.model_id,
             revision=self.folder.revision,
             sigma=change.sigma,
             corruption=vars(change.corruption).copy() if change.corruption else None,
             in_domain=verdict.fits if verdict else None,
-            label_set=decision.labels(probabilities) if decision else None,
-            flagged=decision.flagged(probabilities) if decision else None,
+            label_set=decision.labels(at_own_prevalence) if decision else None,
+            flagged=decision.flagged(at_own_prevalence) if decision else None,
+            prevalence=change.prevalence,
         )
 
 
@@ -445,14 +503,18 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Change:
-    """What is done to every view of a call: a corruption that is no noise and not neutral, then Gaussian noise."""
+    """What is done to every view of a call: a corruption that is no noise and not neutral, then Gaussian noise.
+
+    And the prevalence that the probabilities assume.
+    """
 
     sigma: float
     seed: int
     corruption: Corruption | None
+    prevalence: float | None = None
 
     @classmethod
-    def of(cls, sigma: float, seed: int, corruption: Corruption | None) -> "_Change":
+    def of(cls, sigma: float, seed: int, corruption: Corruption | None, prevalence: float | None = None) -> "_Change":
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         if corruption is not None and corruption.kind == "gaussian_noise":
             # With one seed both would be the same field, and add up to another sigma than either says.
@@ -463,7 +525,7 @@ class _Change:
             sigma, corruption = corruption.level, None
         if corruption is not None and corruption.is_neutral:
             corruption = None
-        return cls(sigma, seed, corruption)
+        return cls(sigma, seed, corruption, prevalence)
 
     @property
     def is_none(self) -> bool:
@@ -487,6 +549,17 @@ def _or_raise(outcome: Prediction | BlastlensError) -> Prediction:
     if isinstance(outcome, BlastlensError):
         raise outcome
     return outcome
+
+
+def checked_prevalence(prevalence: float) -> float:
+    """The same as a float; raises BlastlensError unless it is between 0 and 1, neither of them included."""
+    if isinstance(prevalence, bool) or not isinstance(prevalence, int | float) or not 0 < prevalence < 1:
+        raise BlastlensError(f"The prevalence is {prevalence!r}; a share between 0 and 1, such as 0.5, is accepted.")
+    return float(prevalence)
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

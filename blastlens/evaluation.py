@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
+from . import external, metrics
 from .classifier import Classifier, suggesting
 from .errors import BlastlensError
 from .images import read_image
@@ -40,7 +40,7 @@ class Measured:
     Attributes:
         probabilities: (S, C), one row per level of noise.
         in_domain: the input check's verdict, None where the model has none.
-        warnings: as in a Prediction.
+        warnings: about the image, as in a Prediction.
         digest: SHA-256 of the file, by which copies are found.
         label_set, flagged, suggestion: as in a Prediction.
     """
@@ -289,7 +289,7 @@ def measure(
             yield Measured(
                 curve.probabilities,
                 prediction.in_domain,
-                opened.notes + prediction.warnings,
+                opened.notes + external.of_image(prediction.warnings),
                 hashlib.sha256(data).hexdigest(),
                 prediction.label_set,
                 prediction.flagged,

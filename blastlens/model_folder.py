@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import external
 from .errors import BlastlensError
 from .gate import Gate
 from .images import View
@@ -225,9 +226,20 @@ def _metrics(path: Path) -> dict[str, Any]:
     protocols = metrics.get("protocols")
     if protocols is not None and not (isinstance(protocols, list) and all(isinstance(p, dict) for p in protocols)):
         raise BlastlensError("protocols in metrics.json must be a list of objects; measure the model again.")
-    for key in ("calibration", "headline", "int8", "latency_ms", "patients", "sha256", "size_bytes", "training"):
+    for key in (
+        "calibration",
+        "external",
+        "headline",
+        "int8",
+        "latency_ms",
+        "patients",
+        "sha256",
+        "size_bytes",
+        "training",
+    ):
         if not isinstance(metrics.get(key), dict | None):
             raise BlastlensError(f"{key} in metrics.json is {metrics[key]!r:.60}; an object is expected.")
+    external.sentence(metrics)
     return metrics
 
 

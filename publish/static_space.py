@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from blastlens import external
 from blastlens.classifier import DISCLAIMER, INCOMPLETE, MAX_REASONS
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, TO_YCC
 from blastlens.errors import BlastlensError
@@ -391,6 +392,7 @@ def _row(name: str, folder: ModelFolder, files: Mapping[str, bytes]) -> dict[str
         "card": f"https://huggingface.co/{folder.model_id}/blob/{folder.revision}/README.md"
         if hub
         else quote(_card(name)),
+        "external": external.sentence(folder.metrics),
         "files": {path: len(data) for path, data in sorted(files.items())},
     }
 

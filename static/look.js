@@ -11,9 +11,9 @@ const { incomplete, maxReasons } = settings;
 export class Look {
   /** @param {{width: number, height: number, pixels: Uint8Array, notes: string[]}} image as openImage gives it */
   static async at(image, model) {
-    const { view, gate } = model.folder;
+    const { entry, view, gate } = model.folder;
     const pixels = applyView(view, image);
-    const warnings = [...image.notes, ...remarksOnSize(view, image.width, image.height)];
+    const warnings = [entry.external, ...image.notes, ...remarksOnSize(view, image.width, image.height)];
     if (isGrey(pixels)) warnings.push("image has no colour; the model was trained on stained cells in colour");
     if (gate && (gate.incomplete || (gate.features && !model.hasFeatures))) warnings.push(incomplete);
     const clean = await model.ask(pixels, Boolean(gate?.features));

@@ -14,7 +14,7 @@ export function factsOf({ entry, labels, metrics }) {
   const from = entry.revision ? `${entry.repo_id}, revision ${entry.revision.slice(0, 7)}; ` : `${entry.name}; `;
   const cost = eightBit(metrics);
   return [
-    fact("How good", h("strong", {}, figure), evidence),
+    fact("How good", h("strong", {}, figure), `${evidence}. `, h("strong", {}, entry.external)),
     fact("Looks at", taskOf(labels).looksAt),
     fact("Runs", cost || "its 8-bit file", ` (${megabytes(entry)} MB in all)`),
     fact("From", from, "everything that was measured stands in ", card),
@@ -27,11 +27,13 @@ function fact(name, ...text) {
 
 /** What to know before the answer: the input check, and other warnings. */
 export function caution({ warnings, fits }, better, open) {
-  const lines = warnings.map((text) => h("li", {}, sentence(text)));
+  const [external, ...lines] = warnings.map((text) => h("li", {}, sentence(text)));
+  const note = (...items) => h("div", { class: "warning" }, h("p", {}, "Please note:"), h("ul", {}, ...items));
   if (fits === false) {
     const button = better && h("button", { type: "button" }, `Open it in: ${better.title}`);
     button?.addEventListener("click", () => open(better.entry));
     return [
+      note(external),
       h(
         "div",
         { class: "warning" },
@@ -41,8 +43,7 @@ export function caution({ warnings, fits }, better, open) {
       ),
     ];
   }
-  const told = [];
-  if (lines.length) told.push(h("div", { class: "warning" }, h("p", {}, "Please note:"), h("ul", {}, ...lines)));
+  const told = [note(external, ...lines)];
   if (fits) told.push(h("p", { class: "fits" }, "Input check: your image looks like those this model knows."));
   return told;
 }

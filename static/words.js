@@ -35,7 +35,7 @@ export function taskOf(labels) {
 }
 
 export const percent = (share, decimals = 0) => `${(100 * share).toFixed(decimals)}\u00a0%`; // never on two lines
-export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
 
 export function listed(names, word = "or") {
   return names.length > 1 ? `${names.slice(0, -1).join(", ")} ${word} ${names.at(-1)}` : names[0];

@@ -58,6 +58,7 @@ def write_record(folder: Path, kind: str) -> Path:
     record = json.loads((Path(__file__).parents[1] / "models" / bundled / "metrics.json").read_text(encoding="utf-8"))
     files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
     digests = {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()}
+    record.pop("external", None)  # that is about other weights
     write_json(folder / "metrics.json", record | {"model": folder.name, "sha256": digests})
     return folder
 

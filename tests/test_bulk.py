@@ -1,5 +1,6 @@
 """`python -m blastlens score`: every image once, in order, whatever happens meanwhile, a sentence for what fails."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_bulk import cells, command_line, identity, metadata, rows, tiny_model
 from helpers_files import write_bad_files
+from helpers_models import write_json
 
 from blastlens import Classifier, Corruption
 from blastlens.__main__ import main
@@ -21,6 +23,7 @@ from blastlens.bulk import score as bulk
 from blastlens.bulk.score import Command, score
 from blastlens.bulk.scoring import Scorer
 from blastlens.errors import BlastlensError
+from blastlens.external import NOT_VALIDATED
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def out(tmp_path):
 def run(sources, model, out, **more):
     """Score with chunks of 16 images; the sources may be one."""
     sources = sources if isinstance(sources, list) else [sources]
-    settings = {key: more.pop(key) for key in ("sigma", "seed", "corruption", "precision") if key in more}
+    settings = {key: more.pop(key) for key in ("sigma", "seed", "corruption", "precision", "prevalence") if key in more}
     command = Command(tuple(map(str, sources)), model, **settings)
     return score(command, out, **({"chunk": 16} | more))
 
@@ -99,6 +102,7 @@ def test_every_row_is_what_the_classifier_answers(archive, model, out, settings)
                 "warnings": list(prediction.warnings),
                 "sigma": prediction.sigma,
                 "corruption": corruption,
+                "prevalence": prediction.prevalence,
                 "model_id": "tiny",
                 "revision": None,
                 "precision": "fp32",
@@ -121,16 +125,29 @@ def test_columns_have_types_and_the_file_says_what_it_is(archive, model, out):
         "warnings": pa.list_(text),
         "sigma": pa.float64(),
         "corruption": word,
+        "prevalence": pa.float64(),
         "model_id": word,
         "revision": word,
         "precision": word,
     }
     assert metadata(out)["blastlens.disclaimer"] == "Research demonstration, not a medical device."
-    assert metadata(out)["blastlens.schema"] == "1"
+    assert metadata(out)["blastlens.schema"] == "2"
     told = identity(out)
     assert (told["sigma"], told["corruption"], told["seed"]) == (9.0, None, 0)  # noise has one name
     assert told["sources"] == [str(archive)] and set(told["sha256"]) >= {"onnx/model.onnx", "gate.json", "metrics.json"}
     assert {row["sigma"] for row in rows(out)} == {9.0}  # of the broken one, too
+
+
+def test_another_prevalence_is_in_the_rows_and_is_another_command(archive, model, out, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "stating")
+    record = json.loads((folder / "metrics.json").read_text())
+    record["calibration"]["prevalence"] = 0.68
+    write_json(folder / "metrics.json", record)
+    run(archive / "a", str(folder), out, prevalence=0.1)
+    expected = Classifier.from_pretrained(folder).predict([archive / "a" / name for name in files(out)], prevalence=0.1)
+    assert [row["p_ALL"] for row in rows(out)] == [one.probabilities["ALL"] for one in expected]
+    assert {row["prevalence"] for row in rows(out)} == {identity(out)["prevalence"]} == {0.1}
+    assert {row["warnings"][0] for row in rows(out)} == {NOT_VALIDATED}
 
 
 def test_rows_are_in_the_order_of_names_and_do_not_depend_on_chunks_or_threads(archive, model, tmp_path):

@@ -245,6 +245,7 @@ def measured_int8(difference: float) -> dict[str, Any]:
 def without_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change everything that was measured, in the folder and in the comparison of systems."""
     metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("external", None)  # shares that could not be any larger; they have a test of their own
     measured = ("protocols", "int8", "latency_ms", "size_bytes", "check")
     for key in (key for key in (*measured, *TRUST) if metrics.get(key)):
         metrics[key] = changed(metrics[key])
@@ -472,7 +473,7 @@ def of_unknown_origin(metrics: dict[str, Any]) -> None:
     metrics["label_names"] = ["round", "square"]
     metrics["training"]["dataset"]["name"] = "shapes"
     metrics["training"]["initial_weights"] = "found.safetensors"
-    for key in ("int8", "latency_ms", "size_bytes", "check", *TRUST):
+    for key in ("int8", "latency_ms", "size_bytes", "check", "external", *TRUST):
         metrics.pop(key, None)
     (protocol,) = metrics["protocols"]
     for key in ("reliability", "reliability_by_answer", "classwise_ece"):
@@ -521,19 +522,42 @@ def test_a_protocol_by_image_is_never_shown_as_unseen_people(tmp_path):
     assert all(entry.dataset_args["level"] == "image-level" for entry in ModelCard(text).data.eval_results)
 
 
-def test_what_was_measured_elsewhere_has_its_own_table_and_entries(tmp_path):
-    def elsewhere(metrics):
-        other = json.loads(json.dumps(metrics["protocols"][0]))
-        other |= {"name": "elsewhere", "level": "external", "n_images": 4321, "calibration": "as shipped"}
-        other["by_sigma"][0]["weighted_f1"] = {"value": 0.4567, "low": 0.3, "high": 0.6}
-        metrics["protocols"].append(other)
+def validated(metrics: dict[str, Any]) -> None:
+    scores = {"specificity": {"value": 0.2345, "low": 0.1, "high": 0.4}, "worst_specificity": 0.0123}
+    metrics["external"] = {
+        "data": "elsewhere",
+        "images": 4321,
+        "subjects": 5,
+        "healthy_donors": 7,
+        "healthy_images": 321,
+        "sha256": metrics["sha256"]["safetensors"],
+        "metrics": scores | {"sensitivity": {"value": 0.9876}},
+        "per_subject": [{"donor": "H9", "positive": False, "images": 46, "rate": 0.5}],
+        "baseline": {"name": "cell area", "metrics": {"specificity": {"value": 0.6543}}},
+        "caveat": "One subject is not external.",
+    }
 
-    text = text_of(copied(CELLS, tmp_path, elsewhere))
-    table = section(text, "### Elsewhere")
-    assert "4,321 images" in table and "0.457 (0.300 to 0.600)" in table and "not trained on" in table
-    entries = [e for e in ModelCard(text).data.eval_results if e.dataset_type == "elsewhere"]
-    assert entries and all("a data set it was not trained on" in entry.metric_name for entry in entries)
-    assert "no other hospital" not in text and "no external" not in text
+
+def test_the_external_validation_is_at_the_top_of_the_card_and_in_a_section_of_its_own(tmp_path):
+    text = text_of(copied(CELLS, tmp_path, validated))
+    told = "External validation: 77 % of 321 healthy cells from 7 new donors were classified as leukemic."
+    assert told in body(text).partition("\n## ")[0].partition("| | weighted F1")[0]
+    details = section(text, "### External validation")
+    assert "4,321 images" in details and "One subject is not external." in details
+    assert "| specificity | 0.234 (0.100 to 0.400) | 0.654 |" in details
+    assert "| specificity on the worst healthy donor | 0.012 | unknown |" in details
+    assert "| H9 | healthy | 46 | 50.0 % |" in details
+
+
+def test_a_card_without_external_validation_says_so_at_its_top(tmp_path):
+    text = text_of(copied(CELLS, tmp_path, lambda metrics: metrics.pop("external", None)))
+    assert "**Not externally validated.**" in body(text).partition("\n## ")[0]
+    assert "### External validation" not in text and "no external validation" in text
+
+
+def test_the_card_states_the_prevalence_that_probabilities_assume(tmp_path):
+    text = text_of(copied(CELLS, tmp_path, lambda metrics: metrics["calibration"].update(prevalence=0.1234)))
+    assert "They assume that 12.3 % of the images are leukemic" in section(text, "## Limits")
 
 
 def test_a_folder_that_was_not_measured_gets_no_card(tmp_path, capsys):

@@ -15,6 +15,7 @@ from PIL import Image
 from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.backend import has_wide_sums, load_backend, usable_cores
 from blastlens.corruptions import CURVE_SIGMAS, KINDS
+from blastlens.external import NOT_VALIDATED
 from blastlens.images import open_image
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
@@ -110,7 +111,7 @@ def test_a_prediction_says_where_it_comes_from_and_is_plain_json(cell_classifier
     assert answer["model_id"] == "tiny-cell"
     assert answer["revision"] is None
     assert answer["sigma"] == 3.0
-    assert answer["warnings"] == []
+    assert answer["warnings"] == [NOT_VALIDATED]
     assert answer["disclaimer"] == "Research demonstration, not a medical device."
     assert answer["label"] == prediction.label
     assert answer["probabilities"] == prediction.probabilities
@@ -309,29 +310,29 @@ def test_a_flat_activation_map_is_all_zeros(cell_classifier, monkeypatch):
 # Warnings
 
 
-def test_ordinary_images_get_no_warnings(cell_classifier, field_classifier):
-    assert cell_classifier.predict(blobs(1)).warnings == ()
-    assert cell_classifier.predict(blobs(1, 450, 450)).warnings == ()
-    assert field_classifier.predict(blobs(1)).warnings == ()
+def test_ordinary_images_get_no_warnings_but_that_about_the_model(cell_classifier, field_classifier):
+    assert cell_classifier.predict(blobs(1)).warnings == (NOT_VALIDATED,)
+    assert cell_classifier.predict(blobs(1, 450, 450)).warnings == (NOT_VALIDATED,)
+    assert field_classifier.predict(blobs(1)).warnings == (NOT_VALIDATED,)
 
 
 def test_an_unusual_size_is_pointed_out(cell_classifier, field_classifier):
-    (warning,) = cell_classifier.predict(blobs(1, 640, 480)).warnings
+    _, warning = cell_classifier.predict(blobs(1, 640, 480)).warnings
     assert "640x480" in warning and "450x450 or prepared 224x224" in warning
-    (warning,) = field_classifier.predict(blobs(1, 640, 480)).warnings
+    _, warning = field_classifier.predict(blobs(1, 640, 480)).warnings
     assert warning == "image is 640x480; only its centre square was used"
-    (warning,) = field_classifier.predict(blobs(1, 64, 64)).warnings
+    _, warning = field_classifier.predict(blobs(1, 64, 64)).warnings
     assert "enlarged" in warning
 
 
 def test_an_image_without_colour_is_pointed_out(cell_classifier):
-    (warning,) = cell_classifier.predict(blobs(1)[..., 0]).warnings
+    _, warning = cell_classifier.predict(blobs(1)[..., 0]).warnings
     assert "no colour" in warning
 
 
 def test_what_opening_left_out_is_pointed_out(cell_classifier):
     clear = np.dstack([blobs(1), np.full((SIZE, SIZE), 200, np.uint8)])
-    assert cell_classifier.predict(clear).warnings == ("its transparent pixels were shown on black",)
+    assert cell_classifier.predict(clear).warnings[1:] == ("its transparent pixels were shown on black",)
 
 
 # Refusals

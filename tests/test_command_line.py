@@ -15,6 +15,8 @@ from PIL import Image
 from blastlens import Classifier, Corruption
 from blastlens.__main__ import main
 from blastlens.corruptions import KINDS
+from blastlens.external import NOT_VALIDATED
+from blastlens.model_folder import MAIN
 
 CELL = str(shared_model_folder("cell"))
 
@@ -62,7 +64,7 @@ def test_the_verdict_of_the_input_gate_reaches_every_format(capsys, images, tmp_
     reason = "far less black background than the cells the model knows"
     assert f"note: {images[0]}: {reason}" in run(capsys, images[0], "--model", folder)[1]
     (answer,) = json.loads(run(capsys, images[0], "--model", folder, "--format", "json")[1])
-    assert (answer["in_domain"], answer["warnings"]) == (False, [reason])
+    assert (answer["in_domain"], answer["warnings"]) == (False, [NOT_VALIDATED, reason])
     for model, verdict in ((folder, "no"), (CELL, "")):
         (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", model, "--format", "csv")[1]))
         assert row["in_domain"] == verdict
@@ -125,6 +127,31 @@ def test_what_is_decided_from_an_answer_reaches_every_format(capsys, images, tmp
     assert table[2].split()[-4:] == [answer["label_set"][0], "or", answer["label_set"][1], "yes"]
     (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", folder, "--format", "csv")[1]))
     assert (row["label_set"], row["flagged"]) == (" ".join(answer["label_set"]), "yes")
+
+
+def test_the_external_validation_and_the_prevalence_reach_every_format(capsys, images, tmp_path):
+    folder = shutil.copytree(CELL, tmp_path / "stating")
+    record = json.loads((folder / "metrics.json").read_text())
+    write_json(folder / "metrics.json", record | {"calibration": {"prevalence": 0.68}})
+    expected = Classifier.from_pretrained(folder).predict(images, prevalence=0.1)
+    given = (*images, "--model", folder, "--prevalence", 0.1)
+    table = run(capsys, *given)[1]
+    assert table.count(NOT_VALIDATED) == 1 and f"note: {NOT_VALIDATED}" in table.splitlines()  # not for each image
+    assert "assumed prevalence 0.1" in table
+    answers = json.loads(run(capsys, *given, "--format", "json")[1])
+    assert [one["probabilities"] for one in answers] == [one.probabilities for one in expected]
+    assert {(one["warnings"][0], one["prevalence"]) for one in answers} == {(NOT_VALIDATED, 0.1)}
+    for row in csv.DictReader(io.StringIO(run(capsys, *given, "--format", "csv")[1])):
+        assert (row["prevalence"], row["warnings"]) == ("0.1", NOT_VALIDATED)
+
+
+@pytest.mark.parametrize(
+    ("model", "prevalence", "told"), [("bundled", "1", "between 0 and 1"), (CELL, "0.5", "does not state")]
+)
+def test_a_prevalence_that_cannot_be_met_is_one_sentence(capsys, images, model, prevalence, told):
+    model = MAIN[0] if model == "bundled" else model
+    code, out, err = run(capsys, images[0], "--model", model, "--prevalence", prevalence)
+    assert (code, out, err.count("\n")) == (2, "", 1) and told in err
 
 
 def test_csv_has_one_row_per_image(capsys, images):

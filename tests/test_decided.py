@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from gradio.utils import get_upload_folder
-from helpers_models import LABELS, shared_model_folder, write_json
+from helpers_models import LABELS, blobs, shared_model_folder, write_json
 from helpers_trust import calibration
+from PIL import Image
 
 from blastlens import Classifier
 from blastlens.classifier import Prediction
@@ -158,11 +159,27 @@ def test_labelled_images_of_another_kind_are_counted_by_the_model_that_would_kno
     assert answer["fits_another_model"] == {"tiny-field": 2}
 
 
+def test_the_assumed_share_moves_answer_and_curve_and_becomes_the_other_models_own_with_it(tab, tmp_path, monkeypatch):
+    for classifier, own in zip(tab.shelf.classifiers.values(), (0.68, 0.3), strict=True):
+        monkeypatch.setattr(classifier, "prevalence", own)
+    cell = upload(tmp_path, Image.fromarray(blobs(1)))
+    (own, set_to_own, low) = (tab.answer(cell, "tiny-cell", NOISE, 0, 0, share) for share in (0, 0.68, 0.05))
+    assert own[3] == set_to_own[3] and "assume that 68 % of the images are leukemic" in own[5]
+    assert "assume that 5 % of the images are leukemic" in low[5] and low[4] == own[4]
+    leukemic = "ALL · leukemic blast"
+    assert low[3]["value"][leukemic] < own[3]["value"][leukemic]
+    curves = [tab.curve(cell, "tiny-cell", NOISE, 0, 0, share) for share in (0, 0.68, 0.05)]
+    assert curves[0] == curves[1] != curves[2]
+    *_, share = tab.switch(cell, "tiny-field", NOISE, 0, 0, 0.05)
+    assert (share.value, share.interactive) == (0.3, True)
+
+
 def test_an_image_that_no_model_knows_is_refused_without_a_suggestion(tab, tmp_path):
     half = draw_field("Early", 2)
     half.paste((0, 0, 0), (0, 0, half.width // 4, half.height))  # a quarter is black: neither a cell nor a field
     caution = tab.answer(upload(tmp_path, half), "tiny-cell", NOISE, 0, 0)[2]
     assert "refused" in caution and "<button" not in caution
+    assert caution.index("Not externally validated.") < caution.index("refused")  # about the model, not a reason
 
 
 def test_a_batch_says_what_was_refused_and_which_model_would_know_it(tab, tmp_path):

@@ -183,8 +183,8 @@ def test_the_endpoints_are_these_each_described_with_types_and_examples(client):
 def test_the_api_reads_no_file_of_the_server(demo_address, tmp_path, form):
     draw_cell("ALL", 0).save(tmp_path / "secret.png")
     stolen = form(tmp_path / "secret.png")
-    for data in ([stolen, "", 0, 0, "none", 0], [stolen, "", NOISE, 1, 0]):
-        name = "classify" if len(data) == 6 else "noise_curve"
+    for data in ([stolen, "", 0, 0, "none", 0, 0], [stolen, "", NOISE, 1, 0, 0]):
+        name = "classify" if len(data) == 7 else "noise_curve"
         assert "not uploaded here" in call(demo_address, name, data)
 
 
@@ -291,7 +291,7 @@ def test_the_page_opens_with_its_first_example_answered(tab):
     assert model == CELL
     assert path == str(tab.shelf.examples[CELL][0].path)
     assert "<img" in seen and set(verdict["value"]) == {"ALL · leukemic blast", "HEM · healthy precursor cell"}
-    assert "warning" not in caution
+    assert caution.count("<li>") == 1 and "<li>Not externally validated.</li>" in caution
 
 
 def test_a_link_leads_back_to_its_scene(tab):

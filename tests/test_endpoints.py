@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from blastlens.classifier import DISCLAIMER
 from blastlens.drawn import draw_cell
+from blastlens.external import NOT_VALIDATED
 
 # What every answer says of its origin; list_models says it of each model.
 CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}
@@ -87,6 +89,21 @@ def test_both_roads_give_the_same_answer_which_says_where_it_comes_from(name, by
     for one in answer["models"] if name == "list_models" else [answer]:
         assert CARRIED - ({"sigma", "warnings"} if name == "list_models" else set()) <= set(one | answer)
     assert answer["disclaimer"] == DISCLAIMER
+
+
+def test_every_answer_begins_its_warnings_with_the_external_validation(by_client):
+    for name in ("classify", "noise_curve", "score_images", "test_on_labelled_images"):
+        assert by_client[name]["warnings"][0] == NOT_VALIDATED, name
+    for one in by_client["list_models"]["models"]:
+        assert one["external_validation"] == {"result": NOT_VALIDATED, "caveat": "", "record": None}
+        assert (one["prevalence"], one["warnings"]) == (None, [])
+
+
+def test_a_prevalence_is_refused_by_a_model_that_states_none(demo_address, files):
+    client, cell = Client(demo_address, verbose=False), handle_file(files / "cell.png")
+    for name, image in (("classify", cell), ("noise_curve", cell), ("score_images", [cell])):
+        with pytest.raises(AppError, match="tiny-cell does not state the prevalence"):
+            client.predict(image, model="tiny-cell", prevalence=0.5, api_name=f"/{name}")
 
 
 def test_verdict_set_flag_and_suggestion_are_part_of_every_answer_about_an_image(by_client):

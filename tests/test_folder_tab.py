@@ -23,6 +23,7 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
+from blastlens.external import NOT_VALIDATED
 from blastlens.patients import CAVEAT
 from blastlens.ui import batch, folder, launch
 from blastlens.ui.batch import Run, image_rows, patient_rows
@@ -131,6 +132,8 @@ def test_the_endpoint_answers_for_images_patients_and_failures(client, shelf, pa
     assert "not an image" in answer["failures"][1]["reason"]
     assert (answer["model_id"], answer["revision"], answer["sigma"], answer["seed"]) == ("tiny-cell", None, 5, 2)
     assert answer["disclaimer"] == DISCLAIMER and CAVEAT in answer["warnings"]
+    assert answer["warnings"][0] == NOT_VALIDATED  # once for all images
+    assert not any(NOT_VALIDATED in one["warnings"] for one in answer["images"])
 
 
 def test_the_endpoint_needs_no_more_than_files_and_tells_what_it_takes(client, tmp_path):
@@ -142,7 +145,7 @@ def test_the_endpoint_needs_no_more_than_files_and_tells_what_it_takes(client, t
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/score_images"]
     told = endpoints["/score_images"]["parameters"]
-    assert [one["parameter_name"] for one in told] == ["files", "model", "sigma", "seed"]
+    assert [one["parameter_name"] for one in told] == ["files", "model", "sigma", "seed", "prevalence"]
     assert all(one["type"]["additional_description"] for one in told)
 
 

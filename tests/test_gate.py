@@ -16,6 +16,7 @@ from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.classifier import INCOMPLETE, MAX_REASONS, suggesting
 from blastlens.corruptions import KINDS
 from blastlens.drawn import draw_cell, draw_field, drawn_dataset
+from blastlens.external import NOT_VALIDATED
 from blastlens.gate import STATISTICS, FeatureScore, Gate, better_model, statistics_of
 from blastlens.model_folder import ModelFolder, fetch
 from blastlens.tensors import read_tensors
@@ -299,16 +300,16 @@ def with_gate(tmp_path, **ranges):
 def test_a_prediction_carries_the_verdict_and_is_given_all_the_same(tmp_path):
     classifier = with_gate(tmp_path, black=(0.5, 1))
     fits, alien = classifier.predict([disc(), blobs(1)])
-    assert (fits.in_domain, fits.warnings) == (True, ())
+    assert (fits.in_domain, fits.warnings) == (True, (NOT_VALIDATED,))
     assert alien.in_domain is False
-    assert alien.warnings == ("far less black background than the cells the model knows",)
+    assert alien.warnings[1:] == ("far less black background than the cells the model knows",)
     assert alien.label in classifier.label_names
     assert json.loads(json.dumps(alien.to_dict()))["in_domain"] is False
 
 
 def test_a_folder_without_gate_gives_no_verdict():
     prediction = Classifier.from_pretrained(shared_model_folder("cell")).predict(disc())
-    assert prediction.in_domain is None and prediction.warnings == ()
+    assert prediction.in_domain is None and prediction.warnings == (NOT_VALIDATED,)
 
 
 def with_features(tmp_path, limit, kind="cell"):
@@ -326,7 +327,7 @@ def with_features(tmp_path, limit, kind="cell"):
 def test_the_networks_features_decide_what_statistics_let_pass(tmp_path):
     classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
     usual, strange = classifier.predict([blobs(3), canvas(colour=(255, 255, 255))])
-    assert usual.in_domain and usual.warnings == ()
+    assert usual.in_domain and usual.warnings == (NOT_VALIDATED,)
     assert strange.in_domain is False
     assert strange.warnings[-1] == "what the network sees in it is unlike the cells the model knows"
     assert classifier.fits(blobs(3)) and not classifier.fits(canvas(colour=(255, 255, 255)))
@@ -388,7 +389,7 @@ def test_a_gate_that_lacks_its_distribution_goes_by_statistics_and_says_so(tmp_p
     (folder / "gate.safetensors").unlink()
     assert ModelFolder.load(folder).gate.incomplete
     prediction = Classifier.from_pretrained(folder).predict(canvas(colour=(255, 0, 0)))
-    assert prediction.in_domain and prediction.warnings == (INCOMPLETE,)
+    assert prediction.in_domain and prediction.warnings == (NOT_VALIDATED, INCOMPLETE)
 
 
 def test_a_distribution_of_another_network_or_a_damaged_one_is_one_sentence(tmp_path):
@@ -442,8 +443,8 @@ def test_an_image_with_much_against_it_gets_the_plainest_reasons_only(tmp_path):
     classifier = with_gate(tmp_path, **dict.fromkeys(STATISTICS, (500, 600)))
     prediction = classifier.predict(blobs(1))
     assert len(classifier.folder.gate.judge(blobs(1)).reasons) == len(STATISTICS)
-    assert len(prediction.warnings) == MAX_REASONS
-    assert prediction.warnings[0].startswith("far less black background")
+    assert len(prediction.warnings) == 1 + MAX_REASONS
+    assert prediction.warnings[1].startswith("far less black background")
 
 
 @pytest.mark.parametrize("name", [CELLS, FIELDS])

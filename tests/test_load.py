@@ -87,7 +87,7 @@ def until(true, seconds=PROMPT_S):
 
 def join(visitor, cell, seed=ENDLESS):
     """Ask for a run over many images; returns where its answer will be."""
-    data = [[visitor.give(cell)], MODEL, 0, seed]
+    data = [[visitor.give(cell)], MODEL, 0, seed, 0]
     reply = visitor.http.post("/call/score_images", json={"data": data})
     assert reply.status_code == 200, reply.text
     return f"/call/score_images/{reply.json()['event_id']}"
@@ -103,7 +103,7 @@ def listening(visitor, place):
 def answered(visitor, cell):
     """Whether a newcomer's run over many images is answered, and promptly."""
     start = time.monotonic()
-    answer = visitor.call("score_images", [visitor.give(cell)], MODEL, 0, 0)
+    answer = visitor.call("score_images", [visitor.give(cell)], MODEL, 0, 0, 0)
     return len(answer["images"]) == 1 and time.monotonic() - start < PROMPT_S
 
 
@@ -121,9 +121,9 @@ def test_a_queue_full_of_visitors_who_leave_is_free_again(demo, visitor, cell, e
             until(lambda: endless)  # the first is being answered, the others wait
             assert len(demo._queue) == number
         with pytest.raises(BusyError, match=r"16 runs over many images are waiting already\. Please try again"):
-            visitor.call("score_images", [visitor.give(cell)], MODEL, 0, 0)
+            visitor.call("score_images", [visitor.give(cell)], MODEL, 0, 0, 0)
         # Whoever asks about one image is not kept out by them.
-        assert visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0)["label"] in ("ALL", "HEM")
+        assert visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0, 0)["label"] in ("ALL", "HEM")
     assert answered(visitor, cell)
     assert not endless
 
@@ -139,7 +139,7 @@ def test_who_asks_and_never_comes_for_the_answer_loses_the_place(demo, visitor, 
 
 
 def test_an_answer_may_be_fetched_late(visitor, cell):
-    data = [visitor.give(cell), MODEL, 0, 0, "none", 0]
+    data = [visitor.give(cell), MODEL, 0, 0, "none", 0, 0]
     event = visitor.http.post("/call/classify", json={"data": data}).json()["event_id"]
     time.sleep(2 * queueing.SWEEP_S)
     with visitor.http.stream("GET", f"/call/classify/{event}") as late:
@@ -171,7 +171,7 @@ def test_a_long_wait_does_not_count_as_having_left(visitor, cell, endless, monke
 def test_of_visitors_who_were_answered_or_left_nothing_is_kept(demo, visitor, cell, endless, monkeypatch):
     monkeypatch.setattr(queueing, "LISTEN_S", 0.5)
     for seed in range(3):
-        visitor.call("classify", visitor.give(cell), MODEL, 3, seed, "none", 0)
+        visitor.call("classify", visitor.give(cell), MODEL, 3, seed, "none", 0, 0)
     with listening(visitor, join(visitor, cell)):
         until(lambda: endless)
     line = demo._queue
@@ -181,14 +181,14 @@ def test_of_visitors_who_were_answered_or_left_nothing_is_kept(demo, visitor, ce
 
 
 def test_nothing_is_kept_of_what_a_visitor_saw(demo, visitor, cell):
-    shown = visitor.on_page("answer", visitor.give(cell), MODEL, "gaussian_noise", 20, 0)
+    shown = visitor.on_page("answer", visitor.give(cell), MODEL, "gaussian_noise", 20, 0, 0)
     assert "data:image/png" in shown[0]
     assert visitor.name in demo.state_holder
     assert demo.state_holder[visitor.name].config_values == {}
 
 
 def test_no_statistics_are_made_that_nobody_sees(demo, visitor, cell):
-    visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0)
+    visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0, 0)
     assert demo._queue.compute_analytics_summary([{"function": "classify"}]) == {"functions": {}}
 
 
@@ -196,7 +196,7 @@ def test_beyond_the_limit_every_road_says_that_the_page_is_busy(address, visitor
     client = Client(address, verbose=False)
     monkeypatch.setattr(queueing, "MAX_WAITING", 0)
     with pytest.raises(BusyError, match=r"^This page is busy: 0 requests are waiting already\. Please try again"):
-        visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0)
+        visitor.call("classify", visitor.give(cell), MODEL, 0, 0, "none", 0, 0)
     with pytest.raises(QueueError, match="Queue is full! Please try again"):
         client.predict(handle_file(cell), api_name="/classify")
     with pytest.raises(BusyError, match="Queue is full! Please try again"):
@@ -241,7 +241,7 @@ def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
         return given(*shown)
 
     def preview(seed):
-        return visitor.around_the_queue("preview", image, MODEL, "gaussian_noise", 20, seed)
+        return visitor.around_the_queue("preview", image, MODEL, "gaussian_noise", 20, seed, 0)
 
     monkeypatch.setattr(try_a_cell, "seen_html", slow)
     seen = []
@@ -250,7 +250,7 @@ def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
         thread.start()
     try:
         until(lambda: len(seen) == 58)  # all but two have been left out
-        assert visitor.call("classify", image, MODEL, 0, 0, "none", 0)["label"] in ("ALL", "HEM")
+        assert visitor.call("classify", image, MODEL, 0, 0, "none", 0, 0)["label"] in ("ALL", "HEM")
     finally:
         free.set()
         for thread in threads:

@@ -152,10 +152,10 @@ def test_all_that_a_visitor_gave_and_got_is_gone_on_schedule(tmp_path):
         model = next(one for one in config["components"] if one["type"] == "radio")["props"]["value"]
         (place,) = httpx.post(f"{page.address}/gradio_api/upload", files={"files": ("patient-7.png", data)}).json()
         given = {"path": place, "orig_name": "patient-7.png", "meta": {"_type": "gradio.FileData"}}
-        assert "Answered in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0], "one")
+        assert "Answered in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0, 0], "one")
         tables = told(page.address, fn["run"], [[given], model, 0], "one")
         inside = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0], "two")
+        assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0, 0], "two")
         given = [place, *set(re.findall(r'"path":"([^"]*\.csv)"', tables))]
         assert {Path(one).name for one in given} == {"patient-7.png", "blastlens-patients.csv", "blastlens-images.csv"}
         addresses = [f"{page.address}/gradio_api/file={one}" for one in given]
@@ -193,7 +193,7 @@ def attacked(tmp_path_factory):
             client.predict(handle_file(home / "patient-7.png"), api_name="/test_on_labelled_images")
         count = len(httpx.get(f"{page.address}/config").json()["dependencies"])
         for fn in range(count):
-            told(page.address, fn, [{"path": "/home/patient-1.png"}] * 6, f"stranger-{fn}")
+            told(page.address, fn, [{"path": "/home/patient-1.png"}] * 7, f"stranger-{fn}")
             strange = {"data": ["patient-0.png"], "fn_index": fn, "session_hash": "x"}
             httpx.post(f"{page.address}/gradio_api/run/x", json=strange, timeout=30)
         for path in ("call/patient-2", "call/v2/patient-2", "call/classify", "queue/join", "upload", "mcp/", "cancel"):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers_models import make_model_folder
 from helpers_results import made_up_result
+from PIL import Image
 from safetensors.torch import load_file
 
-from blastlens import Classifier, metrics
+from blastlens import Classifier, external, metrics
+from blastlens.corruptions import BLACK
 from blastlens.donor_metrics import donor_weights
 from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
@@ -301,15 +305,109 @@ def test_metrics_name_protocol_sizes_and_versions(model_folder):
     assert 0 <= record["int8"]["same_label"] <= 1
 
 
-def test_a_data_set_the_model_never_saw_becomes_a_protocol_of_its_own(model_folder, tmp_path):
+@pytest.fixture
+def elsewhere(model_folder, tmp_path) -> tuple[Path, Path]:
+    """A copy of the measured folder, and a small prepared dataset of other subjects."""
     shutil.copytree(model_folder, tmp_path / "model")
-    drawn_dataset(tmp_path / "elsewhere", ("ALL", "HEM"), per_group=2, groups_per_label=2, size=64, seed=9)
-    arguments = [str(tmp_path / "model"), "--external", str(tmp_path / "elsewhere"), "--cache", str(tmp_path)]
-    for _ in range(2):  # measuring again replaces the entry
-        assert evaluate.main(arguments) == 0
-        protocols = json.loads((tmp_path / "model/metrics.json").read_text())["protocols"]
-        assert [p["level"] for p in protocols] == ["group", "external"]
-        assert (protocols[1]["name"], protocols[1]["n_images"]) == ("elsewhere", 8)
+    data = drawn_dataset(tmp_path / "elsewhere", ("ALL", "HEM"), per_group=4, groups_per_label=3, size=64, seed=9)
+    return tmp_path / "model", data
+
+
+def externally(folder: Path, data: Path) -> int:
+    return evaluate.main([str(folder), "--external", str(data), "--cache", str(folder.parent)])
+
+
+def test_external_subjects_become_the_external_block(elsewhere, capsys):
+    folder, data = elsewhere
+    for _ in range(2):  # measuring again replaces the block
+        assert externally(folder, data) == 0
+        record = json.loads((folder / "metrics.json").read_text())
+        assert [p["level"] for p in record["protocols"]] == ["group"]
+    block = record["external"]
+    counts = {"images": 24, "subjects": 3, "healthy_donors": 3, "healthy_images": 12, "min_images": 3}
+    assert {key: block[key] for key in counts} == counts and block["data"] == "elsewhere"
+    assert block["sha256"] == record["sha256"]["safetensors"]
+    assert "no training subjects" in block["caveat"]
+    # The shipped network's own answers, through the same images.
+    answers = {row: [] for row in {r.subject for r in load_rows(data)}}
+    classifier = Classifier.from_pretrained(folder)
+    for row in load_rows(data):
+        answers[row.subject].append(classifier.predict(data / row.file_name).probabilities["ALL"] >= 0.5)
+    assert {one["donor"]: one["rate"] for one in block["per_subject"]} == {k: np.mean(v) for k, v in answers.items()}
+    wrong = np.mean([v for k, values in answers.items() if "hem" in k for v in values])
+    assert block["metrics"]["specificity"]["value"] == pytest.approx(1 - wrong, abs=1e-5)
+    assert 0 <= block["metrics"]["auroc_per_donor"]["low"] <= block["metrics"]["auroc_per_donor"]["high"] <= 1
+    assert set(block["baseline"]["metrics"]) == set(block["metrics"])
+    assert external.sentence(record) in capsys.readouterr().out
+
+
+def test_the_baseline_counts_lit_pixels_of_the_published_frame(elsewhere, monkeypatch):
+    folder, data = elsewhere
+    rows = load_rows(data)
+    view = ModelFolder.load(folder).view
+    lit = {
+        row.file_name: np.count_nonzero(view.apply(Image.open(data / row.file_name)).max(axis=2) > BLACK)
+        for row in rows
+    }
+    areas = sorted(count * (320 / view.size) ** 2 for count in lit.values())
+    middle = sum(areas[len(areas) // 2 - 1 :][:2]) / 2
+    monkeypatch.setattr(evaluate, "LEUKEMIC_AREA", middle)
+    assert externally(folder, data) == 0
+    block = json.loads((folder / "metrics.json").read_text())["external"]
+    right = {"ALL": 0, "HEM": 0}
+    for row in rows:
+        right[row.label] += (lit[row.file_name] * (320 / view.size) ** 2 >= middle) == (row.label == "ALL")
+    baseline = block["baseline"]["metrics"]
+    assert [baseline[key]["value"] for key in ("sensitivity", "specificity")] == pytest.approx(
+        [right["ALL"] / 12, right["HEM"] / 12], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("listed", ["drawn-hem-1", "17"])
+def test_a_training_subject_is_refused_also_under_its_other_name(elsewhere, listed, capsys):
+    folder, data = elsewhere
+    if listed == "17":  # shares a cell with subject 18
+        table = (data / "metadata.csv").read_text().replace(",drawn-hem-1,", ",18,")
+        (data / "metadata.csv").write_text(table)
+    record = json.loads((folder / "metrics.json").read_text())
+    record["training"]["subjects"] = [listed]
+    (folder / "metrics.json").write_text(json.dumps(record))
+    assert externally(folder, data) == 2
+    told = capsys.readouterr().err.strip()
+    assert re.fullmatch(r".* has images of (drawn-hem-1|18), on which model was trained; an external .*", told)
+    record["training"]["subjects"] = ["somebody else"]
+    (folder / "metrics.json").write_text(json.dumps(record))
+    assert externally(folder, data) == 0
+    assert "caveat" not in json.loads((folder / "metrics.json").read_text())["external"]
+
+
+def test_subjects_of_one_class_alone_are_no_external_validation(elsewhere, tmp_path, capsys):
+    healthy = drawn_dataset(tmp_path / "healthy", ("HEM",), per_group=2, groups_per_label=2, size=64)
+    assert externally(elsewhere[0], healthy) == 2
+    assert "donors of both classes" in capsys.readouterr().err
+
+
+def test_a_model_of_four_labels_has_macro_f1_with_noise_too(tmp_path):
+    folder = make_model_folder(tmp_path / "fields", "field")
+    labels = ("Benign", "Early", "Pre", "Pro")
+    data = drawn_dataset(tmp_path / "slides", labels, per_group=2, groups_per_label=2, size=64)
+    block = evaluate.external_block(ModelFolder.load(folder), data, tmp_path)
+    assert set(block["metrics"]) == {"macro_f1", "balanced_accuracy", "ece"}
+    assert [row["sigma"] for row in block["by_sigma"]] == [10, 20, 50]
+    assert f"macro F1 {block['metrics']['macro_f1']['value']:.3f} on 16 images" in external.sentence(
+        {"external": block}
+    )
+
+
+def test_the_external_validation_is_kept_as_long_as_the_weights_are_the_same(model_folder, cross_validated):
+    summary = json.loads((cross_validated / "summary.json").read_text())
+    earlier = json.loads((model_folder / "metrics.json").read_text())
+    block = {"sha256": earlier["sha256"]["safetensors"]}
+    earlier["sha256"]["int8"] = "another file"
+    kept = evaluate.build_metrics(model_folder, None, summary, earlier | {"external": block})
+    assert kept["external"] == block
+    changed = evaluate.build_metrics(model_folder, None, summary, earlier | {"external": {"sha256": "0" * 64}})
+    assert "external" not in changed
 
 
 def test_a_score_that_an_absent_class_leaves_undefined_is_null_and_not_nan():

@@ -23,6 +23,7 @@ from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval, Scaling
 from blastlens.noise import PAPER_SIGMAS
+from blastlens.patients import leukemic_labels
 from train.crossval import CALIBRATION, HeldOut, calibrated, cross_fitted, plain
 from train.decisions import operating_point, prediction_sets
 from train.files import write_json
@@ -73,6 +74,8 @@ def report(
     return plain(
         {
             "scaling": CALIBRATION,
+            # Every image weighs the same, so the calibration assumes their own share.
+            "prevalence": np.isin(labels, [label_names.index(n) for n in leukemic_labels(label_names)]).mean(),
             "ece": by_sigma[0]["ece"],
             "classwise_ece": by_sigma[0]["classwise_ece"],
             "before": errors(before),

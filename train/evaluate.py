@@ -7,7 +7,7 @@ network was fitted on. `--all` asks the fold networks that are kept in results/f
 that each has not seen, and measures everything again: the noise curve, robustness, calibration, shortcut probes,
 patients, what int8 costs, and the input gate; then it renders the card. Steps that are done are kept, so that the
 command can be stopped and given again. Without kept networks, `--cv` takes the figures of train.crossval's summary.
-`--external` adds the shipped network's own answers on a data set that it never saw.
+`--external` adds the external validation: the shipped network itself on subjects outside its training set.
 """
 
 import argparse
@@ -26,18 +26,23 @@ import numpy as np
 import onnxruntime as ort
 from tqdm.auto import tqdm
 
-from blastlens import metrics
+from blastlens import external, metrics
 from blastlens.backend import usable_cores
+from blastlens.donor_metrics import MIN_IMAGES, DonorScores
 from blastlens.errors import BlastlensError
-from blastlens.images import View
+from blastlens.images import RAW_CELL_SIDE, View
 from blastlens.integrity import digests
-from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
+from blastlens.metrics import Interval
+from blastlens.model_folder import NETWORKS, RECORDED, SAFETENSORS, ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+from blastlens.wording import listed
 from train import calibration, card, gate, patients, probes, robustness
 from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
+from train.datasets.groups import SAME_PERSON
 from train.files import Unwritable, write_json
 from train.folds import FOLDS, FoldNetworks
+from train.masks import cell_mask
 from train.pixels import load_pixels
 from train.quantise import training_sample, write_int8
 
@@ -69,6 +74,20 @@ HEADLINE = (
     "specificity",
     "auroc",
     "ece",
+)
+EXTERNAL_SIGMAS = (0, 10, 20, 50)
+VIEW_OF_FRAME = 320  # px of the published frame that a view of a prepared cell shows
+LEUKEMIC_AREA = 30_000  # px of the published frame, above which the baseline classifies a cell as leukemic
+DONOR_METRICS = (
+    "auroc_per_donor",
+    "specificity_per_donor",
+    "worst_specificity",
+    "sensitivity_per_subject",
+    "auroc",
+    "specificity",
+    "sensitivity",
+    "balanced_accuracy",
+    "weighted_f1",
 )
 
 
@@ -193,21 +212,97 @@ def kept_folder(networks: FoldNetworks, every: int, cache: Path) -> Path:
     return cache / "evaluate" / f"{networks.digest}-every{every}-{code}"
 
 
-def evaluate_folder(folder: ModelFolder, data: Path, cache: Path) -> dict[str, Any]:
-    """The shipped network itself on a data set it was not trained on, at every sigma; one protocol entry."""
+def external_block(folder: ModelFolder, data: Path, cache: Path) -> dict[str, Any]:
+    """The shipped network's own answers on subjects outside its training set: "external" of metrics.json.
+
+    Args:
+        data: a prepared dataset. A subject of it is the column `subject`, or `group` where there is none.
+
+    Raises:
+        BlastlensError: other labels than the model's, a subject that the model was trained on, or, for a model of two
+            labels, not at least one subject of each.
+    """
     rows = load_rows(data)
     names, labels = labels_of(rows)
     if list(names) != list(folder.label_names):
         raise BlastlensError(f"{data} has labels {', '.join(names)}; the model has {', '.join(folder.label_names)}.")
+    subjects = [row.subject or row.group for row in rows]
+    trained_on = (folder.metrics.get("training") or {}).get("subjects")
+    trained = set(trained_on or ())
+    for _ in SAME_PERSON:  # as many steps as a chain of names can have
+        trained |= {b for pair in SAME_PERSON for a, b in (pair, pair[::-1]) if a in trained}
+    if known := sorted(set(subjects) & trained):
+        raise BlastlensError(
+            f"{data} has images of {listed(known, 'and')}, on which {folder.model_id} was trained; an external "
+            "validation needs other subjects."
+        )
     pixels = load_pixels(data, rows, folder.view, cache)
-    path = folder.path / "onnx/model.onnx"
-    everything = range(len(rows))
-    stacked = [
-        metrics.softmax(session_logits(path, folder.view, pixels, everything, s))
-        for s in tqdm(NOISE_SIGMAS, desc="noise curve", unit="sigma")
-    ]
-    entry = summarise(labels, np.stack(stacked), NOISE_SIGMAS, [r.group for r in rows], names, data.name, [0])
-    return {**entry, "level": "external", "calibration": "as shipped"}
+    network = folder.onnx_file("fp32")
+    sigmas = EXTERNAL_SIGMAS if len(names) > 2 else EXTERNAL_SIGMAS[:1]
+    probabilities = [metrics.softmax(session_logits(network, folder.view, pixels, range(len(rows)), s)) for s in sigmas]
+    measured = _by_donor if len(names) == 2 else _by_group
+    unknown = "The model folder lists no training subjects, so it could not be checked that none of them is here."
+    return plain(
+        {
+            "data": data.name,
+            "images": len(rows),
+            "sha256": digests(folder.path, {"safetensors": SAFETENSORS})["safetensors"],
+            "unit": "subjects" if any(row.subject for row in rows) else "slide clusters",
+            **measured(folder, labels, np.stack(probabilities), subjects, pixels),
+            **({} if trained_on else {"caveat": unknown}),
+        }
+    )
+
+
+def _by_donor(
+    folder: ModelFolder, labels: np.ndarray, probabilities: np.ndarray, subjects: list[str], pixels: np.ndarray
+) -> dict[str, Any]:
+    """Two classes, ALL first: metrics whose unit is the donor, and those of the cell's area alone."""
+
+    def scored(scores: np.ndarray, threshold: float = 0.5) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            summary = DonorScores.of(labels == 0, scores, subjects, threshold=threshold).summary()
+        except ValueError as error:
+            raise BlastlensError(f"The external validation cannot be computed: {error}.") from None
+        defined = {key: summary[key] for key in DONOR_METRICS if not np.isnan(_number(summary[key]))}
+        return defined, summary
+
+    found, summary = scored(probabilities[0, :, 0])
+    scale = (VIEW_OF_FRAME / folder.view.size) ** 2
+    areas = np.array([np.count_nonzero(cell_mask(np.asarray(image))) for image in pixels]) * scale
+    frame = RAW_CELL_SIDE**2
+    by_area, _ = scored(np.clip(areas / frame, 0, 1), LEUKEMIC_AREA / frame)
+    return {
+        **{key: summary[key] for key in ("subjects", "healthy_donors")},
+        "healthy_images": int((labels == 1).sum()),
+        "min_images": MIN_IMAGES,
+        "metrics": found,
+        "per_subject": [
+            {key: one[key] for key in ("donor", "positive", "images", "rate")} for one in summary["donors"]
+        ],
+        "baseline": {
+            "name": "cell area",
+            "rule": f"{folder.label_names[0]} above {LEUKEMIC_AREA:,} px of the {RAW_CELL_SIDE} px frame",
+            "metrics": by_area,
+        },
+    }
+
+
+def _by_group(
+    folder: ModelFolder, labels: np.ndarray, probabilities: np.ndarray, subjects: list[str], pixels: np.ndarray
+) -> dict[str, Any]:
+    """Several classes: means over classes, and macro F1 under noise."""
+    rows = [metrics.bootstrap(labels, p, subjects, folder.label_names) for p in probabilities]
+    noisy = zip(EXTERNAL_SIGMAS[1:], rows[1:], strict=True)
+    return {
+        "groups": len(set(subjects)),
+        "metrics": {key: rows[0][key] for key in ("macro_f1", "balanced_accuracy", "ece")},
+        "by_sigma": [{"sigma": sigma, "macro_f1": row["macro_f1"].value} for sigma, row in noisy],
+    }
+
+
+def _number(score: Interval | float) -> float:
+    return score.value if isinstance(score, Interval) else score
 
 
 def build_metrics(
@@ -215,13 +310,15 @@ def build_metrics(
 ) -> dict[str, Any]:
     """metrics.json from a cross-validation's summary and the final run's record.
 
-    What no summary says is kept from an `earlier` metrics.json of the same files: protocols of other data sets, the
-    check of a copy (train.through_pipeline), and, where no run is given, how the shipped network was trained.
+    What no summary says is kept from an `earlier` metrics.json of the same files: the check of a copy
+    (train.through_pipeline), and, where no run is given, how the shipped network was trained. The external validation
+    is kept as long as the network's weights are the same.
     """
     model = ModelFolder.load(folder)
     files = NETWORKS
     sha256 = digests(folder, RECORDED)
     same = earlier if earlier and earlier.get("sha256") == sha256 else {}
+    validated = (earlier or {}).get("external") or {}
     record = json.loads((run / "run.json").read_text()) if run else same.get("training") or summary["run"]
     protocol = summary["protocol"]
     clean = protocol["by_sigma"][0]
@@ -234,7 +331,7 @@ def build_metrics(
         ],
         "label_names": list(model.label_names),
         "headline": {"protocol": protocol["name"], **{k: clean[k] for k in HEADLINE if k in clean}},
-        "protocols": [protocol, *same.get("protocols", [])[1:]],
+        "protocols": [protocol],
         "size_bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
         "sha256": sha256,
         "latency_ms": same.get("latency_ms")
@@ -251,6 +348,7 @@ def build_metrics(
             "scaling": summary["scaling"],
             "versions": record["versions"],
         },
+        **({"external": validated} if validated.get("sha256") == sha256.get("safetensors", "") else {}),
         **{key: same[key] for key in ("check",) if key in same},
     }
 
@@ -269,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cv", type=Path, help="folder of train.crossval with the recipe's summary.json")
     parser.add_argument("--run", type=Path, help="run folder of the shipped network")
-    parser.add_argument("--external", type=Path, help="a prepared dataset the model was not trained on")
+    parser.add_argument("--external", type=Path, help="a prepared dataset of subjects outside the training set")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     arguments = parser.parse_args(argv)
     try:
@@ -279,6 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for protocol in record["protocols"]:
         print(describe(protocol))
+    print(external.sentence(record))
     return card.main([str(arguments.folder)]) if arguments.all else 0
 
 
@@ -301,8 +400,7 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
     elif not (record or {}).get("protocols"):
         raise BlastlensError(f"{folder} has not been measured yet; give --all or --cv first.")
     if arguments.external:
-        entry = evaluate_folder(ModelFolder.load(folder), arguments.external, arguments.cache)
-        record["protocols"] = [*(p for p in record["protocols"] if p["name"] != entry["name"]), entry]
+        record["external"] = external_block(ModelFolder.load(folder), arguments.external, arguments.cache)
     write_json(path, record)
     if arguments.all:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blastlens import external
 from blastlens.errors import BlastlensError
 from train.card import interval
 
@@ -46,6 +47,7 @@ def _rows(record: dict[str, Any]) -> list[str]:
             name = f"[{record['model']}](models/{record['model']}/README.md), {protocol['name']}"
             cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
             lines.append(f"| {name if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
+    lines.append(f"| **{external.sentence(record)}** | | | | | |")
     return lines
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ..classifier import DISCLAIMER, Prediction
 from .saving import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Rows that are written together. Four times as many would make the file 3 % smaller, and this program 10 MB larger.
 ROWS_TOGETHER = 4096
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -27,13 +27,14 @@ class Table:
 
     Attributes:
         labels: the model's, in its order.
-        sigma, corruption, model_id, revision, precision: how every image is asked about; a corruption is
+        sigma, corruption, prevalence, model_id, revision, precision: how every image is asked about; a corruption is
             written as in "jpeg:40", and None where there is none.
     """
 
     labels: tuple[str, ...]
     sigma: float
     corruption: str | None
+    prevalence: float | None
     model_id: str
     revision: str | None
     precision: str
@@ -53,6 +54,7 @@ class Table:
                 ("warnings", pa.list_(pa.string())),
                 ("sigma", pa.float64()),
                 ("corruption", _WORD),
+                ("prevalence", pa.float64()),
                 ("model_id", _WORD),
                 ("revision", _WORD),
                 ("precision", _WORD),
@@ -72,7 +74,7 @@ class Table:
             "in_domain": [p and p.in_domain for p in told],
             "warnings": [p and p.warnings for p in told],
         }
-        for name in ("sigma", "corruption", "model_id", "revision", "precision"):
+        for name in ("sigma", "corruption", "prevalence", "model_id", "revision", "precision"):
             values[name] = [getattr(self, name)] * len(told)
         arrays = [pa.array(values[field.name], field.type) for field in self.schema]
         return pa.Table.from_arrays(arrays, schema=self.schema)

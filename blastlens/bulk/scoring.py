@@ -43,6 +43,7 @@ class Command:
     sigma: float = 0.0
     seed: int = 0
     corruption: Corruption | None = None
+    prevalence: float | None = None
 
 
 class Scorer:
@@ -65,12 +66,18 @@ class Scorer:
         # Another process need not be in this working directory, nor find the same commit under a branch's name.
         model = f"{folder.model_id}@{folder.revision}" if folder.revision else str(folder.path.resolve())
         self.command = replace(command, model=model, sources=tuple(map(os.path.abspath, command.sources)))
-        self._settings = (command.sigma, command.seed, command.corruption)
+        self._settings = (command.sigma, command.seed, command.corruption, command.prevalence)
         black = np.zeros((folder.view.size, folder.view.size, 3), np.uint8)
         sample = self._classifier.predict(black, *self._settings)
         corruption = str(Corruption(**sample.corruption)) if sample.corruption else None
         self.table = Table(
-            self._classifier.label_names, sample.sigma, corruption, sample.model_id, sample.revision, command.precision
+            self._classifier.label_names,
+            sample.sigma,
+            corruption,
+            sample.prevalence,
+            sample.model_id,
+            sample.revision,
+            command.precision,
         )
         weights = folder.onnx_file(command.precision)
         files = [weights if weights.is_file() else folder.path / SAFETENSORS, *(folder.path / f for f in _SETTINGS)]
@@ -88,6 +95,7 @@ class Scorer:
             "sigma": sample.sigma,
             "seed": command.seed,
             "corruption": corruption,
+            "prevalence": sample.prevalence,
         }
         # Two runs may hold two zips of one name, so each scorer opens its own.
         self._zip = lru_cache(_OPEN_ZIPS)(Zip)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from .. import external
 from ..classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from ..errors import BlastlensError
 from ..images import ImageSource
@@ -53,6 +54,7 @@ class Run:
     folder: ModelFolder
     sigma: float
     seed: int
+    prevalence: float | None
     listing: Sources
     total: int
     answered: list[Answered] = field(default_factory=list)
@@ -69,13 +71,14 @@ class Run:
         sigma: float,
         seed: int = 0,
         others: Iterable[Classifier] = (),
+        prevalence: float | None = None,
     ) -> "Run":
         """List what is to be done; raises BlastlensError where that is nothing, or too much."""
-        sigma, seed = checked_sigma(sigma), checked_seed(seed)
+        sigma, seed, prevalence = checked_sigma(sigma), checked_seed(seed), classifier.assumed(prevalence)
         listing = list_sources(paths)
         failures = list(listing.refused)
         folder, total = classifier.folder, len(listing.sources)
-        run = cls(classifier, tuple(others), folder, sigma, seed, listing, total, failures=failures)
+        run = cls(classifier, tuple(others), folder, sigma, seed, prevalence, listing, total, failures=failures)
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among the files given.{reason}")
@@ -92,7 +95,7 @@ class Run:
         start = time.perf_counter()
         leukemic = leukemic_labels(self.folder.label_names)
         images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
-        outcomes = self.classifier.predict_each(images, self.sigma, self.seed)
+        outcomes = self.classifier.predict_each(images, self.sigma, self.seed, prevalence=self.prevalence)
         try:
             for source in self.listing.sources:
                 if self.stopped:
@@ -139,7 +142,12 @@ class Run:
             "patients": [_patient_dict(patient) for patient in self.patients()],
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
-            **provenance(self.folder, self.sigma, [*self.listing.notes, *unlike, CAVEAT]),
+            "prevalence": self.prevalence,
+            **provenance(
+                self.folder,
+                self.sigma,
+                [external.sentence(self.folder.metrics), *self.listing.notes, *unlike, CAVEAT],
+            ),
         }
 
 
@@ -154,7 +162,7 @@ def _image_dict(one: Answered) -> dict[str, Any]:
         "flagged": p.flagged,
         "in_domain": p.in_domain,
         "suggestion": p.suggestion,
-        "warnings": list(p.warnings),
+        "warnings": list(external.of_image(p.warnings)),
     }
 
 
@@ -225,6 +233,7 @@ def _origin(run: Run) -> dict[str, object]:
         "revision": run.folder.revision,
         "sigma": run.sigma,
         "seed": run.seed,
+        "prevalence": run.prevalence,
         "images_given": run.total,
         "images_tried": run.done,
         "disclaimer": DISCLAIMER,

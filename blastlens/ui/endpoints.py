@@ -10,6 +10,9 @@ from .shelf import Shelf
 
 Function = TypeVar("Function", bound=Callable[..., dict[str, Any]])
 # Many images at once keep the processor busy for minutes: one such run at a time, whoever asks for it.
+_PREVALENCE = (
+    "prevalence: share of leukemic images that the probabilities assume, between 0 and 1; 0 for the model's own."
+)
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "many images", "concurrency_limit": 1}
 
 
@@ -36,7 +39,7 @@ def endpoint(function: Callable[..., dict[str, Any]], queue: Mapping[str, Any] |
 
 
 def model_described(shelf: Shelf) -> Callable[[Function], Function]:
-    """Decorate an endpoint's function: "{model}" in its docstring becomes what may be given as `model`."""
+    """Decorate an endpoint's function: "{model}" and "{prevalence}" in its docstring become what may be given there."""
     said = "model: id of one of the models on offer, as list_models gives them; empty for the first."
     if shelf.guests:
         said = (
@@ -45,7 +48,9 @@ def model_described(shelf: Shelf) -> Callable[[Function], Function]:
         )
 
     def describe(function: Function) -> Function:
-        function.__doc__ = (function.__doc__ or "").replace("{model}", said)
+        told = {"{model}": said, "{prevalence}": _PREVALENCE}
+        for mark, text in told.items():
+            function.__doc__ = (function.__doc__ or "").replace(mark, text)
         return function
 
     return describe

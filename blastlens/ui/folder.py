@@ -167,7 +167,9 @@ def _endpoint(tab: FolderTab) -> None:
     """Make the tab's public endpoint, inside the Blocks that are being built."""
 
     @model_described(tab.shelf)
-    def score_images(files: list[gr.FileData], model: str = "", sigma: float = 0, seed: int = 0) -> dict[str, Any]:
+    def score_images(
+        files: list[gr.FileData], model: str = "", sigma: float = 0, seed: int = 0, prevalence: float = 0
+    ) -> dict[str, Any]:
         """Classify many images, and sum them up by patient. Research demonstration, not a medical device.
 
         Args:
@@ -175,16 +177,18 @@ def _endpoint(tab: FolderTab) -> None:
             {model}
             sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
+            {prevalence}
 
         Returns:
-            images (file, patient, label, probabilities, label_set, flagged, in_domain, suggestion, warnings; as
-            classify explains them), patients (images, leukemic_images and their share, mean probability of leukemia,
-            each with a 95 % interval, lowest, highest), failures (file, reason), and model_id,
-            revision, sigma, seed, warnings, disclaimer.
+            images (file, patient, label, probabilities, label_set, flagged, in_domain, suggestion, warnings about the
+            image; as classify explains them), patients (images, leukemic_images and their share, mean probability of
+            leukemia, each with a 95 % interval, lowest, highest), failures (file, reason), and model_id,
+            revision, sigma, seed, prevalence, warnings (the first: the model's external validation), disclaimer.
         """
         with refusals():
             others = tab.shelf.classifiers.values()
-            run = Run.of(tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper), sigma, seed, others)
+            classifier, given = tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper)
+            run = Run.of(classifier, given, sigma, seed, others, prevalence or None)
             for _ in while_wanted(run.steps()):
                 pass
             return run.to_dict()
@@ -196,4 +200,5 @@ def _endpoint(tab: FolderTab) -> None:
         model=tab.shelf.first.folder.model_id,
         sigma=0,
         seed=0,
+        prevalence=0.5,
     )

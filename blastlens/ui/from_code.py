@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from gradio.utils import get_space
 
+from .. import external
 from ..classifier import DISCLAIMER
 from ..model_folder import PRECISIONS, ModelFolder
 from .endpoints import endpoint
@@ -51,8 +52,9 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
 
         Returns:
             models (a list: model_id, revision, labels, task, looks_at, headline: the honest score with its 95 %
-            interval and protocol, or null where nothing was measured; size_bytes by precision; sigma, warnings, such
-            as why a copy is served in place of the Hub's model, and disclaimer as in every answer) and disclaimer.
+            interval and protocol, or null where nothing was measured; external_validation: its result in a sentence,
+            a caveat, and the record of metrics.json or null; prevalence; size_bytes by precision; sigma, warnings,
+            such as why a copy is served in place of the Hub's model, and disclaimer as in every answer) and disclaimer.
         """
         models = [described(c.folder, shelf.notices.get(name, "")) for name, c in shelf.classifiers.items()]
         return {"models": models, "disclaimer": DISCLAIMER}
@@ -81,6 +83,12 @@ def described(folder: ModelFolder, notice: str = "") -> dict[str, Any]:
         "task": task.question,
         "looks_at": task.looks_at,
         "headline": _headline(folder.metrics, task.unseen),
+        "external_validation": {
+            "result": external.sentence(folder.metrics),
+            "caveat": external.caveat(folder.metrics),
+            "record": folder.metrics.get("external"),
+        },
+        "prevalence": (folder.metrics.get("calibration") or {}).get("prevalence"),
         "size_bytes": {name: file.stat().st_size for name, file in files.items() if file.is_file()},
     }
 

@@ -96,7 +96,7 @@ class TryACell:
 
     shelf: Shelf
 
-    def answer(self, image: Upload, model: str, kind: str, level: float, seed: int) -> Shown:
+    def answer(self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0) -> Shown:
         """Everything but the curve that the page shows for a visitor's image."""
         if image is None:
             return _waiting("")
@@ -110,20 +110,21 @@ class TryACell:
                 path = str(example.path)
         except BlastlensError as error:
             return _refused(error)
-        return self._shown(path, model, kind, level, seed)
+        return self._shown(path, model, kind, level, seed, share)
 
-    def _shown(self, path: str | None, model: str, kind: str, level: float, seed: int) -> Shown:
+    def _shown(self, path: str | None, model: str, kind: str, level: float, seed: int, share: float = 0) -> Shown:
         if path is None:
             return _waiting("")
         try:
             classifier, change = self.shelf.classifier(model), Corruption(kind, level)
             start = time.perf_counter()
-            prediction = classifier.predict(path, seed=seed, corruption=change)
+            prevalence = _prevalence(classifier, share)
+            prediction = classifier.predict(path, seed=seed, corruption=change, prevalence=prevalence)
             seconds = time.perf_counter() - start
             prediction = suggesting(prediction, path, self.shelf.classifiers.values())
             clean = _pixels(ref(classifier), path)
             changed = change.apply(clean, seed)
-            untouched = prediction if change.is_neutral else _untouched(ref(classifier), path)
+            untouched = prediction if change.is_neutral else _untouched(ref(classifier), path, prevalence)
         except BlastlensError as error:
             return _refused(error)
         named = {label_text(classifier.folder, label): p for label, p in prediction.probabilities.items()}
@@ -137,16 +138,18 @@ class TryACell:
             link_html(Scene(self.shelf.name_of(classifier), self._name(path, classifier), change, seed)),
         )
 
-    def curve(self, image: Upload, model: str, kind: str, level: float, seed: int) -> str:
+    def curve(self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0) -> str:
         """The answer at every level of a kind, as a figure; empty where there is nothing to draw."""
         try:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
-            curve = _curve(ref(classifier), path, kind, checked_seed(seed))
+            curve = _curve(ref(classifier), path, kind, checked_seed(seed), _prevalence(classifier, share))
             return curve_figure(curve, classifier.label_names, change.level)
         except BlastlensError:
             return _NO_CURVE  # the answer says what is wrong
 
-    def preview(self, image: Upload, model: str, kind: str, level: float, seed: int) -> tuple[str, str]:
+    def preview(
+        self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0
+    ) -> tuple[str, str]:
         """The changed picture and the curve's marker, while the slider is still moving."""
         if not _PREVIEWING.acquire(blocking=False):
             return gr.skip(), gr.skip()
@@ -154,7 +157,7 @@ class TryACell:
             classifier, path, change = self.shelf.classifier(model), path_of(image), Corruption(kind, level)
             clean = _pixels(ref(classifier), path)
             seen = seen_html(clean, change.apply(clean, checked_seed(seed)), change)
-            return seen, self.curve(image, model, kind, level, seed)
+            return seen, self.curve(image, model, kind, level, seed, share)
         except BlastlensError:
             return gr.skip(), gr.skip()  # the last answer has said what is wrong
         finally:
@@ -177,6 +180,7 @@ class TryACell:
             scene.change.kind,
             *_controls(scene.change),
             scene.seed,
+            _share_of(classifier),
             path,
             seen,
             focus,
@@ -193,8 +197,13 @@ class TryACell:
             path = self._example_path(self.shelf.classifier(settings[0]), event.value)
         return self._with_image(path, *settings)
 
-    def switch(self, image: Upload, model: str, *change: Any) -> tuple[Any, ...]:
-        """Another model: a visitor's own image stays, an example makes room for one that suits the model."""
+    def switch(
+        self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0
+    ) -> tuple[Any, ...]:
+        """Another model: a visitor's own image stays, an example makes room for one that suits the model.
+
+        The share of leukemic images becomes the new model's own.
+        """
         with refusals():
             classifier = self.shelf.classifier(model)
         try:
@@ -208,22 +217,25 @@ class TryACell:
         return (
             facts(classifier.folder),
             offer_html(offered, self._name(path, classifier)),
-            *self._with_image(path, model, *change),
+            *self._with_image(path, model, kind, level, seed),
+            _share_of(classifier),
         )
 
     def send_on(self, event: gr.EventData, image: Upload, *change: Any) -> tuple[Any, ...]:
         """A click that gives the same image to the model that is suggested for it."""
         return event.value, *self.switch(image, event.value, *change)
 
-    def other_kind(self, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
+    def other_kind(self, image: Upload, model: str, kind: str, seed: int, share: float = 0) -> tuple[Any, ...]:
         """Another way to change the image, from its neutral level."""
         with refusals():
             change = Corruption.neutral(kind)
-        return *_controls(change), *self.answer(image, model, kind, change.level, seed)
+        return *_controls(change), *self.answer(image, model, kind, change.level, seed, share)
 
-    def jump(self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int) -> tuple[Any, ...]:
+    def jump(
+        self, event: gr.EventData, image: Upload, model: str, kind: str, seed: int, share: float = 0
+    ) -> tuple[Any, ...]:
         """A click on one of the slider's marks."""
-        return event.value, *self.answer(image, model, kind, event.value, seed)
+        return event.value, *self.answer(image, model, kind, event.value, seed, share)
 
     def _named(self, model: str | None) -> tuple[str, str] | None:
         """A model on offer, as the picker has it: what to call it, and its name."""
@@ -255,6 +267,7 @@ def endpoints(shelf: Shelf) -> None:
         seed: int = 0,
         corruption: other_kinds = "none",  # type: ignore[valid-type]
         level: float = 0,
+        prevalence: float = 0,
     ) -> dict[str, Any]:
         """Classify one image, with noise or another change added first. Research demonstration, not a medical device.
 
@@ -265,17 +278,19 @@ def endpoints(shelf: Shelf) -> None:
             seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
             corruption: another change, made before the noise.
             level: of the corruption, on its own scale; one beyond it is refused with the range.
+            {prevalence}
 
         Returns:
             label, probabilities by label (calibrated over all answers together, not for each label), logits,
             in_domain (whether the image is of the kind the model knows), suggestion (the model that knows it, where
             this one does not), label_set (the labels that cannot be ruled out, or null), flagged (whether it reaches
-            the threshold that misses few, or null), warnings, model_id, revision, sigma, corruption, disclaimer.
+            the threshold that misses few, or null), warnings (the first: the model's external validation), model_id,
+            revision, sigma, corruption, prevalence (null where the model states none), disclaimer.
         """
         with refusals():
             change = None if corruption == "none" else Corruption(corruption, level)
             path = path_of(image)
-            prediction = shelf.classifier(model).predict(path, sigma, seed, change)
+            prediction = shelf.classifier(model).predict(path, sigma, seed, change, prevalence or None)
             return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
 
     @model_described(shelf)
@@ -285,6 +300,7 @@ def endpoints(shelf: Shelf) -> None:
         kind: Literal[*KINDS] = NOISE,  # type: ignore[valid-type]
         patterns: int = 1,
         seed: int = 0,
+        prevalence: float = 0,
     ) -> dict[str, Any]:
         """How the answer for one image moves as it gets worse. Research demonstration, not a medical device.
 
@@ -294,18 +310,21 @@ def endpoints(shelf: Shelf) -> None:
             kind: what makes it worse.
             patterns: how many noise patterns to average, 1 to 8.
             seed: of the first pattern, a whole number from 0 on.
+            {prevalence}
 
         Returns:
             levels, probabilities by label (a list, one per level; mean over patterns), low and high (the same, over
             patterns), flip_level (nearest to no change at which the label is another one, or null), and as in
-            classify: warnings, in_domain, model_id, revision, sigma, disclaimer.
+            classify: warnings, in_domain, model_id, revision, sigma, prevalence, disclaimer.
         """
         with refusals():
             classifier, path = shelf.classifier(model), path_of(image)
             if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= 8:
                 raise BlastlensError(f"patterns is {patterns!r}; a whole number from 1 to 8 is accepted.")
-            curve = classifier.curve(path, kind, seeds=_seeds(checked_seed(seed), patterns))
-            clean = classifier.predict(path)
+            curve = classifier.curve(
+                path, kind, seeds=_seeds(checked_seed(seed), patterns), prevalence=prevalence or None
+            )
+            clean = classifier.predict(path, prevalence=prevalence or None)
             columns = {"probabilities": curve.probabilities, "low": curve.low, "high": curve.high}
             return {
                 "kind": kind,
@@ -313,12 +332,13 @@ def endpoints(shelf: Shelf) -> None:
                 **{name: _by_label(curve, rows) for name, rows in columns.items()},
                 "flip_level": curve.flip_level,
                 "in_domain": clean.in_domain,
+                "prevalence": clean.prevalence,
                 **provenance(classifier.folder, warnings=clean.warnings),
             }
 
     first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
-    endpoint(classify, image=cell, model=first, sigma=10, seed=0, corruption="blur", level=2)
-    endpoint(noise_curve, image=cell, model=first, kind=NOISE, patterns=4, seed=0)
+    endpoint(classify, image=cell, model=first, sigma=10, seed=0, corruption="blur", level=2, prevalence=0.5)
+    endpoint(noise_curve, image=cell, model=first, kind=NOISE, patterns=4, seed=0, prevalence=0.5)
 
 
 def _by_label(curve: Curve, rows: np.ndarray) -> dict[str, list[float]]:
@@ -367,6 +387,8 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
                     )
                     level = gr.Slider(**_range(Corruption(NOISE, 0)), min_width=200, scale=3, elem_classes="level")
                 marks = gr.HTML(marks_html(NOISE), padding=True, js_on_load=PICK)
+                with gr.Accordion("Assumed share of leukemic images", open=False):
+                    share = _share_of(shelf.first)
                 notes = gr.HTML(padding=True)
             with gr.Group():
                 curve = gr.HTML(_NO_CURVE, padding=True)
@@ -382,7 +404,7 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
                 link = gr.HTML(js_on_load=REMEMBER, min_width=160)
 
     shown = [seen, focus, caution, verdict, decision, notes, link]
-    change = [kind, level, seed]
+    change = [kind, level, seed, share]
     settings = [image, model, *change]
     controls = [level, marks]
     # Nothing on this tab is worth a spinner: an answer takes about as long as one frame of its animation.
@@ -405,20 +427,20 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
 
     # A link may name a model that has to be fetched before it can be shown.
     opened = opening.linked.then if opening else demo.load
-    follows(opened(tab.open, None, [model, about, offer, kind, *controls, seed, image, *shown], **quiet))
+    follows(opened(tab.open, None, [model, about, offer, kind, *controls, seed, share, image, *shown], **quiet))
     demo.load(None, js=KEYBOARD_RELEASE)
     demo.load(None, js=PASTE)
     follows(offer.select(tab.pick, [model, *change], [image, *shown], **click))
     picked = [model.input, *([opening.picked] if opening else [])]
-    follows(gr.on(picked, tab.switch, settings, [about, offer, image, *shown], **quiet))
-    follows(kind.input(tab.other_kind, [image, model, kind, seed], [*controls, *shown], **quiet))
+    follows(gr.on(picked, tab.switch, settings, [about, offer, image, *shown, share], **quiet))
+    follows(kind.input(tab.other_kind, [image, model, kind, seed, share], [*controls, *shown], **quiet))
     # What is suggested is never a guest, so the picker has it.
-    follows(caution.select(tab.send_on, [image, *change], [model, about, offer, image, *shown], **click))
-    follows(marks.select(tab.jump, [image, model, kind, seed], [level, *shown], **click))
+    follows(caution.select(tab.send_on, [image, *change], [model, about, offer, image, *shown, share], **click))
+    follows(marks.select(tab.jump, [image, model, kind, seed, share], [level, *shown], **click))
     follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))
     # Told of a removed image, Gradio still sends it along.
     image.clear(lambda: (*_waiting(""), _NO_CURVE), None, [*shown, curve], **quiet)
-    follows(level.release(tab.answer, settings, shown, **quiet))
+    follows(gr.on([level.release, share.release], tab.answer, settings, shown, **quiet))
     level.input(tab.preview, settings, [seen, curve], queue=False, **quiet)
     endpoints(shelf)
 
@@ -432,13 +454,14 @@ def _pixels(classifier: "ref[Classifier]", path: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _untouched(classifier: "ref[Classifier]", path: str) -> Prediction:
-    return _there(classifier).predict(path)
+def _untouched(classifier: "ref[Classifier]", path: str, prevalence: float | None) -> Prediction:
+    return _there(classifier).predict(path, prevalence=prevalence)
 
 
 @lru_cache(maxsize=64)
-def _curve(classifier: "ref[Classifier]", path: str, kind: str, seed: int) -> Curve:
-    return _there(classifier).curve(_pixels(classifier, path), kind, seeds=_seeds(seed, PATTERNS))
+def _curve(classifier: "ref[Classifier]", path: str, kind: str, seed: int, prevalence: float | None) -> Curve:
+    found = _there(classifier)
+    return found.curve(_pixels(classifier, path), kind, seeds=_seeds(seed, PATTERNS), prevalence=prevalence)
 
 
 def _there(classifier: "ref[Classifier]") -> Classifier:
@@ -505,6 +528,29 @@ def _range(change: Corruption) -> dict[str, Any]:
         "label": f"{kind.title}{unit}",
         "info": f"{kind.explanation} Drag to see it; let go for a new answer.",
     }
+
+
+def _share_of(classifier: Classifier) -> gr.Slider:
+    """The control of the assumed share of leukemic images, at the model's own; idle for a model that states none."""
+    own = classifier.prevalence
+    return gr.Slider(
+        0.01,
+        0.99,
+        round(own or 0.5, 2),
+        step=0.01,
+        interactive=own is not None,
+        label="Share of leukemic images",
+        info="This model states none."
+        if own is None
+        else f"The model assumes {own:.2f}. What is flagged and what is not ruled out stay the same.",
+        elem_classes="share-assumed",
+    )
+
+
+def _prevalence(classifier: Classifier, share: float) -> float | None:
+    """What the control says as `Classifier.predict` takes it; None for the model's own, and where it states none."""
+    own = classifier.prevalence
+    return None if own is None or not share or share == round(own, 2) else share
 
 
 def _controls(change: Corruption) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import external
 from ..classifier import Prediction
 from ..corruptions import KINDS, Corruption
 from ..wording import listed, percent
@@ -35,7 +36,9 @@ def caution_html(prediction: Prediction, better: tuple[str, str] | None = None) 
         "A few measurements of the image, as given, and of what the network sees in it are held against the training "
         "images. It can be wrong."
     )
-    check, lines = term("Input check", meaning), [f"{text[0].upper()}{text[1:]}." for text in prediction.warnings]
+    check = term("Input check", meaning)
+    lines = [f"{text[0].upper()}{text[1:]}." for text in external.of_image(prediction.warnings)]
+    model = [text for text in prediction.warnings[:1] if not external.of_image([text])]
     if prediction.in_domain is False:
         told = f"{check}: <strong>refused. Your image is unlike those this model knows.</strong>{_list(lines)}"
         if better:
@@ -44,9 +47,9 @@ def caution_html(prediction: Prediction, better: tuple[str, str] | None = None) 
                 f'<p class="better">It looks like an image for another model. <button type="button" '
                 f'data-value="{escape(name)}">Open it in: {escape(title)}</button></p>'
             )
-        return f'<div class="notes"><div class="warning" role="status">{told}</div></div>'
+        return f'<div class="notes">{remarks_html(model)}<div class="warning" role="status">{told}</div></div>'
     fits = f'<p class="fits">{check}: your image looks like those this model knows.</p>' if prediction.in_domain else ""
-    return f'<div class="notes">{remarks_html(lines) if lines else ""}{fits}</div>'
+    return f'<div class="notes">{remarks_html([*model, *lines])}{fits}</div>'
 
 
 def decision_html(prediction: Prediction, figures: Any) -> str:
@@ -122,7 +125,9 @@ def kinds_html() -> str:
 
 
 def remarks_html(lines: Sequence[str]) -> str:
-    """Remarks as one box."""
+    """Remarks as one box; nothing where there are none."""
+    if not lines:
+        return ""
     return f'<div class="warning" role="status">Please note:{_list(lines)}</div>'
 
 
@@ -136,6 +141,8 @@ def notes_html(
     """What to know after the answer: what it was without the change, whether it is right, and where it comes from."""
     said, before = _said(prediction), _said(untouched)
     lines = []
+    if prediction.prevalence is not None:
+        lines.append(f"Probabilities assume that {percent(prediction.prevalence)} of the images are leukemic.")
     if not change.is_neutral:
         lines.append(f"Without the change it says {before}.")
     if example is not None:

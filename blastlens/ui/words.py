@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from .. import external
 from ..corruptions import KINDS, Corruption
 from ..model_folder import PRECISIONS, ModelFolder
 
@@ -206,7 +207,7 @@ def model_choice(folder: ModelFolder) -> str:
 def facts(folder: ModelFolder) -> str:
     """HTML: what the model looks at, how good it is and on which evidence, how large it is and how quick."""
     task = task_of(folder)
-    rows = [("How good", _how_good(folder, task)), ("Looks at", escape(task.looks_at))]
+    rows = [("How good", f"{_how_good(folder, task)}. {_external(folder)}"), ("Looks at", escape(task.looks_at))]
     weights = folder.path / PRECISIONS["fp32"]
     if weights.is_file():
         rows.append(("Size", f"{weights.stat().st_size / 1e6:.1f} MB"))
@@ -231,6 +232,12 @@ def _how_good(folder: ModelFolder, task: Task) -> str:
         else f"{term('image-level')}: flattered by a split by image"
     )
     return f"<strong>{term('weighted F1')} {score['value']:.2f}</strong>{interval} {evidence}"
+
+
+def _external(folder: ModelFolder) -> str:
+    caveat = external.caveat(folder.metrics)
+    told = f"<strong>{escape(external.sentence(folder.metrics))}</strong>"
+    return f"{told} {term('Caveat', caveat)}" if caveat else told
 
 
 def term(word: str, meaning: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from .. import external
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
 from ..evaluation import Evaluation, Measured, evaluate, measure
@@ -94,7 +95,7 @@ class YourSlides:
             "verdict": {"tone": found.tone, "headline": found.headline, "details": list(found.details)},
             "caveats": limits,
             **evaluation.to_dict(),
-            **provenance(classifier.folder, warnings=[*limits, *remarks]),
+            **provenance(classifier.folder, warnings=[external.sentence(classifier.folder.metrics), *limits, *remarks]),
         }
 
     def _told(self, archive: Upload, model: str) -> tuple[str, bool]:

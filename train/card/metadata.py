@@ -8,7 +8,7 @@ from train.card.facts import Facts
 from train.card.known import UNKNOWN
 
 SIGMAS = (0, 10, 20)  # of the noise, in the model-index; the card's table has them all
-LEVELS = {"group": "group-disjoint", "image": "image-level", "external": "a data set it was not trained on"}
+LEVELS = {"group": "group-disjoint", "image": "image-level"}
 # Key in metrics.json -> the metric's type as the Hub calls it, its name, and how it is averaged over the classes.
 METRICS = {
     "weighted_f1": ("f1", "weighted F1", {"average": "weighted"}),
@@ -75,14 +75,12 @@ def _positive(facts: Facts, key: str) -> dict[str, str]:
 def _row(facts: Facts, protocol: dict[str, Any], row: dict[str, Any]) -> list[EvalResult]:
     level = LEVELS[protocol["level"]]
     where = f"{protocol['name']} ({level}), noise sigma {row['sigma']:g}"
-    external = protocol["level"] == "external"
-    data = protocol["name"] if external else facts.data.title
     return [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=protocol["name"] if external else facts.data.hub_name,
-            dataset_name=f"{data}, {where}",
+            dataset_type=facts.data.hub_name,
+            dataset_name=f"{facts.data.title}, {where}",
             # The Hub tells entries apart by these two.
             dataset_config=protocol["name"],
             dataset_split=f"sigma {row['sigma']:g}",

@@ -33,9 +33,11 @@ def share(score: Score | None) -> str:
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def ends(score: Score) -> str:
+def ends(score: Score | float) -> str:
     """Like `interval`; of a value without an interval, such as of a single image, the value."""
-    return point(score) if score["low"] is None or score["high"] is None else interval(score)
+    if not isinstance(score, Mapping):
+        return f"{score:.3f}"
+    return point(score) if score.get("low") is None or score.get("high") is None else interval(score)
 
 
 def at_sigma(sigma: float | None, most: float) -> str:

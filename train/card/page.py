@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined, UndefinedError
 
+from blastlens import external
 from blastlens.comparison import Level, System
 from blastlens.errors import BlastlensError
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
@@ -20,6 +21,19 @@ from train.card.metadata import LEVELS, SIGMAS, card_data
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 WORST = 5  # groups of each class that are listed at once
 CONSTANT = "always answering"
+EXTERNAL_NAMES = {
+    "auroc_per_donor": "AUROC per healthy donor, mean",
+    "specificity_per_donor": "specificity per healthy donor, mean",
+    "worst_specificity": "specificity on the worst healthy donor",
+    "sensitivity_per_subject": "sensitivity per leukemic subject, mean",
+    "auroc": "AUROC",
+    "specificity": "specificity",
+    "sensitivity": "sensitivity",
+    "balanced_accuracy": "balanced accuracy",
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+}
 
 
 def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
@@ -90,8 +104,7 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "pinned": pinned,
         "without_network": dict(facts.compared.without_network) if facts.compared else {},
         "groups": _groups(facts),
-        "others": facts.metrics["protocols"][1:],
-        "level_names": LEVELS,
+        "external": _external(facts.metrics),
         "systems": _systems(facts),
         "training": training,
         "recipe": training["recipe"],
@@ -110,6 +123,7 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "max_sigma": MAX_SIGMA,
         "scaling": training.get("scaling"),
         "calibration": facts.metrics.get("calibration"),
+        "prevalence": (facts.metrics.get("calibration") or {}).get("prevalence"),
         "probes": facts.metrics.get("probes"),
         "patients": facts.metrics.get("patients"),
         "view": view,
@@ -117,6 +131,18 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "std": [round(v, 6) for v in view.std],
         "project": facts.project,
         "unknown": UNKNOWN,
+    }
+
+
+def _external(metrics: dict[str, Any]) -> dict[str, Any]:
+    block = metrics.get("external")
+    return {
+        "result": external.sentence(metrics),
+        "block": block
+        and {"baseline": None, "by_sigma": [], "caveat": "", "min_images": 0, "per_subject": [], "unit": "subjects"}
+        | block,
+        "names": EXTERNAL_NAMES,
+        "where": "[external validation](#external-validation)" if block else "no external validation",
     }
 
 
