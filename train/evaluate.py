@@ -344,6 +344,7 @@ def build_metrics(
             "initial_weights": record["initial_weights"],
             **({"teacher": record["teacher"]} if "teacher" in record else {}),
             "precision": record["precision"],
+            **({"subjects": record["subjects"]} if "subjects" in record else {}),
             "dataset": record["dataset"],
             "scaling": summary["scaling"],
             "versions": record["versions"],
@@ -393,7 +394,10 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
         networks = FoldNetworks.load(folds, arguments.data, arguments.cache)
         found = measure_all(networks, arguments.every, kept_folder(networks, arguments.every, arguments.cache))
         protocol = found.pop("protocol")
-        record = build_metrics(folder, arguments.run, summary_of(networks, protocol), record) | found
+        summary = summary_of(networks, protocol)
+        if arguments.cv:  # whose runs may be more than those whose networks are kept
+            summary["protocol"] = json.loads((arguments.cv / "summary.json").read_text())["protocol"]
+        record = build_metrics(folder, arguments.run, summary, record) | found
     elif arguments.cv:
         summary = json.loads((arguments.cv / "summary.json").read_text())
         record = build_metrics(folder, arguments.run, summary, record)

@@ -547,6 +547,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
         "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
         "groups": {part: sorted({rows[i].group for i in getattr(split, part)}) for part in ("train", "val", "test")},
+        "subjects": sorted({rows[i].subject or rows[i].group for i in split.train}),
         "label_names": list(names),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seconds": round(time.time() - started),
