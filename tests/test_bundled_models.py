@@ -157,4 +157,4 @@ def test_the_measured_cells_are_the_data_sets(data_dir):
 
 def test_readme_shows_the_measured_figures():
     text = (ROOT / "README.md").read_text()
-    assert text == readme.render(text, readme.results_table(readme.bundled_records(), readme.recorded_baselines()))
+    assert text == readme.render(text, readme.current_table())

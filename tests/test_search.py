@@ -162,9 +162,9 @@ def test_an_unknown_candidate_is_named(capsys):
 
 
 def test_the_committed_table_is_that_of_the_committed_records():
-    text = (RECORDS.parent / "SEARCH.md").read_text()
-    assert text == search.table(Search.load(), load_results(RECORDS))
-    assert json.dumps(text)
+    record = search.figures(Search.load(), load_results(RECORDS))
+    assert json.loads((RECORDS.parent / "search.json").read_text()) == json.loads(json.dumps(record))
+    assert (RECORDS.parent / "SEARCH.md").read_text() == search.table(Search.load(), record)
 
 
 def test_every_fold_of_the_search_has_healthy_donors():

@@ -366,7 +366,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--strangers", type=Path, nargs="*", default=[], help="folders of pictures to refuse, see train.gate"
     )
-    parser.add_argument("--cv", type=Path, help="folder of train.crossval with the recipe's summary.json")
+    parser.add_argument(
+        "--cv", type=Path, help="folder of train.crossval, whose predictions and summary.json are taken"
+    )
     parser.add_argument("--run", type=Path, help="run folder of the shipped network")
     parser.add_argument("--external", type=Path, help="a prepared dataset of subjects outside the training set")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -392,6 +394,8 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.data:
             raise BlastlensError("--all measures on images; give their prepared dataset with --data.")
         networks = FoldNetworks.load(folds, arguments.data, arguments.cache)
+        if arguments.cv:
+            networks.recall(arguments.cv)
         found = measure_all(networks, arguments.every, kept_folder(networks, arguments.every, arguments.cache))
         protocol = found.pop("protocol")
         summary = summary_of(networks, protocol)

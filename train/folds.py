@@ -179,6 +179,24 @@ class FoldNetworks:
             self._noisy[sigma] = self.held_out(change, what=f"noise, sigma {sigma:g}")
         return self._noisy[sigma]
 
+    def recall(self, cv: Path) -> None:
+        """Take answers under noise from the predictions of the cross-validation itself, in `cv`, not from the networks.
+
+        Raises:
+            BlastlensError: no such runs, or predictions of other images or splits.
+        """
+        held_out = HeldOut.read(runs_of(cv, self.seed))
+        order = np.argsort(held_out.index)
+        if not np.array_equal(held_out.fold[order], self.fold_of):
+            raise BlastlensError(f"{cv} is not the cross-validation whose networks were kept.")
+        for sigma, logits in zip(held_out.sigmas.tolist(), held_out.logits[:, order], strict=True):
+            probabilities = np.empty(logits.shape)
+            for k, scaling in enumerate(self.scalings):
+                probabilities[self.fold_of == k] = scaling.apply(logits[self.fold_of == k])
+            everything = np.arange(len(order))
+            nothing = np.empty((len(order), 0), np.float32)
+            self._noisy[sigma] = Answers(everything, self.fold_of, self.labels, logits, probabilities, nothing)
+
     def predictions(self, sigmas: Sequence[float]) -> HeldOut:
         """Held-out logits of every image at each sigma, as a cross-validation records them."""
         answers = [self.noisy(sigma) for sigma in sigmas]

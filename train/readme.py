@@ -12,6 +12,7 @@ from typing import Any
 from blastlens import external
 from blastlens.errors import BlastlensError
 from train.card import interval
+from train.card.page import BASELINES
 
 ROOT = Path(__file__).parents[1]
 # First and last line of what is rendered.
@@ -20,33 +21,69 @@ COMPARISON = ("<!-- comparison: rendered by `python -m train.report`, checked by
 SIGMAS = (0, 10, 20)
 
 
-def results_table(records: Sequence[dict[str, Any]], baselines: dict[str, dict[str, Any]]) -> str:
-    """One line per model and noise level, and below the models of a data set what simple baselines reach, as Markdown.
+def results_table(
+    records: Sequence[dict[str, Any]], baselines: dict[str, dict[str, Any]], search: dict[str, Any]
+) -> str:
+    """The models of each data set by noise level, the external validation, and what simple baselines reach: Markdown.
 
-    `baselines` has a record of `train.baselines` for each data set.
+    Args:
+        records: metrics.json of each model.
+        baselines: a record of `train.baselines` for each data set. search: results/search.json, whose baselines are
+            those of single cells.
     """
-    by_dataset: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_dataset.setdefault(record["training"]["dataset"]["name"], []).append(record)
+    cells = [record for record in records if "donors" in record["protocols"][0]["by_sigma"][0]]
+    others = [record for record in records if record not in cells]
+    parts = []
+    if cells:
+        parts += [_donor_table(cells, search), ""]
+    for dataset in dict.fromkeys(record["training"]["dataset"]["name"] for record in others):
+        of_it = [record for record in others if record["training"]["dataset"]["name"] == dataset]
+        lines = [
+            "| model | noise sigma | weighted F1 | balanced accuracy | macro F1 | ECE |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(line for record in of_it for line in _rows(record)),
+        ]
+        for name, scores in baselines[dataset]["scores"].items():
+            found = [interval(scores[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1")]
+            lines.append(f"| *{name} alone, no network* | 0 | {' | '.join(found)} | |")
+        parts += ["\n".join(lines), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _donor_table(records: Sequence[dict[str, Any]], search: dict[str, Any]) -> str:
     lines = [
-        "| model | noise sigma | weighted F1 | balanced accuracy | macro F1 | ECE |",
+        "| model | noise sigma | AUROC per healthy donor | specificity per donor: mean, worst "
+        "| sensitivity per ALL subject | weighted F1 at 50 % |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for dataset, of_it in by_dataset.items():
-        lines += [line for record in of_it for line in _rows(record)]
-        for name, scores in baselines[dataset]["scores"].items():
-            cells = [interval(scores[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1")]
-            lines.append(f"| *{name} alone, no network* | 0 | {' | '.join(cells)} | |")
+    for record in records:
+        for row in record["protocols"][0]["by_sigma"]:
+            if row["sigma"] in SIGMAS:
+                name = _name(record) if row["sigma"] == 0 else ""
+                lines.append(f"| {name} | {row['sigma']:g} | {_by_donor(row['donors'])} |")
+        lines.append(f"| **{external.sentence(record)}** | | | | | |")
+    for name, title in BASELINES.items():
+        if name in search["candidates"]:
+            lines.append(f"| *{title}* | 0 | {_by_donor(search['candidates'][name])} |")
     return "\n".join(lines)
 
 
+def _by_donor(scores: dict[str, Any]) -> str:
+    specificity = f"{interval(scores['specificity_per_donor'])}, {scores['worst_specificity']:.3f}"
+    others = [interval(scores[key]) for key in ("sensitivity_per_subject", "weighted_f1_at_half")]
+    return " | ".join([interval(scores["auroc_per_donor"]), specificity, *others])
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"[{record['model']}](models/{record['model']}/README.md), {record['protocols'][0]['name']}"
+
+
 def _rows(record: dict[str, Any]) -> list[str]:
-    protocol, lines = record["protocols"][0], []
-    for row in protocol["by_sigma"]:
+    lines = []
+    for row in record["protocols"][0]["by_sigma"]:
         if row["sigma"] in SIGMAS:
-            name = f"[{record['model']}](models/{record['model']}/README.md), {protocol['name']}"
             cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
-            lines.append(f"| {name if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
+            lines.append(f"| {_name(record) if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
     lines.append(f"| **{external.sentence(record)}** | | | | | |")
     return lines
 
@@ -71,9 +108,15 @@ def recorded_baselines(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     return {path.stem.removeprefix("baselines_"): json.loads(path.read_text()) for path in paths}
 
 
+def current_table(root: Path = ROOT) -> str:
+    """The table of what is bundled and recorded."""
+    search = json.loads((root / "results" / "search.json").read_text())
+    return results_table(bundled_records(root), recorded_baselines(root), search)
+
+
 def main() -> int:
     path = ROOT / "README.md"
-    path.write_text(render(path.read_text(), results_table(bundled_records(), recorded_baselines())))
+    path.write_text(render(path.read_text(), current_table()))
     return 0
 
 

@@ -31,11 +31,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from blastlens.donor_metrics import DonorScores, difference, donor_weights
 from blastlens.errors import BlastlensError
-from blastlens.metrics import Interval
 from train.backbones import create_network, find_weights
 from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
 from train.compare import Job, Workplace, duration, estimate, listing, run_all, speed_on
-from train.crossval import HeldOut, calibrated, cross_fitted
+from train.complexity import count_parameters, multiply_adds
+from train.crossval import HeldOut, calibrated, cross_fitted, plain
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.feature_network import normalized
@@ -43,7 +43,7 @@ from train.files import make_once
 from train.finetune import best_precision, dataset_folder, view_of
 from train.pixels import load_pixels
 from train.recipe import Recipe
-from train.results import Result, load_results
+from train.results import Result, from_run_folder, load_results
 
 CONFIG = Path(__file__).with_suffix(".yaml")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -92,6 +92,7 @@ class Search:
     baselines: tuple[str, ...]
     network: dict[str, Any]
     candidates: dict[str, Candidate]
+    full_size: tuple[str, ...] = ()  # candidates that keep the size and length of their recipe
 
     @classmethod
     def load(cls, path: Path = CONFIG) -> "Search":
@@ -113,7 +114,7 @@ class Search:
             candidate = self.candidates[name]
             if not candidate.recipe:
                 continue
-            changes = self.network | (candidate.changes or {})
+            changes = ({} if name in self.full_size else self.network) | (candidate.changes or {})
             recipe = replace(Recipe.load(candidate.recipe).changed(changes), name=name)
             folds = int(self.protocol.partition(":")[2])
             seeds = self.seeds if stage == 2 else self.seeds[:1]
@@ -346,52 +347,83 @@ def recorded(search: Search, protocol: str, results: Sequence[Result]) -> dict[s
     return found
 
 
-def table(search: Search, results: Sequence[Result]) -> str:
-    """results/SEARCH.md from recorded runs."""
+def figures(search: Search, results: Sequence[Result]) -> dict[str, Any]:
+    """results/search.json: what was measured of every candidate, the best by AUROC per donor first.
+
+    Returns:
+        `protocol`, `seeds`, `runs` (of a complete candidate), `new_donors`, `healthy_donors`, `subjects`, and
+        `candidates`: by name `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise),
+        `difference` (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new`
+        (the metrics on the new donors).
+    """
     found = recorded(search, search.protocol, results)
     new = recorded(search, search.left_out, results)
-    total = len(search.seeds) * int(search.protocol.partition(":")[2])
+    candidates = {}
+    for name, one in found.items():
+        summary = one.donors().summary()
+        differences = {}
+        for baseline in search.baselines:
+            keys = one.keys & found[baseline].keys if baseline in found and baseline != name else set()
+            if keys:
+                differences[baseline] = difference(one.part(keys).donors(), found[baseline].part(keys).donors())
+        candidates[name] = {
+            "runs": len(one.keys),
+            **_without_donors(summary),
+            "auroc_by_sigma": {f"{s:g}": one.donors(s).replicates(0)["auroc_per_donor"][0] for s in one.sigmas},
+            "difference": differences,
+            **({"new": _without_donors(new[name].donors().summary())} if name in new else {}),
+        }
+    ordered = sorted(candidates.items(), key=lambda item: -item[1]["auroc_per_donor"].value)
+    return plain(
+        {
+            "protocol": search.protocol,
+            "seeds": list(search.seeds),
+            "runs": len(search.seeds) * int(search.protocol.partition(":")[2]),
+            "new_donors": list(search.new_donors),
+            "healthy_donors": max((one["healthy_donors"] for one in candidates.values()), default=0),
+            "subjects": max((one["subjects"] for one in candidates.values()), default=0),
+            "candidates": dict(ordered),
+        }
+    )
+
+
+def _without_donors(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key != "donors"}
+
+
+def table(search: Search, record: Mapping[str, Any]) -> str:
+    """results/SEARCH.md from `figures`."""
     lines = [
-        f"| candidate | runs of {total} | AUROC per healthy donor | "
+        f"| candidate | runs of {record['runs']} | AUROC per healthy donor | "
         + " | ".join(f"difference to {name}" for name in search.baselines)
         + " | specificity per donor: mean, worst | sensitivity per ALL subject | AUROC of cells | weighted F1 at 50 % "
         "| ECE at 50 % | AUROC per donor at sigma 10 / 20 / 50 | new donors: AUROC per donor | cells |",
         "| --- " * (11 + len(search.baselines)) + "|",
     ]
-    area = {name: one.donors().summary() for name, one in found.items()}
-    for name in sorted(found, key=lambda n: -area[n]["auroc_per_donor"].value):
-        one, s = found[name], area[name]
-        noise = [
-            f"{one.donors(sigma).replicates(1)['auroc_per_donor'][0]:.3f}" if sigma in one.sigmas else "-"
-            for sigma in SIGMAS[1:]
-        ]
-        gains = []
-        for baseline in search.baselines:
-            keys = one.keys & found[baseline].keys if baseline in found and baseline != name else set()
-            gain = difference(one.part(keys).donors(), found[baseline].part(keys).donors()) if keys else None
-            gains.append(_signed(gain) if gain else "-")
-        fresh = new[name].donors().summary() if name in new else None
+    for name, one in record["candidates"].items():
+        noise = [one["auroc_by_sigma"].get(f"{sigma:g}") for sigma in SIGMAS[1:]]
+        gains = [_signed(one["difference"].get(baseline)) for baseline in search.baselines]
+        new = one.get("new")
         lines.append(
-            f"| {name} | {len(one.keys)} | {_measured(s['auroc_per_donor'])} | {' | '.join(gains)} "
-            f"| {s['specificity_per_donor'].value:.3f}, {s['worst_specificity']:.3f} "
-            f"| {s['sensitivity_per_subject'].value:.3f} | {s['auroc'].value:.3f} "
-            f"| {s['weighted_f1_at_half'].value:.3f} | {s['ece_at_half'].value:.3f} | {' / '.join(noise)} "
-            + (f"| {_measured(fresh['auroc_per_donor'])} | {fresh['auroc'].value:.3f} |" if fresh else "| - | - |")
+            f"| {name} | {one['runs']} | {_measured(one['auroc_per_donor'])} | {' | '.join(gains)} "
+            f"| {one['specificity_per_donor']['value']:.3f}, {one['worst_specificity']:.3f} "
+            f"| {one['sensitivity_per_subject']['value']:.3f} | {one['auroc']['value']:.3f} "
+            f"| {one['weighted_f1_at_half']['value']:.3f} | {one['ece_at_half']['value']:.3f} "
+            f"| {' / '.join('-' if area is None else f'{area:.3f}' for area in noise)} "
+            + (f"| {_measured(new['auroc_per_donor'])} | {new['auroc']['value']:.3f} |" if new else "| - | - |")
         )
-    some = next(iter(area.values()), None)
-    donors = f"{some['healthy_donors']} healthy donors and {some['subjects']} ALL subjects" if some else "no runs"
-    missing = [name for name in search.candidates if name not in found]
+    missing = [name for name in search.candidates if name not in record["candidates"]]
     return "\n".join(
         [
             "# Search for a single-cell model",
             "",
-            f"{search.protocol}, split seeds {', '.join(map(str, search.seeds))}; {donors}, linked subjects counted "
-            "once. Every cell is scored by a model that saw no cell of its donor. Calibrated on the other folds, "
-            "classes and donors weighted equally. 95 % intervals resample donors within their class and include the "
-            "repeats; "
-            "differences are paired on the same runs. Donors with fewer than three cells are left out of figures per "
-            f"donor. New donors: {', '.join(search.new_donors)}, left out as a whole. Networks: "
-            f"{_listed(search.network)}. Rendered by `python -m train.search` from [search/](search).",
+            f"{search.protocol}, split seeds {', '.join(map(str, search.seeds))}; {record['healthy_donors']} healthy "
+            f"donors and {record['subjects']} ALL subjects, linked subjects counted once. Every cell is scored by a "
+            "model that saw no cell of its donor. Calibrated on the other folds, classes and donors weighted equally. "
+            "95 % intervals resample donors within their class and include the repeats; differences are paired on the "
+            "same runs. Donors with fewer than three cells are left out of figures per donor. New donors: "
+            f"{', '.join(search.new_donors)}, left out as a whole. Networks: {_listed(search.network)}. Rendered by "
+            "`python -m train.search` from [search/](search).",
             "",
             *lines,
             "",
@@ -405,12 +437,39 @@ def table(search: Search, results: Sequence[Result]) -> str:
     )
 
 
-def _measured(interval: Interval) -> str:
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+def _measured(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
 
 
-def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+def _signed(interval: Mapping[str, float] | None) -> str:
+    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})" if interval else "-"
+
+
+def keep(search: Search, name: str, cv: Path, data: str, results: Path) -> int:
+    """Record the finished run folders in `cv` as runs of a candidate; returns how many there were.
+
+    For runs that were not made here, such as those of a recipe at its full size. The candidate's settings must be
+    theirs.
+
+    Raises:
+        BlastlensError: no such runs, or one of another recipe.
+    """
+    (job, *_) = search.jobs([name], 1)
+    folder = dataset_folder(data, job.recipe)
+    groups = [row.group for row in load_rows(folder)]
+    network = create_network(job.recipe, 2, "scratch")
+    complexity = count_parameters(network), multiply_adds(network, job.recipe.image_size)
+    runs = sorted(path.parent for path in cv.glob("**/run.json"))
+    for run in runs:
+        record = json.loads((run / "run.json").read_text())
+        recipe = Recipe.from_dict(record["recipe"])
+        if recipe.digest != job.recipe.digest:
+            raise BlastlensError(f"{run} was made with another recipe than the candidate {name}.")
+        folds = len(make_splits(record["protocol"], load_rows(folder), record["seed"]))
+        replace(from_run_folder(run, folds, job.changes, groups, complexity), system=name).write(results)
+    if not runs:
+        raise BlastlensError(f"{cv} has no finished runs.")
+    return len(runs)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -428,6 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only show what is done, running and missing")
     parser.add_argument("--only", nargs="+", metavar="CANDIDATE", help="default: every candidate")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="networks: 1 first seed, 2 all seeds")
+    parser.add_argument("--keep", nargs=2, metavar=("CANDIDATE", "FOLDER"), help="record runs of train.crossval")
     parser.add_argument("--jobs", type=int, default=1, help="networks trained side by side")
     parser.add_argument("--weights", default=os.environ.get("BLASTLENS_WEIGHTS", "hub"), help="as for train.finetune")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the candidates")
@@ -448,7 +508,10 @@ def _search(arguments: argparse.Namespace) -> int:
     if unknown := set(names) - set(search.candidates):
         raise BlastlensError(f"There is no candidate {', '.join(sorted(unknown))}; {', '.join(search.candidates)} are.")
     failed = 0
-    if arguments.data:
+    if arguments.keep:
+        name, cv = arguments.keep
+        print(f"{keep(search, name, Path(cv), arguments.data, arguments.results)} runs of {name} recorded")
+    elif arguments.data:
         folder = dataset_folder(arguments.data, Recipe.load("ours_cnmc2019"))
         cells = Cells(folder, load_rows(folder), arguments.weights, arguments.cache)
         place = Workplace(
@@ -472,8 +535,10 @@ def _search(arguments: argparse.Namespace) -> int:
             return 0
         run_numbers(search, names, cells, arguments.results)
         failed = run_all(jobs, place, {"cnmc2019": list(cells.rows)}, arguments.jobs)
-    text = table(search, load_results(arguments.results))
+    record = figures(search, load_results(arguments.results))
+    text = table(search, record)
     if arguments.results == RECORDS:
+        (RESULTS / "search.json").write_text(json.dumps(record, indent=1) + "\n")
         (RESULTS / "SEARCH.md").write_text(text)
     print(text)
     return 1 if failed else 0

@@ -39,6 +39,7 @@ class Facts:
             compared with it.
         differences: the recipe's scores minus those of each baseline on the same images, by baseline, one row for each
             sigma; nothing where `train.baselines` recorded none.
+        search: results/search.json, where the model was a candidate of it; its baselines are on the same splits.
         project: CITATION.cff.
     """
 
@@ -51,6 +52,7 @@ class Facts:
     view: View
     comparison: Comparison | None
     differences: dict[str, list[dict[str, Any]]]
+    search: dict[str, Any] | None
     project: dict[str, Any]
 
     @classmethod
@@ -74,6 +76,7 @@ class Facts:
             view=View.from_folder(config, _json(folder / "preprocessor_config.json")),
             comparison=comparison,
             differences=differences,
+            search=_search(metrics),
             project=yaml.safe_load(CITATION.read_text(encoding="utf-8")),
         )
 
@@ -144,6 +147,12 @@ def _differences(metrics: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         return {}
     recipe = training["recipe"]["name"]
     return record["differences"] if record.get("recipe") == recipe else record.get("also", {}).get(recipe, {})
+
+
+def _search(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    record = _json(RESULTS / "search.json") or {}
+    fits = metrics["model"] in record.get("candidates", {}) and record["protocol"] == metrics["protocols"][0]["name"]
+    return record if fits else None
 
 
 def pinned(*packages: str) -> str:

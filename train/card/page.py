@@ -19,6 +19,11 @@ from train.card.known import RECIPE_LIMITS, RECIPE_NAMES, RECIPE_REMARKS, STRANG
 from train.card.metadata import LEVELS, SIGMAS, card_data
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
+# Candidates of the search that a single-cell model is compared with.
+BASELINES = {
+    "cell-area": "cell area alone",
+    "five-features": "five features (area, radius, optical density of red, green and blue), logistic regression",
+}
 WORST = 5  # groups of each class that are listed at once
 CONSTANT = "always answering"
 EXTERNAL_NAMES = {
@@ -105,6 +110,9 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "without_network": dict(facts.compared.without_network) if facts.compared else {},
         "groups": _groups(facts),
         "external": _external(facts.metrics),
+        "donors": facts.clean.get("donors"),
+        "found": facts.search["candidates"][facts.name] if facts.search else {},
+        "baselines": _baselines(facts),
         "systems": _systems(facts),
         "training": training,
         "recipe": training["recipe"],
@@ -132,6 +140,12 @@ def _context(facts: Facts, floors: dict[str, float]) -> dict[str, Any]:
         "project": facts.project,
         "unknown": UNKNOWN,
     }
+
+
+def _baselines(facts: Facts) -> dict[str, Any]:
+    """What the search measured of the model's baselines on the same splits, by what they are."""
+    candidates = facts.search["candidates"] if facts.search else {}
+    return {title: candidates[name] for name, title in BASELINES.items() if name in candidates}
 
 
 def _external(metrics: dict[str, Any]) -> dict[str, Any]:
