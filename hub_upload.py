@@ -1,6 +1,6 @@
 """Publish on the Hugging Face Hub: a model folder, the demo as a Space, or everything in one go.
 
-    python hub_upload.py model models/mobilenet_m-cnmc2019 --repo-id owner/name --tag v1.0
+    python hub_upload.py model models/mobilenetv1-cnmc2019 --repo-id owner/name --tag v1.0
     python hub_upload.py space --repo-id owner/space --models owner/name@v1.0
     python hub_upload.py space --static --repo-id owner/page --models owner/name@v1.0
     python hub_upload.py space --static --to page
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     model = commands.add_parser("model", help="a model folder")
-    model.add_argument("folder", type=Path, help="such as models/mobilenet_m-cnmc2019")
+    model.add_argument("folder", type=Path, help="such as models/mobilenetv1-cnmc2019")
     model.add_argument("--tag", help="name for the commit, such as v1.0")
     model.add_argument("--create-pr", action="store_true", help="open a pull request instead of changing main")
     model.set_defaults(run=_model)

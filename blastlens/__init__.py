@@ -2,7 +2,7 @@
 
     from blastlens import Classifier
 
-    classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
+    classifier = Classifier.from_pretrained("mobilenetv1-cnmc2019")
     classifier.predict("cell.bmp").label
 
 Research demonstration, not a medical device.

@@ -160,7 +160,7 @@ class Classifier:
         """Load a model by bundled name, local folder or Hub repository.
 
         Args:
-            name_or_path: "mobilenet_m-cnmc2019" (or "models/..."), a path, or the Hub's "owner/name" or
+            name_or_path: "mobilenetv1-cnmc2019" (or "models/..."), a path, or the Hub's "owner/name" or
                 "owner/name@revision".
             revision: branch, tag or commit of a Hub repository, if not given with its name. A commit that is in
                 the Hub's cache is loaded from there without asking the Hub.

@@ -24,7 +24,7 @@ from .integrity import (
 from .tensors import read_tensors
 
 # What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
-MAIN = ("mobilenet_m-cnmc2019", "mobilenetv2-aria2021")
+MAIN = ("mobilenetv1-cnmc2019", "mobilenetv2-aria2021")
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")

@@ -54,7 +54,7 @@ def make_model_folder(path: str | Path, kind: str = "cell", seed: int = 0) -> Pa
 
 def write_record(folder: Path, kind: str) -> Path:
     """Give a folder the metrics.json of the bundled model of its kind, as if that had been measured of it."""
-    bundled = {"cell": "mobilenet_m-cnmc2019", "field": "mobilenetv2-aria2021"}[kind]
+    bundled = {"cell": "mobilenetv1-cnmc2019", "field": "mobilenetv2-aria2021"}[kind]
     record = json.loads((Path(__file__).parents[1] / "models" / bundled / "metrics.json").read_text(encoding="utf-8"))
     files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
     digests = {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()}

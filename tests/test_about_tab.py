@@ -14,7 +14,7 @@ from blastlens.model_folder import ModelFolder, bundled_root
 from blastlens.ui.about import about_html
 from blastlens.ui.words import MEANINGS, TASKS, term
 
-CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 
 
 @pytest.fixture(scope="module")

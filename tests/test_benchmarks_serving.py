@@ -76,14 +76,14 @@ def test_requests_are_mixed_and_the_same_every_time(tmp_path):
 @pytest.mark.slow
 def test_serving_is_measured_on_drawn_cells(tmp_path, capsys):
     out = tmp_path / "serving.json"
-    arguments = ["--models", "mobilenet_m-cnmc2019", "--precisions", "int8", "--count", "8", "--rounds", "1"]
+    arguments = ["--models", "mobilenetv1-cnmc2019", "--precisions", "int8", "--count", "8", "--rounds", "1"]
     assert serving.main([*arguments, "--out", str(out)]) == 0
     record = json.loads(out.read_text())
-    (measured,) = record["models"]["mobilenet_m-cnmc2019"].values()
+    (measured,) = record["models"]["mobilenetv1-cnmc2019"].values()
     assert set(measured) == set(serving.SAID)
     assert all(figures["ratio"]["median"] > 0 for figures in measured.values())
-    assert record["images"]["mobilenet_m-cnmc2019"] == {"side": 450, "size": 224, "drawn": True}
-    assert capsys.readouterr().out.count("| mobilenet_m-cnmc2019 | int8 |") == len(serving.SAID)
+    assert record["images"]["mobilenetv1-cnmc2019"] == {"side": 450, "size": 224, "drawn": True}
+    assert capsys.readouterr().out.count("| mobilenetv1-cnmc2019 | int8 |") == len(serving.SAID)
     assert str(tmp_path) not in out.read_text()
 
 

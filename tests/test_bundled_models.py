@@ -15,7 +15,7 @@ from train import readme
 from train.datasets import load_rows
 
 ROOT = Path(__file__).parents[1]
-CELLS, FIELDS, SMALL = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
+CELLS, FIELDS, SMALL = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
 LABELS = {CELLS: ["ALL", "HEM"], FIELDS: ["Benign", "Early", "Pre", "Pro"], SMALL: ["ALL", "HEM"]}
 
 # Runs in an interpreter that has never heard of this project: only what a stranger has.

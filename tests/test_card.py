@@ -31,7 +31,7 @@ from train.card import facts, figures, known, metadata, numbers, page
 from train.card.facts import Facts
 
 ROOT = Path(__file__).parents[1]
-CELLS, FIELDS, SMALL = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
+CELLS, FIELDS, SMALL = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
 BUNDLED = (CELLS, FIELDS, SMALL)
 STARTS = {CELLS: "google/mobilenet_v1_1.0_224", FIELDS: "google/mobilenet_v2_1.0_224", SMALL: None}
 JSON = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
@@ -209,8 +209,8 @@ def test_the_base_model_is_what_training_started_from(recorded, hub_name, tmp_pa
 
 def test_who_taught_a_model_is_told_with_its_first_weights():
     text = text_of(ROOT / "models" / SMALL)
-    assert "| taught by | the answers of `mobilenet_m-cnmc2019`" in text
-    assert "taught by the answers of `mobilenet_m-cnmc2019`, so that the terms" in text
+    assert "| taught by | the answers of `mobilenetv1-cnmc2019`" in text
+    assert "taught by the answers of `mobilenetv1-cnmc2019`, so that the terms" in text
     assert "taught by" not in text_of(ROOT / "models" / CELLS)
 
 

@@ -21,7 +21,7 @@ from blastlens.model_folder import ModelFolder, bundled_root
 from blastlens.ui import compared
 from blastlens.ui.compared import model_html, noise_html, recipe_of, speed_html, systems_html
 
-CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 
 
 @pytest.fixture(scope="module")

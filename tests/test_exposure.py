@@ -154,7 +154,7 @@ def elsewhere():
     """Paths under which a stranger could look for files that are not theirs; {uploads} and {root} are filled in."""
     return [
         "/etc/passwd", "//etc/passwd", "///etc//passwd", "/proc/self/environ", "/proc/self/cwd/app.py", "app.py",
-        "./app.py", "space.json", "models", "models/mobilenet_m-cnmc2019/config.json", f"{ROOT}/app.py",
+        "./app.py", "space.json", "models", "models/mobilenetv1-cnmc2019/config.json", f"{ROOT}/app.py",
         f"{ROOT}/README.md", "blastlens/ui/logo.svg", ".git/config", ".gradio/certificate.pem", "~/.bashrc", "C:/x",
         "\\etc\\passwd", "\\\\host\\share", "x\0.png", "\0", "{uploads}", "{uploads}/", "{uploads}/.",
         "{uploads}/link/passwd",

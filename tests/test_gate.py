@@ -28,7 +28,7 @@ from train.feature_score import fit_features, write_features
 from train.pixels import load_pixels
 from train.strangers import DRAWN, SPOILT, VARIED
 
-CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 PURPLE = (75, 35, 90)
 
 

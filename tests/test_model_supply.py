@@ -396,7 +396,7 @@ def test_a_bundled_model_says_what_it_was_exported_as(name):
 
 
 def test_a_bundled_model_with_the_network_of_another_is_refused(tmp_path):
-    cells, small = (bundled_root() / name for name in ("mobilenet_m-cnmc2019", "mobilenetv4_small_035-cnmc2019"))
+    cells, small = (bundled_root() / name for name in ("mobilenetv1-cnmc2019", "mobilenetv4_small_035-cnmc2019"))
     copy = shutil.copytree(small, tmp_path / "small", ignore=shutil.ignore_patterns("figures"))
     swapped(ONNX)(copy, cells)
     assert ONNX in (said := refusal(copy)) and NOT_THE_FILE in said

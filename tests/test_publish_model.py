@@ -19,7 +19,7 @@ from blastlens.errors import BlastlensError
 from publish import check
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = {"cell": "mobilenet_m-cnmc2019", "field": "mobilenetv2-aria2021"}
+BUNDLED = {"cell": "mobilenetv1-cnmc2019", "field": "mobilenetv2-aria2021"}
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind
 
 @pytest.mark.slow
 def test_the_lines_for_bundled_models_run_in_a_copy_of_the_project(images):
-    for name, kind in (("mobilenet_m-cnmc2019", "cell"), ("mobilenetv2-aria2021", "field")):
+    for name, kind in (("mobilenetv1-cnmc2019", "cell"), ("mobilenetv2-aria2021", "field")):
         classifier = Classifier.from_pretrained(name)
         origin = Origin.of(classifier.folder)
         assert origin.name == f"models/{name}"
@@ -174,8 +174,8 @@ def test_a_package_that_is_not_there_is_named_without_a_version():
 
 def test_lines_fit_half_of_the_page():
     hub = Origin("somebody/model", COMMIT, framed=True)
-    for origin in (hub, Origin("models/mobilenet_m-cnmc2019", framed=True), Origin("models/mobilenetv2-aria2021")):
-        snippets = [*in_python(origin, "cell.png"), *over_the_network(LOCAL, "mobilenet_m-cnmc2019", "cell.png")]
+    for origin in (hub, Origin("models/mobilenetv1-cnmc2019", framed=True), Origin("models/mobilenetv2-aria2021")):
+        snippets = [*in_python(origin, "cell.png"), *over_the_network(LOCAL, "mobilenetv1-cnmc2019", "cell.png")]
         for snippet in [*snippets, installing(snippets)]:
             assert max(map(len, snippet.code.splitlines())) <= 60, snippet.title
 
@@ -309,7 +309,7 @@ def test_list_models_tells_what_each_model_is_worth(demo_address):
 
 
 def test_the_headline_of_a_bundled_model_is_its_group_disjoint_figure():
-    classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
+    classifier = Classifier.from_pretrained("mobilenetv1-cnmc2019")
     record = classifier.folder.metrics
     headline = described(classifier.folder)["headline"]
     assert headline["score"] == "weighted F1" and headline["protocol"] == "group-kfold:3"

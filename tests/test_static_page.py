@@ -31,7 +31,7 @@ from blastlens.model_folder import bundled_models, bundled_root, fetch
 from blastlens.noise import add_gaussian_noise
 from publish import space, static_space
 
-CELL, FIELD = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+CELL, FIELD = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 CLOSE = 0.02  # of a probability
 SIGMAS = (0, 0, 6, 30)  # of the images in turn
 

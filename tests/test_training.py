@@ -456,7 +456,7 @@ def test_a_label_that_is_never_answered_has_no_reliability():
     assert found["reliability_by_answer"]["b"] == [] and len(found["reliability_by_answer"]["a"]) == 1
 
 
-@pytest.mark.parametrize("model", ["mobilenet_m-cnmc2019", "mobilenetv2-aria2021"])
+@pytest.mark.parametrize("model", ["mobilenetv1-cnmc2019", "mobilenetv2-aria2021"])
 def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     record = json.loads((Path(__file__).parents[1] / "models" / model / "metrics.json").read_text())
     recipe, protocol = record["training"]["recipe"]["name"], record["protocols"][0]

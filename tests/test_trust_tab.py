@@ -19,7 +19,7 @@ from blastlens.ui.trust import trust_html
 from blastlens.ui.trust_values import level, plain, points, share, signed
 from blastlens.ui.words import FAMILIES, by_family, facts
 
-CELLS, FIELDS = "mobilenet_m-cnmc2019", "mobilenetv2-aria2021"
+CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 TITLES = {
     "robustness": "What becomes of it as images get worse",
     "calibration": "Can its percentages be believed?",

@@ -217,8 +217,8 @@ def test_what_stops_a_test_is_told_only_when_it_has_ended(shelf):
 
 def test_real_cells_are_tested_by_the_bundled_model(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    assert "mobilenet_m-cnmc2019" in bundled_models()
-    classifier = Classifier.from_pretrained("mobilenet_m-cnmc2019")
+    assert "mobilenetv1-cnmc2019" in bundled_models()
+    classifier = Classifier.from_pretrained("mobilenetv1-cnmc2019")
     zip_of_cells(data_dir, tmp_path / "cells.zip")
     tab = YourSlides(Shelf({classifier.folder.model_id: classifier}, {}), SimpleNamespace())
     answer = tab.answer({"path": str(tmp_path / "cells.zip")}, "")

@@ -1,6 +1,6 @@
 """Model folder + evidence -> metrics.json: how it was trained and everything measured, protocol by protocol.
 
-    python -m train.evaluate models/mobilenet_m-cnmc2019 --all --data DIR
+    python -m train.evaluate models/mobilenetv1-cnmc2019 --all --data DIR
 
 The numbers a model is shown with come from the cross-validation of its recipe, never from the images the shipped
 network was fitted on. `--all` asks the fold networks that are kept in results/folds (see train.folds) about the images

@@ -1,6 +1,6 @@
 """Run folder -> model folder: what `pipeline`, timm and `blastlens.Classifier` load, and what the Hub holds.
 
-    python -m train.export runs/final/cnmc --cv runs/cv/cnmc --out models/mobilenet_m-cnmc2019
+    python -m train.export runs/final/cnmc --cv runs/cv/cnmc --out models/mobilenetv1-cnmc2019
 
 The head's batch norm and the calibration (a temperature and a bias per class from the cross-validation's held-out
 images) are folded into the last linear layer; the ONNX files are written from that same network and checked against

@@ -1,6 +1,6 @@
 """Model folder + its training images -> gate.json and gate.safetensors: the input gate, and how often it is wrong.
 
-    python -m train.gate models/mobilenet_m-cnmc2019 --data DIR --folds results/folds/mobilenet_m-cnmc2019 \\
+    python -m train.gate models/mobilenetv1-cnmc2019 --data DIR --folds results/folds/mobilenet_m-cnmc2019 \\
         --strangers PHOTOS FIELDS
 
 **Statistics.** Each range reaches from a low to a high quantile of the training images, and of the same images as

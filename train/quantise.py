@@ -1,6 +1,6 @@
 """An fp32 ONNX file -> its int8 one, whole numbers wherever these leave the answers as they are.
 
-    python -m train.quantise models/mobilenet_m-cnmc2019 --data DIR     # a model folder's, anew
+    python -m train.quantise models/mobilenetv1-cnmc2019 --data DIR     # a model folder's, anew
 
 Static quantisation, calibrated on training images: weights int8 for each channel, activations uint8. Depthwise networks
 lose most in their first layers, where there are few channels and each carries much, so that the first convolutions stay

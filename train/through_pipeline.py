@@ -1,7 +1,7 @@
 """Measure a model folder on the road its users take: Hugging Face's evaluator over a stock `pipeline`.
 
-    python -m train.through_pipeline models/mobilenet_m-cnmc2019 --data DIR --limit 200
-    python -m train.through_pipeline models/mobilenet_m-cnmc2019 --data DIR --limit 100 --record
+    python -m train.through_pipeline models/mobilenetv1-cnmc2019 --data DIR --limit 200
+    python -m train.through_pipeline models/mobilenetv1-cnmc2019 --data DIR --limit 100 --record
     python -m train.through_pipeline owner/name --data DIR --check
 
 It checks that what is published answers as what was measured. It is not evidence of quality: a bundled model was

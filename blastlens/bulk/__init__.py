@@ -2,7 +2,7 @@
 
     from blastlens.bulk.score import Command, score
 
-    report = score(Command(("archive/", "more.zip"), model="mobilenet_m-cnmc2019"), "results.parquet")
+    report = score(Command(("archive/", "more.zip"), model="mobilenetv1-cnmc2019"), "results.parquet")
     report.images, report.failed, report.rate
 
 `walk` finds the images, `listing` keeps what was found, `scoring` asks the model, `results` is the table that comes

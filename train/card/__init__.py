@@ -1,6 +1,6 @@
 """A model folder's card: its README.md and figures, rendered from what was measured. Data in, bytes out.
 
-    python -m train.card models/mobilenet_m-cnmc2019
+    python -m train.card models/mobilenetv1-cnmc2019
 
 The prose is in `model_card.md`, with no figure typed in it. `facts` reads the files, `known` says what is known of data
 sets and first weights, `numbers` turns measured values into words, `metadata` makes the front matter, `figures` draws,
