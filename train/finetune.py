@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -542,7 +543,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "seed": run.seed,
         "initial_weights": initial_weights(run),
         **({"teacher": teacher.source} if teacher else {}),
-        **({"backbone": "of a run on other splits of the same images"} if run.backbone else {}),
+        # One that saw the pixels, but no label, of what this run holds out, where it was made on other splits.
+        **({"backbone_sha256": sha256(Path(run.backbone).read_bytes()).hexdigest()} if run.backbone else {}),
         "precision": run.precision,
         "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
         "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
