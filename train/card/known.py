@@ -75,8 +75,9 @@ _DATASETS = {
         example="cell.bmp",
         published="labelled training images",
         lacking=(
-            "Folds 0 and 1 are complete; of fold 2 we have only the seven subjects linked to them by shared images, so "
-            "that most people of fold 2 are missing. The data set's two test sets were not used"
+            "Folds 0 and 1 are complete; of fold 2 we have only the seven subjects linked to them by shared images and, "
+            "in the models trained on 7,810 cells, nine more, so that most subjects of fold 2 are missing. The data "
+            "set's two test sets were not used"
         ),
         handling="somebody must cut each cell out on black, as the data's authors did",
         unseen="cells of people it never saw",
@@ -163,6 +164,10 @@ RECIPE_LIMITS = {
         "The recipe was chosen by short cross-validated runs on these same people, so the figure for a new hospital "
         "may be lower."
     ),
+    "features_cnmc2019": (
+        "The recipe was chosen among candidates that were compared on these same donors (results/SEARCH.md of the "
+        "project), so the figure for a new hospital may be lower."
+    ),
     "ours_aria2021": (
         "The recipe's image size was chosen by cross-validated runs on these same images, so the figure for other "
         "slides may be lower."
@@ -171,6 +176,10 @@ RECIPE_LIMITS = {
 
 # What must be said of a recipe's name: at once, and where its making is told.
 RECIPE_NAMES = {
+    "features_cnmc2019": (
+        "Not the published MobileNet_M: it shares only the architecture, MobileNetV1; [recipe and weights are our own]"
+        "(#how-it-was-made)."
+    ),
     "ours_cnmc2019": (
         "Not the published MobileNet_M: name and idea are taken from it, [recipe and weights are our own]"
         "(#how-it-was-made)."

@@ -1,0 +1,125 @@
+"""A network taught measurements of a cell, and the regression on them: one plain timm model for any split."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blastlens.drawn import drawn_dataset
+from blastlens.errors import BlastlensError
+from train import finetune
+from train.cell_features import LogisticModel
+from train.datasets import labels_of, load_rows
+from train.feature_network import fitted_head, load_backbone, logits_of, normalized, predicted_features, train_backbone
+from train.pixels import load_pixels
+from train.recipe import Recipe
+
+CHANGES = {
+    "backbone": "mobilenetv4_conv_small_035",
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 8,
+    "frozen": [],
+    "distill.features": "five",
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return Recipe.load("features_cnmc2019").changed(CHANGES)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return drawn_dataset(tmp_path_factory.mktemp("drawn") / "cnmc2019", ("ALL", "HEM"), per_group=6, groups_per_label=3)
+
+
+@pytest.fixture(scope="module")
+def runs(drawn, tmp_path_factory):
+    """A run on every image, and one fold that reuses its backbone."""
+    root = tmp_path_factory.mktemp("runs")
+    changes = [f"{key}={json.dumps(value)}" for key, value in CHANGES.items()]
+    common = ["features_cnmc2019", "--data", str(drawn), "--weights", "scratch", "--cache", str(root / "cache")]
+    common += ["--sigmas", "0", "20", "--set", *changes]
+    assert finetune.main([*common, "--protocol", "all", "--out", str(root / "all")]) == 0
+    reuse = ["--backbone", str(root / "all" / "backbone.safetensors"), "--out", str(root / "fold")]
+    assert finetune.main([*common, "--protocol", "group-kfold:3", "--fold", "1", *reuse]) == 0
+    return root
+
+
+def test_the_regression_is_folded_into_one_layer(recipe, drawn, runs):
+    rows = load_rows(drawn)
+    _, labels = labels_of(rows)
+    pixels = load_pixels(drawn, rows, finetune.view_of(recipe), runs / "cache")
+    backbone = load_backbone(recipe, runs / "all" / "backbone.safetensors")
+    measured = predicted_features(backbone, recipe, pixels, 0, runs / "cache")
+    assert measured.shape == (len(rows), 5)
+    model = LogisticModel.fit(measured, labels, [row.group for row in rows], recipe.distill.c)
+    images = torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        found = fitted_head(backbone, recipe, model)(normalized(recipe, images)).numpy()
+    np.testing.assert_allclose(found, logits_of(model, measured), atol=1e-4)
+    probabilities = np.exp(found) / np.exp(found).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities, model.probabilities(measured), atol=1e-4)
+
+
+def test_a_reused_backbone_is_kept_and_only_the_last_layer_is_fitted(runs):
+    whole, fold = (load_file(runs / name / "model.safetensors") for name in ("all", "fold"))
+    differing = [name for name in whole if not torch.equal(whole[name], fold[name])]
+    assert set(differing) == {"classifier.weight", "classifier.bias"}
+    record = json.loads((runs / "fold" / "run.json").read_text())
+    assert len(record["backbone_sha256"]) == 64 and not set(record["groups"]["train"]) & set(record["groups"]["test"])
+    assert "backbone_sha256" not in json.loads((runs / "all" / "run.json").read_text())
+
+
+def test_a_run_holds_its_predictions_under_noise_and_its_subjects(runs):
+    arrays = np.load(runs / "fold" / "predictions.npz")
+    assert arrays["test_logits"].shape == (2, len(arrays["test_index"]), 2)
+    assert not np.array_equal(arrays["test_logits"][0], arrays["test_logits"][1])
+    record = json.loads((runs / "fold" / "run.json").read_text())
+    assert record["subjects"] and not set(arrays["test_group"]) & set(record["groups"]["train"])
+
+
+def test_labels_do_not_reach_the_backbone(recipe, drawn, runs, tmp_path):
+    """What the cells measure is all that it is taught: the same pixels and targets give the same network."""
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3)).astype(np.uint8)
+    targets = np.random.default_rng(1).standard_normal((16, 5))
+    first, again = (
+        train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / name) for name in ("a", "b")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_stopped_training_goes_on_where_it_was(recipe, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3)).astype(np.uint8)
+    targets = np.random.default_rng(1).standard_normal((16, 5))
+    whole = train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    calls = []
+
+    def stop(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:  # two batches an epoch: in the second one
+            raise Stopped
+        return augmented(*arguments, **options)
+
+    from train import augment
+
+    augmented = augment.apply
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "apply", stop)
+        with pytest.raises(Stopped):
+            train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")
+    resumed = train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_backbone_of_another_recipe_is_refused(recipe, runs):
+    with pytest.raises(BlastlensError, match="no feature network of this recipe"):
+        load_backbone(recipe.changed({"distill.features": "all"}), runs / "all" / "backbone.safetensors")
