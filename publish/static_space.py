@@ -56,7 +56,7 @@ HEADERS = {
 # What the page reads of the records of a model.
 SCORE = {"value": None, "low": None, "high": None}
 METRICS: dict[str, Any] = {
-    "headline": {"protocol": None, "weighted_f1": SCORE},
+    "headline": {"protocol": None, "weighted_f1": SCORE, "auroc_per_donor": SCORE},
     "int8": {"weighted_f1_fp32": None, "weighted_f1_int8": None},
     "calibration": {
         "operating_point": {

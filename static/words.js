@@ -48,7 +48,8 @@ export function labelText(labels, label) {
 
 /** How good a model is and on which evidence, in two parts: the figure, and what it was measured on. */
 export function howGood(metrics, labels) {
-  const { weighted_f1: score, protocol = "" } = metrics.headline ?? {};
+  const { weighted_f1: f1, auroc_per_donor: byDonor, protocol = "" } = metrics.headline ?? {};
+  const [name, score] = byDonor ? ["AUROC per donor", byDonor] : ["weighted F1", f1];
   if (typeof score?.value !== "number") {
     return ["", "not measured, as far as this page knows: its answers mean nothing yet"];
   }
@@ -57,7 +58,7 @@ export function howGood(metrics, labels) {
   const evidence = String(protocol).startsWith("group")
     ? `on ${taskOf(labels).unseen}; group-level, by ${protocol}`
     : `image-level, by ${protocol}: flattered by a split by image`;
-  return [`weighted F1 ${score.value.toFixed(2)}`, `${interval} ${evidence}`];
+  return [`${name} ${score.value.toFixed(2)}`, `${interval} ${evidence}`];
 }
 
 /** What the 8-bit file that runs here costs in accuracy; empty where that was not measured. */

@@ -75,6 +75,7 @@ HEADLINE = (
     "auroc",
     "ece",
 )
+HEADLINE_BY_DONOR = ("auroc_per_donor", "specificity_per_donor", "worst_specificity", "sensitivity_per_subject")
 EXTERNAL_SIGMAS = (0, 10, 20, 50)
 VIEW_OF_FRAME = 320  # px of the published frame that a view of a prepared cell shows
 LEUKEMIC_AREA = 30_000  # px of the published frame, above which the baseline classifies a cell as leukemic
@@ -330,7 +331,11 @@ def build_metrics(
             recipe["dataset"]
         ],
         "label_names": list(model.label_names),
-        "headline": {"protocol": protocol["name"], **{k: clean[k] for k in HEADLINE if k in clean}},
+        "headline": {
+            "protocol": protocol["name"],
+            **{k: clean[k] for k in HEADLINE if k in clean},
+            **{k: clean["donors"][k] for k in HEADLINE_BY_DONOR if "donors" in clean},
+        },
         "protocols": [protocol],
         "size_bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
         "sha256": sha256,

@@ -12,7 +12,7 @@ from ..comparison import Comparison
 from ..model_folder import ModelFolder
 from .compared import recipe_of
 from .shelf import Shelf, refusals
-from .words import MEANINGS, TASKS, task_of
+from .words import MEANINGS, TASKS, headline_of, main_score, task_of
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -109,9 +109,9 @@ def _limits(folder: ModelFolder, record: Comparison | None) -> str:
 
 
 def _how_good(folder: ModelFolder, protocol: dict[str, Any]) -> str:
-    score = protocol["by_sigma"][0]["weighted_f1"]
+    name, score = main_score({"headline": headline_of(protocol)})
     return (
-        f"On {escape(task_of(folder).unseen)} it reaches a weighted F1 of {score['value']:.2f} (95 % interval "
+        f"On {escape(task_of(folder).unseen)} its {name} is {score['value']:.2f} (95 % interval "
         f"{score['low']:.2f} to {score['high']:.2f}; {escape(protocol['name'])}, {protocol['n_images']:,} images in "
         f"{escape(str(protocol['n_groups']))} groups)."
     )

@@ -15,7 +15,7 @@ from ..model_folder import PRECISIONS, ModelFolder
 from .endpoints import endpoint
 from .shelf import Shelf, provenance, refusals
 from .snippets import ELSEWHERE, Origin, Snippet, in_python, installing, over_the_network
-from .words import task_of, term
+from .words import main_score, task_of, term
 
 IMAGE = "cell.png"
 LOCAL = "http://127.0.0.1:7860"
@@ -122,14 +122,13 @@ def tool_name() -> str:
 
 
 def _headline(metrics: Mapping[str, Any], unseen: str) -> dict[str, Any] | None:
-    headline = metrics.get("headline") or {}
-    score = headline.get("weighted_f1")
+    name, score = main_score(metrics)
     if not score:
         return None
-    protocol = str(headline.get("protocol", "unnamed"))
+    protocol = str(metrics["headline"].get("protocol", "unnamed"))
     group = protocol.startswith("group")
     return {
-        "score": "weighted F1",
+        "score": name,
         **{end: score.get(end) for end in ("value", "low", "high")},
         "protocol": protocol,
         "measured_on": unseen if group else "image-level: images of the same people as in training",

@@ -17,7 +17,7 @@ from .trust_answers import calibration_html, operating_html, sets_html, silence_
 from .trust_checks import caught, gate_html, passed, patients_html, people_line, probes_html
 from .trust_flaws import flaws_html, headline
 from .trust_values import score
-from .words import task_of, term
+from .words import headline_of, main_score, task_of, term
 
 Record = Mapping[str, Any]
 # What a record of another version of this project may lack, or hold otherwise.
@@ -123,8 +123,9 @@ def _short(folder: ModelFolder, measured: Record | None) -> str:
 
 
 def _unseen(protocol: Record, folder: ModelFolder) -> tuple[str, str]:
-    one = score(protocol["by_sigma"][0]["weighted_f1"])
-    return (f"{one.value:.2f}" if one else ""), f"weighted F1 on {task_of(folder).unseen}"
+    name, figures = main_score({"headline": headline_of(protocol)})
+    one = score(figures)
+    return (f"{one.value:.2f}" if one else ""), f"{name} on {task_of(folder).unseen}"
 
 
 def _believed(record: Record) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """What the page says about models and labels, in words a visitor need not look up. No layout, no Gradio."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from .. import external
 from ..corruptions import KINDS, Corruption
@@ -64,6 +65,10 @@ MEANINGS = {
     "balanced accuracy": (
         "The share of right answers of each class, averaged over the classes, so that it does not matter how many "
         "images there are of each. Always giving the same answer scores 50 % with two classes, 25 % with four."
+    ),
+    "AUROC per donor": (
+        "How often a leukemic cell gets a higher probability of leukemia than a cell of one healthy donor, averaged over "
+        "healthy donors that the model never saw. 1 is perfect; 0.5 is guessing."
     ),
     "weighted F1": (
         "One number from 0 to 1 for how often a model finds each kind of cell without raising false alarms, averaged "
@@ -220,18 +225,31 @@ def facts(folder: ModelFolder) -> str:
 
 
 def _how_good(folder: ModelFolder, task: Task) -> str:
-    headline = folder.metrics.get("headline") or {}
-    score = headline.get("weighted_f1")
+    name, score = main_score(folder.metrics)
     if not score:
         return "not measured, as far as this page knows: its answers mean nothing yet"
     interval = f" (95 % interval {score['low']:.2f} to {score['high']:.2f})" if "low" in score else ""
-    protocol = str(headline.get("protocol", ""))
+    protocol = str(folder.metrics["headline"].get("protocol", ""))
     evidence = (
         f"on {escape(task.unseen)}"
         if protocol.startswith("group")
         else f"{term('image-level')}: flattered by a split by image"
     )
-    return f"<strong>{term('weighted F1')} {score['value']:.2f}</strong>{interval} {evidence}"
+    return f"<strong>{term(name)} {score['value']:.2f}</strong>{interval} {evidence}"
+
+
+def headline_of(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a protocol without noise, those by donor among them."""
+    clean = protocol["by_sigma"][0]
+    return {**clean, **clean.get("donors", {})}
+
+
+def main_score(metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The score that a model is shown with, and what it is called: by donor where donors were told apart."""
+    headline = metrics.get("headline") or {}
+    if by_donor := headline.get("auroc_per_donor"):
+        return "AUROC per donor", by_donor
+    return "weighted F1", headline.get("weighted_f1") or {}
 
 
 def _external(folder: ModelFolder) -> str:

@@ -183,7 +183,7 @@ RECIPE_NAMES = {
     "ours_cnmc2019": (
         "Not the published MobileNet_M: name and idea are taken from it, [recipe and weights are our own]"
         "(#how-it-was-made)."
-    )
+    ),
 }
 RECIPE_REMARKS = {
     "ours_cnmc2019": (
