@@ -209,8 +209,8 @@ def test_the_base_model_is_what_training_started_from(recorded, hub_name, tmp_pa
 
 def test_who_taught_a_model_is_told_with_its_first_weights():
     text = text_of(ROOT / "models" / SMALL)
-    assert "| taught by | the answers of `mobilenetv1-cnmc2019`" in text
-    assert "taught by the answers of `mobilenetv1-cnmc2019`, so that the terms" in text
+    assert "| taught by | the answers of `mobilenet_m-cnmc2019`" in text
+    assert "taught by the answers of `mobilenet_m-cnmc2019`, so that the terms" in text
     assert "taught by" not in text_of(ROOT / "models" / CELLS)
 
 

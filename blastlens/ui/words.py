@@ -67,8 +67,8 @@ MEANINGS = {
         "images there are of each. Always giving the same answer scores 50 % with two classes, 25 % with four."
     ),
     "AUROC per donor": (
-        "How often a leukemic cell gets a higher probability of leukemia than a cell of one healthy donor, averaged over "
-        "healthy donors that the model never saw. 1 is perfect; 0.5 is guessing."
+        "How often a leukemic cell gets a higher probability of leukemia than a cell of one healthy donor, averaged "
+        "over healthy donors that the model never saw. 1 is perfect; 0.5 is guessing."
     ),
     "weighted F1": (
         "One number from 0 to 1 for how often a model finds each kind of cell without raising false alarms, averaged "
