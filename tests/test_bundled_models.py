@@ -150,9 +150,13 @@ def test_the_shown_figures_are_group_level_and_from_held_out_images(model):
 @pytest.mark.data
 def test_the_measured_cells_are_the_data_sets(data_dir):
     record = ModelFolder.load(ROOT / "models" / CELLS).metrics
-    rows = load_rows(data_dir / "cnmc2019")
-    groups = {(row.group, row.label) for row in rows}
-    assert {(g["group"], g["label"]) for g in record["protocols"][0]["per_group"]} == groups
+    rows = [row for name in ("cnmc2019", "cnmc2019_more") for row in load_rows(data_dir / name)]
+    subjects = {(row.subject, row.label) for row in rows}
+    # A group is named after its subjects.
+    groups = record["protocols"][0]["per_group"]
+    assert {(name, g["label"]) for g in groups for name in g["group"].split("+")} == subjects
+    assert set(record["training"]["subjects"]) == {name for name, _ in subjects}
+    assert record["training"]["dataset"]["images"] == len(rows)
 
 
 def test_readme_shows_the_measured_figures():

@@ -578,8 +578,8 @@ def test_an_image_can_be_pasted_and_dropped(visit, host):
 
 def test_what_is_known_of_a_model_stands_on_the_page(visit):
     facts = visit().page.locator("#facts").inner_text()
-    score = fetch(str(bundled_root() / CELL)).metrics["headline"]["weighted_f1"]
-    assert f"weighted F1 {score['value']:.2f} (95 % interval {score['low']:.2f} to {score['high']:.2f})" in facts
+    score = fetch(str(bundled_root() / CELL)).metrics["headline"]["auroc_per_donor"]
+    assert f"AUROC per donor {score['value']:.2f} (95 % interval {score['low']:.2f} to {score['high']:.2f})" in facts
     assert "people it had never seen; group-level" in facts
 
 
