@@ -26,11 +26,12 @@ from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
-from train import baselines, card, crossval, evaluate, export, finetune, folds
+from train import baselines, calibration, card, crossval, evaluate, export, finetune, folds
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
 from train.recipe import RECIPES, Recipe
 from train.results import RUNS, Result
+from train.search import RECORDS
 from train.through_pipeline import through_pipeline
 
 RECIPE = {
@@ -309,6 +310,10 @@ def test_metrics_name_protocol_sizes_and_versions(model_folder):
 def elsewhere(model_folder, tmp_path) -> tuple[Path, Path]:
     """A copy of the measured folder, and a small prepared dataset of other subjects."""
     shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "metrics.json"
+    record = json.loads(path.read_text())
+    assert record["training"].pop("subjects")  # drawn subjects of both datasets have the same names
+    path.write_text(json.dumps(record))
     data = drawn_dataset(tmp_path / "elsewhere", ("ALL", "HEM"), per_group=4, groups_per_label=3, size=64, seed=9)
     return tmp_path / "model", data
 
@@ -460,11 +465,19 @@ def test_a_label_that_is_never_answered_has_no_reliability():
 def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     record = json.loads((Path(__file__).parents[1] / "models" / model / "metrics.json").read_text())
     recipe, protocol = record["training"]["recipe"]["name"], record["protocols"][0]
-    runs = [Result.read(path) for path in sorted((RUNS / recipe / "group-kfold-3").glob("*-seed0-*.json"))]
-    held_out = crossval.HeldOut.of_results(runs)
-    probabilities = crossval.calibrated(held_out, crossval.cross_fitted(held_out))[0]
-    groups = [group for run in runs for group in run.groups_of_images]
-    found = crossval.plain(crossval.calibration_of(held_out.label, probabilities, groups, record["label_names"]))
+    folder = RUNS / recipe if (RUNS / recipe).is_dir() else RECORDS / model
+    runs = [Result.read(path) for path in sorted((folder / protocol["name"].replace(":", "-")).glob("*.json"))]
+    by_seed = [crossval.HeldOut.of_results([r for r in runs if r.seed == seed]) for seed in protocol["seeds"]]
+    if "weighted equally" in protocol["calibration"]:
+        scalings = [crossval.cross_fitted(h) for h in by_seed]
+    else:  # the field model: every image weighs the same
+        by_image = calibration.Candidate("temperature and bias", "image")
+        scalings = [calibration.fitted(h, h.group, by_image) for h in by_seed]
+    probabilities = np.concatenate([crossval.calibrated(h, s)[0] for h, s in zip(by_seed, scalings, strict=True)])
+    held_out = crossval.joined(by_seed)
+    found = crossval.plain(
+        crossval.calibration_of(held_out.label, probabilities, held_out.group, record["label_names"])
+    )
     # Recorded in steps of a probability, and of networks rounded to half precision after their calibration was fitted,
     # so that images beside a bin's edge may be counted on its other side.
     assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-3)
