@@ -76,8 +76,8 @@ _DATASETS = {
         published="labelled training images",
         lacking=(
             "Folds 0 and 1 are complete; of fold 2 we have only the seven subjects linked to them by shared images "
-            "and, in models trained on 7,810 cells, nine more, so that most subjects of fold 2 are missing. The data "
-            "set's two test sets were not used"
+            "and, in newer models, nine more, so that most subjects of fold 2 are missing. The data set's two test sets "
+            "were not used"
         ),
         handling="somebody must cut each cell out on black, as the data's authors did",
         unseen="cells of people it never saw",
