@@ -484,7 +484,7 @@ def of_unknown_origin(metrics: dict[str, Any]) -> None:
         row["per_class"] = dict(zip(metrics["label_names"], row["per_class"].values(), strict=True))
         row["auroc"] = nothing
     protocol["by_sigma"][0]["per_class"]["square"]["precision"] = nothing
-    for group, label in zip(protocol["per_group"], metrics["label_names"] * 18, strict=False):
+    for group, label in zip(protocol["per_group"], metrics["label_names"] * 40, strict=False):
         group["label"] = label
 
 

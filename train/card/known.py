@@ -76,8 +76,8 @@ _DATASETS = {
         published="labelled training images",
         lacking=(
             "Folds 0 and 1 are complete; of fold 2 we have only the seven subjects linked to them by shared images "
-            "and, in newer models, nine more, so that most subjects of fold 2 are missing. The data set's two test sets "
-            "were not used"
+            "and, in newer models, nine more, so that most subjects of fold 2 are missing. The data set's two test "
+            "sets were not used"
         ),
         handling="somebody must cut each cell out on black, as the data's authors did",
         unseen="cells of people it never saw",
@@ -177,7 +177,7 @@ RECIPE_LIMITS = {
 # What must be said of a recipe's name: at once, and where its making is told.
 RECIPE_NAMES = {
     "features_cnmc2019": (
-        "Not the published MobileNet_M: it shares only the architecture, MobileNetV1; [recipe and weights are our own]"
+        "Not the published MobileNet_M: it shares only the architecture; [recipe and weights are our own]"
         "(#how-it-was-made)."
     ),
     "ours_cnmc2019": (
