@@ -146,7 +146,9 @@ def test_the_external_validation_and_the_prevalence_reach_every_format(capsys, i
 
 
 @pytest.mark.parametrize(
-    ("model", "prevalence", "told"), [("bundled", "1", "between 0 and 1"), (CELL, "0.5", "does not state")]
+    ("model", "prevalence", "told"),
+    [("bundled", "1", "between 0 and 1"), (CELL, "0.5", "does not state")],
+    ids=["out of range", "not stated"],  # CELL is a temporary folder, which is another one in each process
 )
 def test_a_prevalence_that_cannot_be_met_is_one_sentence(capsys, images, model, prevalence, told):
     model = MAIN[0] if model == "bundled" else model
