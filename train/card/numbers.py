@@ -106,7 +106,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "at_sigma": at_sigma,
     "limit": limit,
     "inside": inside,
-    "number": lambda value, sign="": f"{value:{sign}.3f}",
+    "number": lambda value, sign="": "undefined" if value is None else f"{value:{sign}.3f}",
     "verdict": verdict,
     "percent": percent,
     "points": lambda share: f"{100 * share:.1f} percentage points",
