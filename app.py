@@ -6,7 +6,7 @@ It listens on 127.0.0.1:7860 unless GRADIO_SERVER_NAME and GRADIO_SERVER_PORT sa
 import signal
 import sys
 
-from blastlens import scratch
+from blastlens import temp_files
 from blastlens.arenas import keep_giving_back, part_large_blocks, share_arenas
 from blastlens.errors import BlastlensError
 from blastlens.serving import begin
@@ -14,7 +14,7 @@ from blastlens.serving import begin
 share_arenas()
 part_large_blocks()
 # Before Gradio is imported, which asks only once where uploads go.
-uploads = scratch.claim()
+uploads = temp_files.claim()
 
 try:
     import spaces  # a Space has it; nobody else needs it
@@ -34,7 +34,7 @@ except BlastlensError as error:  # what the operator asked for cannot be served
     sys.exit(str(error))
 
 from blastlens.ui import build, forget, launch  # noqa: E402
-from blastlens.ui.discreet import keep_quiet  # noqa: E402
+from blastlens.ui.logging import keep_quiet  # noqa: E402
 from blastlens.ui.rate_limit import trust_the_host  # noqa: E402
 
 keep_quiet()
@@ -44,7 +44,7 @@ try:
 except BlastlensError as error:  # as above
     sys.exit(str(error))
 keep_giving_back()
-scratch.keep_clean(uploads, lambda: forget(demo, scratch.keep_s()))
+temp_files.keep_clean(uploads, lambda: forget(demo, temp_files.keep_s()))
 
 if __name__ == "__main__":
     # A host stops the page by a signal; to end as by a plain exit lets what visitors uploaded be deleted.

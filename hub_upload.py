@@ -127,7 +127,7 @@ def _space(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
 
 
 def _static(hub: Hub, arguments: argparse.Namespace, tell: Tell) -> None:
-    from publish import static_space as page
+    from publish import static_page as page
 
     models, vendor, overwrite = arguments.models, arguments.vendor, arguments.overwrite
     if arguments.to:

@@ -26,7 +26,7 @@ from benchmarks.serving import drawn, machine
 from benchmarks.timings import spread
 from blastlens import Classifier
 from blastlens.model_folder import bundled_models, bundled_root, fetch
-from publish import space, static_space, static_tryout
+from publish import space, static_page, static_tryout
 from publish.changes import File
 from publish.project import ROOT
 from train.files import write_json
@@ -76,7 +76,7 @@ def measure(models: Sequence[str], cells: Sequence[Path], fields: Sequence[Path]
     found = {}
     with TemporaryDirectory() as temporary, sync_playwright() as playwright:
         place = Path(temporary) / "page"
-        files = static_space.page(folders)
+        files = static_page.page(folders)
         space.write([File(name, content) for name, content in files.items()], place)
         browser = chromium(playwright)
         told = f"Chromium {browser.version}"
@@ -123,7 +123,7 @@ def compare(
 
 
 def _runtime() -> str:
-    return str(json.loads((ROOT / static_space.SOURCES / "vendor.json").read_text())["version"])
+    return str(json.loads((ROOT / static_page.SOURCES / "vendor.json").read_text())["version"])
 
 
 def table(record: dict[str, Any]) -> str:

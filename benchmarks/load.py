@@ -34,8 +34,8 @@ from benchmarks.page import serving
 from benchmarks.questions import BusyError, LostError, Maker, Question, Visitor, counts, same
 from benchmarks.serving import machine
 from blastlens import Classifier
-from blastlens.drawn import draw_cell
 from blastlens.model_folder import bundled_models
+from blastlens.synthetic_images import draw_cell
 from train.files import write_json
 
 LIMITS = {"wrong": 0, "lost": 0, "growth": 1.05}

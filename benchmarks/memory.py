@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from benchmarks.page import serving
 from benchmarks.serving import machine
 from blastlens.corruptions import KINDS
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.model_folder import bundled_models
+from blastlens.synthetic_images import draw_cell, draw_field
 from train.files import write_json
 
 LIMITS = {"growth": 1.05, "mb": 700}

@@ -32,10 +32,10 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from benchmarks.timings import spread
 from blastlens import Classifier
-from blastlens.backend import usable_cores
 from blastlens.corruptions import CURVE_SIGMAS
-from blastlens.drawn import draw_cell
+from blastlens.inference import usable_cores
 from blastlens.model_folder import bundled_models
+from blastlens.synthetic_images import draw_cell
 from train.evaluate import latency_ms
 from train.files import write_json
 

@@ -24,8 +24,8 @@ from PIL import Image, ImageChops
 from blastlens import Classifier
 from blastlens.classifier import suggesting
 from blastlens.corruptions import KINDS, Corruption
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
+from blastlens.synthetic_images import draw_cell, draw_field
 from blastlens.ui.pictures import data_uri, heat_overlay
 
 NOISE = "gaussian_noise"

@@ -29,11 +29,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.timings import spread
 from blastlens import Classifier
-from blastlens.backend import usable_cores
 from blastlens.corruptions import CURVE_SIGMAS
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
+from blastlens.inference import usable_cores
 from blastlens.model_folder import PRECISIONS, bundled_models
+from blastlens.synthetic_images import draw_cell, draw_field
 from train.files import write_json
 
 # What was asked: the ratio, and whether it is the most or the least that it may be.
@@ -101,7 +101,7 @@ def measure(model: str, precision: str, images: Sequence[Path], prepared: Sequen
     from transformers import pipeline
     from transformers.pipelines.pt_utils import KeyDataset
 
-    from blastlens.bulk.score import Command, score
+    from blastlens.batch_scoring.score import Command, score
 
     classifier = Classifier.from_pretrained(model, precision=precision)
     folder = classifier.folder

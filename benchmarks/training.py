@@ -31,11 +31,11 @@ from benchmarks.our_loop import Job
 from benchmarks.timings import WARM_UP, Timings, summarise, table
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
-from train.augment import Augment
-from train.backbones import OURS, find_weights
 from train.datasets import load_rows
 from train.finetune import best_precision, contiguous, dataset_folder, versions, view_of
+from train.networks import OURS, find_weights
 from train.recipe import Recipe
+from train.transforms import Augment
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,6 +1,6 @@
 """The command line: `python -m blastlens classify IMAGE...` prints what `Classifier` answers.
 
-`python -m blastlens score SOURCE...` is for many images; what it does is in `blastlens.bulk`.
+`python -m blastlens score SOURCE...` is for many images; what it does is in `blastlens.batch_scoring`.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from . import external
-from .asking import Asked, one_line, options
-from .bulk import command as bulk_command
+from . import external_result
+from .batch_scoring import command as bulk_command
 from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
+from .cli_options import Asked, one_line, options
 from .corruptions import Corruption
 from .errors import BlastlensError
 from .images import ACCEPTED
@@ -132,7 +132,7 @@ def _write_table(answers: Sequence[Answer], out: TextIO) -> None:
     print(file=out)
     print(one_line(f"note: {first.warnings[0]}"), file=out)
     for image, p in answers:
-        for warning in external.of_image(p.warnings):
+        for warning in external_result.of_image(p.warnings):
             print(one_line(f"note: {image}: {warning}"), file=out)
         if p.suggestion:
             print(one_line(f"note: {image}: it fits another model; try --model {p.suggestion}"), file=out)

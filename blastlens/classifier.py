@@ -12,16 +12,16 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from . import external
-from .backend import Backend, load_backend
+from . import external_result
 from .corruptions import KINDS, Corruption
-from .decision import Decision
 from .errors import BlastlensError
-from .gate import Verdict, better_model, statistics_of
 from .images import ImageSource, OpenedImage, name_of, use_image
+from .inference import Backend, load_backend
 from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
+from .ood_detection import Verdict, better_model, statistics_of
 from .patients import leukemic_labels
+from .thresholds import Decision
 
 DISCLAIMER = "Research demonstration, not a medical device."
 # Images that are looked at together, for each thread of the network.
@@ -147,7 +147,7 @@ class Classifier:
         self._leukemic = leukemic_labels(folder.label_names)
         stated = (figures or {}).get("prevalence") if self._leukemic else None
         self.prevalence = None if stated is None else checked_prevalence(stated)
-        self._about_model = external.sentence(folder.metrics)
+        self._about_model = external_result.sentence(folder.metrics)
 
     @classmethod
     def from_pretrained(

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from . import scratch
-from .backend import LimitedOnnxBackend
+from . import temp_files
 from .classifier import Classifier
 from .errors import BlastlensError
 from .hub import split_name
+from .inference import LimitedOnnxBackend
 from .model_folder import ModelFolder, fetch
 from .serving import ROOT, for_visitors
 
@@ -142,7 +142,7 @@ def _load(name: str) -> Classifier:
     From then on it runs in this process, stopped where a batch takes longer than BATCH_S; its memory is limited only
     while it is tried out.
     """
-    with tempfile.TemporaryDirectory(dir=scratch.root(), ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(dir=temp_files.root(), ignore_cleanup_errors=True) as place:
         said = _tried(name, Path(place))
         return _limited(ModelFolder.load(said["path"], said["model_id"], said["revision"]))
 

@@ -24,7 +24,7 @@ from PIL import (
 )
 
 from .errors import BlastlensError
-from .wary import Unreasonable, Watched, check, check_exif
+from .safe_decode import Unreasonable, Watched, check, check_exif
 from .wording import printable
 
 # Naming the plugins also imports them, which spares the first image a search through all of Pillow's formats.

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import external
+from . import external_result
 from .errors import BlastlensError
-from .gate import Gate
 from .images import View
 from .integrity import (
     refuse_code,
@@ -21,6 +20,7 @@ from .integrity import (
     refuse_other_files,
     refuse_other_labels,
 )
+from .ood_detection import Gate
 from .tensors import read_tensors
 
 # What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
@@ -239,7 +239,7 @@ def _metrics(path: Path) -> dict[str, Any]:
     ):
         if not isinstance(metrics.get(key), dict | None):
             raise BlastlensError(f"{key} in metrics.json is {metrics[key]!r:.60}; an object is expected.")
-    external.sentence(metrics)
+    external_result.sentence(metrics)
     return metrics
 
 

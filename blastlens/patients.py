@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .image_sources import natural
 from .metrics import Interval
-from .sources import natural
 
 # By the labels of a model: which of them are leukemia.
 LEUKEMIC = {("ALL", "HEM"): ("ALL",), ("Benign", "Early", "Pre", "Pro"): ("Early", "Pre", "Pro")}

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from blastlens.errors import BlastlensError
+from blastlens.image_sources import list_sources
 from blastlens.images import MAX_PIXELS, open_image
-from blastlens.sources import list_sources
 
 # Of one zip; more of them would only take longer.
 _ENTRIES = 20

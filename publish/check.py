@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.images import ImageSource
 from blastlens.integrity import PICKLE_SUFFIXES
 from blastlens.model_folder import GATE_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
+from blastlens.synthetic_images import draw_cell, draw_field
 from train import modeling_blastlens
 
 CODE = Path(modeling_blastlens.__file__)
@@ -98,7 +98,7 @@ def require_measured(folder: ModelFolder) -> None:
         raise BlastlensError(f"metrics.json of {folder.model_id} has other labels than config.json; {again}.")
     if folder.gate and folder.gate.incomplete:
         raise BlastlensError(
-            f"gate.json of {folder.model_id} speaks of {GATE_FEATURES}, which is not there; run `python -m train.gate`."
+            f"gate.json of {folder.model_id} names {GATE_FEATURES}, which is missing: `python -m train.ood_fitting`."
         )
     for name, file in NETWORKS.items():  # those that metrics.json knows were compared when the folder was read
         if (folder.path / file).is_file() and name not in (metrics.get("sha256") or {}):

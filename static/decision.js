@@ -1,4 +1,4 @@
-// What is decided from the probabilities of one image, by the figures in metrics.json: blastlens.decision.
+// What is decided from the probabilities of one image, by the figures in metrics.json: blastlens.thresholds.
 
 /**
  * The thresholds of one model; null stands for what there are no figures for, or none that held up.

@@ -1,4 +1,4 @@
-// The input check, blastlens.gate: statistics of the untouched view, and how far the network's features lie from those
+// The input check, blastlens.ood_detection: statistics of the untouched view, and how far the network's features lie from those
 // of its training images. It warns, and never withholds an answer.
 
 import settings from "./settings.js";

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers_machine import lacking
 
-from blastlens import scratch
+from blastlens import temp_files
 
 if TYPE_CHECKING:
     from helpers_browser import Visit
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-scratch.claim()  # before any test imports Gradio, as app.py does
+temp_files.claim()  # before any test imports Gradio, as app.py does
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,7 +30,7 @@ PRELOAD = (
     "train.export",
     "train.datasets.__main__",
     "blastlens.__main__",
-    "blastlens.bulk.score",
+    "blastlens.batch_scoring.score",
 )
 
 

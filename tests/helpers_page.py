@@ -55,12 +55,12 @@ def predict(self, image, *args, **named):
 
 Classifier.predict = predict
 import app
-from blastlens.ui import launch, try_a_cell
+from blastlens.ui import launch, single_image
 
 def tell():
     while True:
         kept = {
-            "caches": sum(one.cache_info().currsize for one in (try_a_cell._pixels, try_a_cell._untouched)),
+            "caches": sum(one.cache_info().currsize for one in (single_image._pixels, single_image._untouched)),
             "names": sum(len(files) for files in app.demo.temp_file_sets),
             "visitors": len(app.demo.state_holder.session_data),
         }

@@ -19,7 +19,7 @@ from helpers_machine import lacking
 
 from blastlens.errors import BlastlensError
 from publish.project import ROOT
-from publish.static_space import VENDOR, from_npm
+from publish.static_page import VENDOR, from_npm
 
 
 def decoded(text: str, kind: Any = np.uint8) -> np.ndarray:

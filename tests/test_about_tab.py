@@ -9,8 +9,8 @@ import yaml
 from helpers_models import shared_model_folder
 
 from blastlens.classifier import DISCLAIMER
-from blastlens.comparison import RECORD, Comparison
 from blastlens.model_folder import ModelFolder, bundled_root
+from blastlens.published_systems import RECORD, Comparison
 from blastlens.ui.about import about_html
 from blastlens.ui.words import MEANINGS, TASKS, term
 

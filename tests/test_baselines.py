@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers_probes import SIDE, cell, field
+from helpers_shortcut_probes import SIDE, cell, field
 
 from train import baselines
 from train.datasets.splits import Split

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import latency, our_loop, timm_loop, training
 from benchmarks.timings import Timings, summarise, table
-from blastlens.drawn import drawn_dataset
+from blastlens.synthetic_images import drawn_dataset
 from train.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

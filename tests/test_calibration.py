@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from helpers_probes import cell, networks_of
+from helpers_shortcut_probes import cell, networks_of
 
 from blastlens import metrics
-from blastlens.decision import Decision
-from train import calibration, decisions
+from blastlens.thresholds import Decision
+from train import calibration, threshold_fitting
 from train.calibration import Candidate
 from train.crossval import HeldOut, calibrated, calibrated_without, cross_fitted
 from train.results import HONEST, RUNS, Result
@@ -54,7 +54,7 @@ def report(held_out, groups):
 def test_a_threshold_is_the_one_that_leaves_the_asked_share_below():
     # One image per group: leaving one out of 100 asks for a little more than the plain 5 % quantile.
     scores = np.arange(100) / 100
-    threshold = decisions.sensitive_threshold(scores, np.arange(100), 0.95)
+    threshold = threshold_fitting.sensitive_threshold(scores, np.arange(100), 0.95)
     assert 0.03 <= threshold <= 0.05
     assert (scores >= threshold).mean() >= 0.95
 
@@ -63,7 +63,7 @@ def test_thresholds_found_without_a_group_let_the_asked_share_of_it_through():
     rng = np.random.default_rng(3)
     groups = np.repeat(np.arange(30), rng.integers(1, 60, 30))
     scores = 1 / (1 + np.exp(-(rng.standard_normal(30)[groups] + rng.standard_normal(len(groups)) + 1)))
-    threshold = decisions.sensitive_threshold(scores, groups, 0.9)
+    threshold = threshold_fitting.sensitive_threshold(scores, groups, 0.9)
     reached = [(scores[groups == g] >= threshold).mean() for g in range(30)]
     assert np.mean(reached) >= 0.9 and (scores >= threshold).mean() >= 0.9
     # Not lower than it need be: a threshold that many more images reach would be a cheap way out.
@@ -76,14 +76,14 @@ def test_new_people_are_found_as_often_as_was_asked():
         rng = np.random.default_rng(seed)
         groups = np.repeat(np.arange(80), 20)
         scores = rng.standard_normal(80)[groups] + rng.standard_normal(1600)
-        threshold = decisions.sensitive_threshold(scores[:800], groups[:800], 0.9)
+        threshold = threshold_fitting.sensitive_threshold(scores[:800], groups[:800], 0.9)
         sensitivity.append((scores[800:] >= threshold).mean())
     assert np.mean(sensitivity) == pytest.approx(0.9, abs=0.03)
 
 
 def test_where_no_share_is_low_enough_the_lowest_score_is_the_threshold():
-    assert decisions.sensitive_threshold(np.array([0.3, 0.2, 0.9]), np.array([0, 0, 0]), 0.95) == 0.2
-    assert decisions.sensitive_threshold(np.array([0.3, 0.8]), np.array([0, 1]), 0.95) == 0.3
+    assert threshold_fitting.sensitive_threshold(np.array([0.3, 0.2, 0.9]), np.array([0, 0, 0]), 0.95) == 0.2
+    assert threshold_fitting.sensitive_threshold(np.array([0.3, 0.8]), np.array([0, 1]), 0.95) == 0.3
 
 
 def test_images_are_flagged_by_a_threshold_of_the_other_folds(cells):
@@ -96,13 +96,13 @@ def test_images_are_flagged_by_a_threshold_of_the_other_folds(cells):
         others = leukemic & (held_out.fold != k)
         known = calibrated_without(held_out, k)[0, :, 0]
         assert np.isnan(known[held_out.fold == k]).all()
-        thresholds.append(decisions.sensitive_threshold(known[others], groups[others], 0.95))
+        thresholds.append(threshold_fitting.sensitive_threshold(known[others], groups[others], 0.95))
         flagged[held_out.fold == k] = scores[held_out.fold == k] >= thresholds[k]
-    point = decisions.operating_point(held_out, probabilities, groups, CELLS)
+    point = threshold_fitting.operating_point(held_out, probabilities, groups, CELLS)
     assert point["sensitivity"].value == pytest.approx(flagged[leukemic].mean())
     assert point["specificity"].value == pytest.approx(1 - flagged[~leukemic].mean())
     assert point["of_folds"] == thresholds
-    own = scores >= decisions.sensitive_threshold(scores[leukemic], groups[leukemic], 0.95)
+    own = scores >= threshold_fitting.sensitive_threshold(scores[leukemic], groups[leukemic], 0.95)
     assert (own != flagged).any()
 
 
@@ -144,9 +144,9 @@ def test_an_image_more_likely_leukemic_than_not_is_always_flagged():
 def test_labels_that_say_nothing_of_leukemia_have_no_operating_point(cells):
     held_out, groups = cells
     probabilities = calibrated(held_out, cross_fitted(held_out))
-    assert decisions.operating_point(held_out, probabilities, groups, ("cat", "dog")) is None
+    assert threshold_fitting.operating_point(held_out, probabilities, groups, ("cat", "dog")) is None
     alone = dataclasses.replace(held_out, fold=np.where(held_out.label == 0, 0, held_out.fold))
-    assert decisions.operating_point(alone, probabilities, groups, CELLS) is None
+    assert threshold_fitting.operating_point(alone, probabilities, groups, CELLS) is None
 
 
 # --- prediction sets --------------------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ def test_a_sets_threshold_gives_every_group_the_same_weight():
     labels = np.zeros(99, int)
     labels = np.append(labels, 1)
     p, groups = np.vstack([p, [0.5, 0.5]]), np.append(groups, 10)
-    assert decisions.set_thresholds(p, labels, groups, 0.9) == pytest.approx([0.9, 0.5])
-    assert decisions.set_thresholds(p, labels, groups, 0.95) == pytest.approx([0.2, 0.5])
+    assert threshold_fitting.set_thresholds(p, labels, groups, 0.9) == pytest.approx([0.9, 0.5])
+    assert threshold_fitting.set_thresholds(p, labels, groups, 0.95) == pytest.approx([0.2, 0.5])
 
 
 def test_sets_hold_up_on_people_that_are_like_those_they_were_chosen_on(cells):
@@ -193,7 +193,7 @@ def test_sets_that_miss_a_class_on_other_people_do_not_hold():
 
 def test_with_few_groups_no_guarantee_is_claimed(cells):
     held_out, groups = cells  # 9 healthy people, 6 of whom are left to choose from
-    assert decisions.groups_needed(0.9) == 9 and decisions.groups_needed(0.95) == 19
+    assert threshold_fitting.groups_needed(0.9) == 9 and threshold_fitting.groups_needed(0.95) == 19
     why = report(held_out, groups)["prediction_sets"]["why"]
     assert "need 9 groups" in why and "as few as 6" in why and "not guaranteed" in why
 
@@ -202,7 +202,7 @@ def test_a_label_that_only_one_fold_has_leaves_no_sets(cells):
     held_out, groups = cells
     probabilities = calibrated(held_out, cross_fitted(held_out))
     alone = dataclasses.replace(held_out, fold=np.where(held_out.label == 1, 0, held_out.fold))
-    assert decisions.prediction_sets(alone, probabilities, groups, CELLS) is None
+    assert threshold_fitting.prediction_sets(alone, probabilities, groups, CELLS) is None
 
 
 def test_a_reader_of_the_record_decides_as_was_measured(cells):

@@ -21,13 +21,13 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.comparison import Comparison
 from blastlens.corruptions import KINDS
-from blastlens.drawn import draw_cell, draw_field, drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.metrics import constant_weighted_f1
-from train import baselines, card, through_pipeline
-from train.card import facts, figures, known, metadata, numbers, page
+from blastlens.published_systems import Comparison
+from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
+from train import baselines, card, pipeline_evaluation
+from train.card import dataset_info, facts, figures, metadata, numbers, page
 from train.card.facts import Facts
 
 ROOT = Path(__file__).parents[1]
@@ -280,10 +280,10 @@ def test_every_number_on_the_card_comes_from_what_was_measured(model, record, tm
     metrics = json.loads((folder / "metrics.json").read_text())
     # What is not measured here: the recipe, its noise levels, versions, names, and what others claim.
     stays = json.dumps(metrics["training"]) + (ROOT / "CITATION.cff").read_text()
-    stays += str(known._STARTS) + str(known.RECIPE_REMARKS)
+    stays += str(dataset_info._STARTS) + str(dataset_info.RECIPE_REMARKS)
     stays += "".join(f" {system.claimed_in_words} " for system in Comparison.load().systems)
     stays += "".join(f" {severity:g} " for kind in KINDS.values() for severity in kind.severities)
-    stays += str(known._DATASETS) + "".join(f" {sigma:.1f} " for sigma in metadata.SIGMAS)
+    stays += str(dataset_info._DATASETS) + "".join(f" {sigma:.1f} " for sigma in metadata.SIGMAS)
     # What always giving one answer reaches follows from the numbers of images.
     supports = [row["support"] for row in metrics["protocols"][0]["by_sigma"][0]["per_class"].values()]
     stays += f" {constant_weighted_f1(max(supports) / sum(supports)):.3f} "
@@ -301,13 +301,13 @@ def test_no_figure_is_typed_into_the_template():
     assert set(re.findall(r"\b\d{3,}\b", prose)) <= {"255"}
     # The share that intervals hold, and that of images whose probability hardly moves.
     assert set(re.findall(r"(\d+) %(?!\})", prose)) == {"50", "95", "99"}
-    for data in known._DATASETS.values():
+    for data in dataset_info._DATASETS.values():
         said = (data.question, data.give, data.preparation, data.setting, data.handling, data.caution, *data.limits)
         said = " ".join(said)
         assert not DECIMAL.findall(said) and "%" not in said
         assert set(re.findall(r"\d+", said)) <= {"450", "320", "224"}  # sides of images, in px
         assert set(re.findall(r"\d+", data.lacking)) <= {"0", "1", "2"}  # names of folds
-    assert not re.findall(r"\d", " ".join((*known.RECIPE_LIMITS.values(), *known.RECIPE_NAMES.values())))
+    assert not re.findall(r"\d", " ".join((*dataset_info.RECIPE_LIMITS.values(), *dataset_info.RECIPE_NAMES.values())))
 
 
 @pytest.mark.parametrize(
@@ -747,7 +747,7 @@ def test_every_line_to_copy_runs_and_answers_what_the_classifier_answers(model, 
 @pytest.mark.parametrize(("model", "data"), [(CELLS, "cnmc2019"), (FIELDS, "aria2021/Original")])
 def test_the_figure_that_checks_a_copy_is_measured_again_through_a_stock_pipeline(model, data, data_dir):
     recorded = json.loads((ROOT / "models" / model / "metrics.json").read_text())["check"]
-    scores = through_pipeline.check(f"models/{model}", data_dir / data)
+    scores = pipeline_evaluation.check(f"models/{model}", data_dir / data)
     assert (scores["images"], scores["right"]) == (recorded["images"], recorded["right"])
     assert len(recorded["sample"]) == recorded["images"] == 100
     assert scores["accuracy"] == pytest.approx(recorded["accuracy"]) == recorded["right"] / recorded["images"]
@@ -760,7 +760,7 @@ def test_the_figure_that_checks_a_copy_is_measured_again_through_a_stock_pipelin
 @pytest.mark.data
 def test_the_sample_of_the_check_is_spread_over_the_data_set(data_dir):
     sample = json.loads((ROOT / "models" / CELLS / "metrics.json").read_text())["check"]["sample"]
-    assert sample == through_pipeline.sample_of(data_dir / "cnmc2019", 100)
+    assert sample == pipeline_evaluation.sample_of(data_dir / "cnmc2019", 100)
 
 
 @pytest.fixture(scope="module")
@@ -771,7 +771,7 @@ def measured(tmp_path_factory) -> tuple[Path, Path]:
     folder = make_model_folder(root / "tiny")
     record = json.loads((folder / "metrics.json").read_text()) | {"label_names": ["ALL", "HEM"]}
     (folder / "metrics.json").write_text(json.dumps(record))
-    assert through_pipeline.main([str(folder), "--data", str(data), "--limit", "6", "--record"]) == 0
+    assert pipeline_evaluation.main([str(folder), "--data", str(data), "--limit", "6", "--record"]) == 0
     return folder, data
 
 
@@ -788,19 +788,19 @@ def test_a_recorded_check_is_what_the_classifier_answers_on_its_sample(measured)
 @pytest.mark.slow
 def test_a_copy_that_answers_otherwise_fails_its_check(measured, tmp_path, capsys):
     folder, data = measured
-    assert through_pipeline.main([str(folder), "--data", str(data), "--check"]) == 0
+    assert pipeline_evaluation.main([str(folder), "--data", str(data), "--check"]) == 0
     other = shutil.copytree(folder, tmp_path / "other")
     record = json.loads((other / "metrics.json").read_text())
     record["check"]["right"] += 1
     (other / "metrics.json").write_text(json.dumps(record))
-    assert through_pipeline.main([str(other), "--data", str(data), "--check"]) == 1
+    assert pipeline_evaluation.main([str(other), "--data", str(data), "--check"]) == 1
     assert f"where {record['check']['right']} are recorded" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_check_without_its_images_or_its_record_says_what_is_missing(measured, tmp_path, capsys):
     folder, data = measured
-    assert through_pipeline.main([str(folder), "--data", str(tmp_path), "--check"]) == 2
+    assert pipeline_evaluation.main([str(folder), "--data", str(tmp_path), "--check"]) == 2
     assert "lacks 6 of the sample's 6 images" in capsys.readouterr().err
-    assert through_pipeline.main([str(make_model_folder(tmp_path / "new")), "--data", str(data), "--check"]) == 2
+    assert pipeline_evaluation.main([str(make_model_folder(tmp_path / "new")), "--data", str(data), "--check"]) == 2
     assert "records no sample" in capsys.readouterr().err

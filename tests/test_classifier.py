@@ -13,10 +13,10 @@ from helpers_models import SIZE, blobs, shared_model_folder
 from PIL import Image
 
 from blastlens import BlastlensError, Classifier, Corruption
-from blastlens.backend import has_wide_sums, load_backend, usable_cores
 from blastlens.corruptions import CURVE_SIGMAS, KINDS
-from blastlens.external import NOT_VALIDATED
+from blastlens.external_result import NOT_VALIDATED
 from blastlens.images import open_image
+from blastlens.inference import has_wide_sums, load_backend, usable_cores
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 

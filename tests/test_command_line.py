@@ -15,7 +15,7 @@ from PIL import Image
 from blastlens import Classifier, Corruption
 from blastlens.__main__ import main
 from blastlens.corruptions import KINDS
-from blastlens.external import NOT_VALIDATED
+from blastlens.external_result import NOT_VALIDATED
 from blastlens.model_folder import MAIN
 
 CELL = str(shared_model_folder("cell"))

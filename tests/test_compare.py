@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers_results import made_up_result
 
-from blastlens.drawn import drawn_dataset
+from blastlens.synthetic_images import drawn_dataset
 from train import compare
 from train.compare import Job
 from train.recipe import Recipe

@@ -12,8 +12,8 @@ from PIL import Image
 from blastlens import BlastlensError, Corruption
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, KINDS
 from blastlens.corruptions.colour import _BLUE, _EOSIN
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.noise import IMAGENET_C_SIGMAS, PAPER_SIGMAS, TRAIN_SIGMAS, add_gaussian_noise
+from blastlens.synthetic_images import draw_cell, draw_field
 from train import corruption_pictures
 
 CELL = np.array(draw_cell("ALL", 3, size=224))

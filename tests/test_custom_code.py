@@ -24,9 +24,9 @@ from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from train import export, modeling_blastlens
-from train.backbones import create_network, head_linear
 from train.complexity import count_parameters, multiply_adds
 from train.modeling_blastlens import ALNett, CustomCNN, enhance
+from train.networks import create_network, head_linear
 from train.recipe import Recipe
 
 LABELS = ["ALL", "HEM"]

@@ -21,15 +21,15 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.classifier import Prediction
 from blastlens.corruptions import KINDS, Corruption
-from blastlens.drawn import draw_cell, draw_field
+from blastlens.synthetic_images import draw_cell, draw_field
 from blastlens.ui.batch import Run, image_rows
 from blastlens.ui.batch_html import images_html, patients_html, summary
 from blastlens.ui.examples import examples_for
-from blastlens.ui.shelf import Shelf
+from blastlens.ui.model_registry import Shelf
+from blastlens.ui.single_image import NOISE, TryACell
+from blastlens.ui.single_image_html import caution_html, decision_html, kinds_html, marks_html
 from blastlens.ui.tables import TableView
-from blastlens.ui.try_a_cell import NOISE, TryACell
-from blastlens.ui.try_a_cell_html import caution_html, decision_html, kinds_html, marks_html
-from blastlens.ui.your_slides import YourSlides
+from blastlens.ui.validation import YourSlides
 
 FIGURES = calibration(("ALL", "HEM"))
 # Cells lie on black, fields do not: enough to tell them apart by.

@@ -25,15 +25,15 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.classifier import Curve
 from blastlens.corruptions import KINDS, Corruption
-from blastlens.drawn import draw_cell
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import add_gaussian_noise
+from blastlens.synthetic_images import draw_cell
 from blastlens.ui.examples import examples_for
 from blastlens.ui.links import Scene, read_scene
+from blastlens.ui.model_registry import Shelf
 from blastlens.ui.pictures import curve_figure, heat_overlay
-from blastlens.ui.shelf import Shelf
-from blastlens.ui.try_a_cell import NOISE, TryACell
-from blastlens.ui.try_a_cell_html import marks_html, offer_html
+from blastlens.ui.single_image import NOISE, TryACell
+from blastlens.ui.single_image_html import marks_html, offer_html
 from blastlens.ui.words import facts
 
 CELL, FIELD = "tiny-cell", "tiny-field"

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "DEPENDENCIES.md"
 FILES = ("requirements.txt", "requirements-dev.txt", "fuzz/requirements.txt")
-PRODUCT = ("blastlens/bulk", "blastlens/ui", "blastlens", "publish", "train", "app.py", "hub_upload.py")
+PRODUCT = ("blastlens/batch_scoring", "blastlens/ui", "blastlens", "publish", "train", "app.py", "hub_upload.py")
 ROOMS = (*PRODUCT, "benchmarks", "fuzz", "tests")  # a room inside another one comes before it
 # Where a distribution is imported under another name.
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}

@@ -15,8 +15,8 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from blastlens.classifier import DISCLAIMER
-from blastlens.drawn import draw_cell
-from blastlens.external import NOT_VALIDATED
+from blastlens.external_result import NOT_VALIDATED
+from blastlens.synthetic_images import draw_cell
 
 # What every answer says of its origin; list_models says it of each model.
 CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
+from blastlens.synthetic_images import drawn_dataset
 from train import finetune
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows
@@ -108,11 +108,11 @@ def test_a_stopped_training_goes_on_where_it_was(recipe, tmp_path):
             raise Stopped
         return augmented(*arguments, **options)
 
-    from train import augment
+    from train import transforms
 
-    augmented = augment.apply
+    augmented = transforms.apply
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "apply", stop)
+        patch.setattr(transforms, "apply", stop)
         with pytest.raises(Stopped):
             train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")
     resumed = train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")

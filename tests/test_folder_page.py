@@ -8,7 +8,7 @@ import pytest
 from helpers_models import blobs
 from PIL import Image
 
-from blastlens.drawn import draw_cell
+from blastlens.synthetic_images import draw_cell
 
 FOLDER = "/?tab=folder"
 

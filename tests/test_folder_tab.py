@@ -21,14 +21,14 @@ from helpers_models import shared_model_folder
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
-from blastlens.external import NOT_VALIDATED
+from blastlens.external_result import NOT_VALIDATED
 from blastlens.patients import CAVEAT
+from blastlens.synthetic_images import draw_cell
 from blastlens.ui import batch, folder, launch
 from blastlens.ui.batch import Run, image_rows, patient_rows
 from blastlens.ui.folder import FolderTab
-from blastlens.ui.shelf import Shelf
+from blastlens.ui.model_registry import Shelf
 from blastlens.ui.tables import Column, TableView, arranged, table
 from blastlens.ui.uploads import uploaded, write_csv
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from helpers_bulk import rows, tiny_model
+from helpers_batch import rows, tiny_model
 from helpers_hostile import ANSWERED, EITHER, GOOD, REFUSED
 from helpers_models import LABELS
 
-from blastlens import wary
+from blastlens import safe_decode
 from blastlens.files import printable
 from fuzz.targets import TARGETS
 
@@ -82,7 +82,7 @@ READ = """
 import json, sys, time, warnings
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
-from blastlens.sources import list_sources
+from blastlens.image_sources import list_sources
 warnings.simplefilter("ignore")
 classifier = Classifier.from_pretrained(sys.argv[1])
 for name in open(sys.argv[2], encoding="utf-8", newline="").read().split("\\0"):
@@ -154,7 +154,7 @@ def test_a_reader_that_is_kept_busy_gives_up(tmp_path, model):
     given = hostile.write(hostile.patience(), tmp_path / "images")
     for name, answers, said, seconds in read_by_python(tmp_path, model, given):
         assert answers == [] and "would take too long" in said[0], name
-        assert wary.PATIENCE_S <= seconds < SECONDS, name
+        assert safe_decode.PATIENCE_S <= seconds < SECONDS, name
 
 
 @pytest.mark.slow

@@ -22,28 +22,28 @@ from gradio_client.exceptions import AppError
 from helpers_browser import visiting
 from helpers_hub import LoopbackHub, point_client_at
 from helpers_models import shared_model_folder
-from helpers_strangers import forever, greedy, node, not_a_number, stranger
+from helpers_ood_images import forever, greedy, node, not_a_number, stranger
 from PIL import Image
 
-from blastlens import BlastlensError, Classifier, guests, scratch
-from blastlens.backend import LimitedOnnxBackend
-from blastlens.drawn import draw_cell
+from blastlens import BlastlensError, Classifier, guests, temp_files
 from blastlens.guests import KEPT, Guests, NotYetError
+from blastlens.inference import LimitedOnnxBackend
 from blastlens.model_folder import ModelFolder
 from blastlens.serving import Wanted
-from blastlens.ui import build, from_code, launch, try_a_cell
+from blastlens.synthetic_images import draw_cell
+from blastlens.ui import build, code_snippets, launch, single_image
 from blastlens.ui.about import about_html
 from blastlens.ui.batch import Run
 from blastlens.ui.batch_html import images_html, patients_html, summary
-from blastlens.ui.compared import model_html, noise_html, speed_html, systems_html
+from blastlens.ui.comparison import model_html, noise_html, speed_html, systems_html
 from blastlens.ui.examples import examples_for
 from blastlens.ui.hub_line import OpenHub
 from blastlens.ui.links import read_scene
+from blastlens.ui.model_registry import Shelf
 from blastlens.ui.report_page import how_to_prepare
-from blastlens.ui.shelf import Shelf
+from blastlens.ui.single_image import NOISE, TryACell
 from blastlens.ui.snippets import Origin, in_python
 from blastlens.ui.tables import TableView
-from blastlens.ui.try_a_cell import NOISE, TryACell
 from blastlens.ui.words import facts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -225,15 +225,15 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_opened_is_refused_in_one_sentence_that_names_no_place_here(open_shelf, shelves, name):
-    before = set(scratch.root().iterdir())
+    before = set(temp_files.root().iterdir())
     with pytest.raises(BlastlensError) as refusal:
         open_shelf.classifier(name, patience=60)
     told = str(refusal.value)
     assert REFUSED[name] in told and told.endswith(".") and "\n" not in told
-    assert str(scratch.root()) not in told and str(Path.home()) not in told and "/tmp" not in told
+    assert str(temp_files.root()) not in told and str(Path.home()) not in told and "/tmp" not in told
     with pytest.raises(BlastlensError, match=re.escape(told)):  # remembered, not fetched again
         open_shelf.classifier(name, patience=0)
-    assert set(scratch.root().iterdir()) == before  # what was fetched is deleted
+    assert set(temp_files.root().iterdir()) == before  # what was fetched is deleted
 
 
 def test_visitors_reach_nothing_by_the_operators_token_or_cache(open_shelf, shelves):
@@ -329,7 +329,7 @@ def test_only_the_last_few_stay_in_memory_whatever_the_page_keeps_of_their_answe
         list(run.steps())
     gc.collect()
     assert [one() is None for one in gone] == [True] + [False] * KEPT
-    assert try_a_cell._curve.cache_info().currsize > KEPT  # what it answered is kept, and does no harm
+    assert single_image._curve.cache_info().currsize > KEPT  # what it answered is kept, and does no harm
     shelf.classifier("who/small0", patience=60)  # it can come again
 
 
@@ -382,8 +382,8 @@ def test_labels_of_strangers_are_shown_and_never_run_on_every_tab(open_shelf, im
         about_html(guest.folder, folders, None),
         systems_html(None, folders, guest.folder) + noise_html(None, guest.folder, ["x"]),
         model_html(guest.folder) + speed_html(None, folders, guest.folder),
-        from_code._own(guest.folder, guest=True),
-        from_code._asked(open_shelf.name_of(guest), "http://here"),
+        code_snippets._own(guest.folder, guest=True),
+        code_snippets._asked(open_shelf.name_of(guest), "http://here"),
         summary(run) + images_html(run, TableView()) + patients_html(run, TableView()),
         how_to_prepare(guest.label_names),
     ):
@@ -415,10 +415,10 @@ def test_the_lines_for_a_copy_and_a_guest_name_the_repository_and_its_commit(ope
     from_copy = Origin.of(ModelFolder.load(copy, "who/cells", COMMIT))
     assert (from_copy.name, from_copy.revision, from_copy.on_the_hub) == ("who/cells", COMMIT, True)
     guest = open_shelf.classifier("who/cells", patience=60)
-    page = from_code._own(guest.folder, open_shelf.is_guest(guest))
+    page = code_snippets._own(guest.folder, open_shelf.is_guest(guest))
     assert "who/cells" in page and guest.folder.revision in page and str(guest.folder.path) not in page
     assert "fetched from the Hugging Face Hub" in page and "Nobody here has checked it" in page
-    asked = from_code._asked(open_shelf.name_of(guest), "http://here")
+    asked = code_snippets._asked(open_shelf.name_of(guest), "http://here")
     assert f"who/cells@{guest.folder.revision}" in asked
 
 

@@ -17,8 +17,8 @@ from benchmarks import load
 from benchmarks.load import Outcome
 from benchmarks.questions import SHARES, BusyError, LostError, Maker, Question, Visitor, counts, digest, same
 from blastlens import Classifier
-from blastlens.drawn import draw_cell
-from blastlens.ui import batch, build, by_mcp, launch, queueing, try_a_cell
+from blastlens.synthetic_images import draw_cell
+from blastlens.ui import batch, build, by_mcp, launch, queueing, single_image
 
 PROMPT_S = 10.0  # for an answer that takes milliseconds, on a machine that others use, too
 ENDLESS = 7  # the seed of runs that last until nobody wants them any more
@@ -234,7 +234,7 @@ def test_a_call_by_mcp_that_gradio_takes_for_cancelled_is_asked_again(visitor, m
 
 def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
     image, free = visitor.give(cell), threading.Event()
-    given = try_a_cell.seen_html
+    given = single_image.seen_html
 
     def slow(*shown):
         free.wait(30)
@@ -243,7 +243,7 @@ def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
     def preview(seed):
         return visitor.around_the_queue("preview", image, MODEL, "gaussian_noise", 20, seed, 0)
 
-    monkeypatch.setattr(try_a_cell, "seen_html", slow)
+    monkeypatch.setattr(single_image, "seen_html", slow)
     seen = []
     threads = [threading.Thread(target=lambda seed=seed: seen.append(preview(seed))) for seed in range(60)]
     for thread in threads:

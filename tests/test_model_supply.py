@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.without_hub import silent_hub, space, start
 from blastlens import BlastlensError, Classifier, serving
-from blastlens.backend import LimitedOnnxBackend
+from blastlens.inference import LimitedOnnxBackend
 from blastlens.integrity import digests
 from blastlens.model_folder import GATE_FILES, ModelFolder, bundled_models, bundled_root, fetch
 from blastlens.serving import Wanted, begin, serve

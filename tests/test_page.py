@@ -8,7 +8,7 @@ import pytest
 from helpers_files import picture
 from PIL import Image
 
-from blastlens.drawn import draw_cell
+from blastlens.synthetic_images import draw_cell
 from blastlens.ui.links import TABS
 
 TITLES = {

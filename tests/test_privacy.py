@@ -21,11 +21,11 @@ from helpers_models import shared_model_folder
 from helpers_page import ROOT, TOKEN, running_page
 
 from blastlens import Classifier
-from blastlens.drawn import draw_cell
 from blastlens.errors import BlastlensError
-from blastlens.scratch import OLDEST_S, _is_orphan, every_s, keep_s, sweep
-from blastlens.ui import build, forget, try_a_cell
-from blastlens.ui.discreet import WENT_WRONG
+from blastlens.synthetic_images import draw_cell
+from blastlens.temp_files import OLDEST_S, _is_orphan, every_s, keep_s, sweep
+from blastlens.ui import build, forget, single_image
+from blastlens.ui.logging import WENT_WRONG
 
 
 def test_a_sweep_deletes_what_is_old_at_any_depth_and_nothing_else(tmp_path):
@@ -294,10 +294,10 @@ def test_what_idle_visitors_have_seen_is_forgotten(tmp_path):
     demo.state_holder.time_last_used["idle"] -= timedelta(seconds=100)
     draw_cell("ALL", 0).save(tmp_path / "cell.png")
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
-    try_a_cell._pixels(weakref.ref(classifier), str(tmp_path / "cell.png"))
+    single_image._pixels(weakref.ref(classifier), str(tmp_path / "cell.png"))
     forget(demo, older_than=60)
     assert list(demo.state_holder.session_data) == ["busy"]
-    assert try_a_cell._pixels.cache_info().currsize == 0
+    assert single_image._pixels.cache_info().currsize == 0
 
 
 def wait_for(address, process):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers_bulk import tiny_model
+from helpers_batch import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

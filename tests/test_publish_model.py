@@ -14,8 +14,8 @@ from helpers_models import make_model_folder, write_json, write_record
 
 import hub_upload
 from blastlens import Classifier
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
+from blastlens.synthetic_images import draw_cell, draw_field
 from publish import check
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,10 +17,10 @@ from helpers_static import npm_package
 import hub_upload
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import ModelFolder
-from publish import static_space, static_tryout
+from publish import static_page, static_tryout
 from publish.project import ROOT
 
-DRAWN = functools.cache(static_space.drawn_examples)
+DRAWN = functools.cache(static_page.drawn_examples)
 STATIC = ROOT / "static"
 STAND_INS = {  # for onnxruntime-web, where nothing runs
     "vendor/ort.wasm.bundle.min.mjs": b"// script",
@@ -32,20 +32,20 @@ STAND_INS = {  # for onnxruntime-web, where nothing runs
 @pytest.fixture
 def no_runtime(monkeypatch):
     """A page whose onnxruntime-web is a stand-in, for tests that run nothing: no npm is needed."""
-    monkeypatch.setattr(static_space, "runtime_files", lambda vendor=None, root=ROOT: STAND_INS)
-    monkeypatch.setattr(static_space, "drawn_examples", DRAWN)
+    monkeypatch.setattr(static_page, "runtime_files", lambda vendor=None, root=ROOT: STAND_INS)
+    monkeypatch.setattr(static_page, "drawn_examples", DRAWN)
 
 
 @pytest.fixture(scope="module")
 def runtime(pytestconfig) -> dict[str, bytes]:
-    return static_space.runtime_files(npm_package(pytestconfig))
+    return static_page.runtime_files(npm_package(pytestconfig))
 
 
 @pytest.fixture
 def whole(monkeypatch, runtime):
     """A page with the real onnxruntime-web, compressed once for all tests."""
-    monkeypatch.setattr(static_space, "runtime_files", lambda vendor=None, root=ROOT: runtime)
-    monkeypatch.setattr(static_space, "drawn_examples", DRAWN)
+    monkeypatch.setattr(static_page, "runtime_files", lambda vendor=None, root=ROOT: runtime)
+    monkeypatch.setattr(static_page, "drawn_examples", DRAWN)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def models(hub, monkeypatch) -> dict[str, str]:
 
 
 def built(*folders: Path) -> dict[str, bytes]:
-    return static_space.page([ModelFolder.load(folder) for folder in folders])
+    return static_page.page([ModelFolder.load(folder) for folder in folders])
 
 
 # The files
@@ -104,8 +104,8 @@ def test_records_are_cut_to_what_the_page_reads(no_runtime, tmp_path):
 
 
 def test_a_record_of_another_form_is_no_obstacle():
-    assert static_space.cut(
-        {"headline": "good", "int8": None, "calibration": {"prediction_sets": []}}, static_space.METRICS
+    assert static_page.cut(
+        {"headline": "good", "int8": None, "calibration": {"prediction_sets": []}}, static_page.METRICS
     ) == {
         "headline": None,
         "calibration": {"prediction_sets": None},
@@ -113,7 +113,7 @@ def test_a_record_of_another_form_is_no_obstacle():
 
 
 def test_the_settings_module_holds_json():
-    text = static_space.settings()
+    text = static_page.settings()
     values = json.loads(text[text.index("{") : text.rindex("}") + 1])
     assert values["maxPixels"] == 50_000_000 and len(values["statistics"]) == 13 and len(values["sigmas"]) == 14
 
@@ -121,10 +121,10 @@ def test_the_settings_module_holds_json():
 def test_the_policy_names_only_the_page_itself_and_on_the_hub_also_its_storage(no_runtime):
     plain = (STATIC / "index.html").read_text()
     folder = ModelFolder.load(shared_model_folder("cell"))
-    assert static_space.page([folder])["index.html"].decode() == plain
+    assert static_page.page([folder])["index.html"].decode() == plain
     assert "http" not in plain.partition("Content-Security-Policy")[2].partition(">")[0]
-    on_hub = static_space.page([folder], on_hub=True)["index.html"].decode()
-    assert on_hub.replace(f" {static_space.HUB_STORAGE}", "") == plain and "https://*.hf.co" in on_hub
+    on_hub = static_page.page([folder], on_hub=True)["index.html"].decode()
+    assert on_hub.replace(f" {static_page.HUB_STORAGE}", "") == plain and "https://*.hf.co" in on_hub
 
 
 def test_no_source_names_another_host_to_fetch_from():
@@ -137,7 +137,7 @@ def test_a_reference_to_nothing_is_named(tmp_path):
     shutil.copytree(STATIC, tmp_path / "static")
     (tmp_path / "static/noise.js").unlink()
     with pytest.raises(BlastlensError, match=r"\w+\.js refers to noise.js, which static/ does not have"):
-        static_space.sources({"settings.js": b"", **STAND_INS}, tmp_path)
+        static_page.sources({"settings.js": b"", **STAND_INS}, tmp_path)
 
 
 # onnxruntime-web
@@ -164,12 +164,12 @@ def test_the_runtime_is_the_pinned_one(runtime):
 def test_a_runtime_that_was_changed_is_refused(pytestconfig, tmp_path):
     copy = tmp_path / "package"
     shutil.copytree(npm_package(pytestconfig), copy)
-    with (copy / static_space.VENDOR[0]).open("ab") as file:
+    with (copy / static_page.VENDOR[0]).open("ab") as file:
         file.write(b"//")
     with pytest.raises(BlastlensError, match=r"is not that of onnxruntime-web [\d.]+ \(its SHA-256 differs\)"):
-        static_space.runtime_files(copy)
+        static_page.runtime_files(copy)
     with pytest.raises(BlastlensError, match=r"has no dist/ort.wasm.bundle.min.mjs; give --vendor the folder"):
-        static_space.runtime_files(tmp_path)
+        static_page.runtime_files(tmp_path)
 
 
 def fake_npm(folder: Path, script: str, monkeypatch) -> None:
@@ -190,13 +190,13 @@ def fake_npm(folder: Path, script: str, monkeypatch) -> None:
 def test_what_npm_refuses_is_one_sentence(tmp_path, monkeypatch, script, sentence):
     fake_npm(tmp_path, script, monkeypatch)
     with pytest.raises(BlastlensError, match=sentence):
-        static_space.runtime_files()
+        static_page.runtime_files()
 
 
 def test_without_npm_the_other_way_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BlastlensError, match=r"There is no npm .* give --vendor a folder"):
-        static_space.runtime_files()
+        static_page.runtime_files()
 
 
 # What is refused
@@ -288,7 +288,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path, capfd):
 def test_it_is_tried_out_by_the_pages_own_modules_whatever_the_model_is_called(whole, tmp_path):
     folder = tmp_path / "50% of cells #2"
     shutil.copytree(shared_model_folder("cell"), folder)
-    told = static_tryout.try_out(static_space.sorted_files(built(folder)))
+    told = static_tryout.try_out(static_page.sorted_files(built(folder)))
     assert "gives the answers of 1 model" in told
 
 
@@ -307,7 +307,7 @@ def test_a_page_that_answers_otherwise_is_refused(whole, path, old, new, sentenc
     assert old in text
     files[path] = text.replace(old, new).encode()
     with pytest.raises(BlastlensError, match=sentence):
-        static_tryout.try_out(static_space.sorted_files(files))
+        static_tryout.try_out(static_page.sorted_files(files))
 
 
 def test_a_dry_run_makes_nothing(hub, models, no_runtime, quick, capfd):

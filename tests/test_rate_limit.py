@@ -10,8 +10,8 @@ from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from blastlens.errors import BlastlensError
-from blastlens.ui.exposure import Door, Limits
 from blastlens.ui.rate_limit import CLIENTS, OWN_NETWORKS, Allowance, client_of, trust_the_host
+from blastlens.ui.server import Door, Limits
 
 
 class Clock:

@@ -12,9 +12,9 @@ import yaml
 from helpers_results import made_up_result
 
 from blastlens import metrics
-from blastlens.comparison import Comparison
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
+from blastlens.published_systems import Comparison
 from train import readme
 from train.recipe import Recipe
 from train.report import cells, figures, measured, pages, record

@@ -6,13 +6,13 @@ from html import unescape
 from types import SimpleNamespace
 
 import pytest
-from test_evaluation import CELL, GOOD, people, published, run
+from test_external_validation import CELL, GOOD, people, published, run
 
-from blastlens.evaluation import Score
-from blastlens.labelled import LabelledImages, Reading
+from blastlens.external_validation import Score
+from blastlens.folder_labels import LabelledImages, Reading
 from blastlens.ui import report_page
 from blastlens.ui.report_page import Shown, body, how_to_prepare, standalone
-from blastlens.verdict import caveats, verdict
+from blastlens.validation_summary import caveats, verdict
 
 FOLDER = SimpleNamespace(label_names=CELL, model_id="owner/model", revision="abc")
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -49,7 +49,7 @@ def test_the_report_stands_alone():
 
 
 def test_the_report_has_every_colour_it_uses_in_either_theme_and_on_paper():
-    styles = (report_page.HERE / "your_slides.css").read_text(encoding="utf-8")
+    styles = (report_page.HERE / "validation.css").read_text(encoding="utf-8")
     used = set()
     for selector, rule in re.findall(r"([^{}]+)\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", styles, flags=re.S)):
         if ".report" in selector or ".paper" in selector:

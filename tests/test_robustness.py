@@ -5,7 +5,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from helpers_probes import cell, field, networks_of
+from helpers_shortcut_probes import cell, field, networks_of
 
 from blastlens import Corruption, metrics
 from blastlens.corruptions import KINDS

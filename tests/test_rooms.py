@@ -28,11 +28,11 @@ HEAVY = {
 }
 # Who may import a heavy one all the same.
 ALLOWED = {
-    "blastlens/backend.py": {"torch", "timm", "safetensors"},
-    "blastlens/bulk/listing.py": {"pyarrow"},
-    "blastlens/bulk/results.py": {"pyarrow"},
-    "blastlens/bulk/score.py": {"tqdm"},
-    "blastlens/bulk/on_ray.py": {"ray"},
+    "blastlens/inference.py": {"torch", "timm", "safetensors"},
+    "blastlens/batch_scoring/listing.py": {"pyarrow"},
+    "blastlens/batch_scoring/results.py": {"pyarrow"},
+    "blastlens/batch_scoring/score.py": {"tqdm"},
+    "blastlens/batch_scoring/on_ray.py": {"ray"},
 }
 
 
@@ -93,11 +93,11 @@ def test_serving_needs_four_packages_and_imports_heavy_ones_only_inside_function
 
 @pytest.mark.parametrize("file", [*SERVING_FILES, *UI_FILES], ids=name)
 def test_only_the_command_line_knows_bulk_scoring(file):
-    if not name(file).startswith("blastlens/bulk/"):
-        known = [i for i in imports(file) if is_within(i, "blastlens.bulk")]
-        assert known == (["blastlens.bulk.command"] if file.name == "__main__.py" else [])
+    if not name(file).startswith("blastlens/batch_scoring/"):
+        known = [i for i in imports(file) if is_within(i, "blastlens.batch_scoring")]
+        assert known == (["blastlens.batch_scoring.command"] if file.name == "__main__.py" else [])
     elif file.name in ("__init__.py", "command.py"):
-        at_once = [i for i in imports(file, everywhere=False) if is_within(i, "blastlens.bulk")]
+        at_once = [i for i in imports(file, everywhere=False) if is_within(i, "blastlens.batch_scoring")]
         assert not at_once
 
 

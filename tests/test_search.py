@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
+from blastlens.synthetic_images import drawn_dataset
 from train import search
 from train.cell_features import FEATURE_SETS, NAMES, LogisticModel, cell_features, columns
 from train.datasets import load_rows

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from blastlens import BlastlensError, Classifier, serving
 from blastlens.model_folder import bundled_models
 from blastlens.serving import Wanted, for_visitors, serve, served, wanted
-from blastlens.ui.from_code import described
+from blastlens.ui.code_snippets import described
 from blastlens.ui.snippets import Origin
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,10 +22,10 @@ from mcp.client.streamable_http import streamable_http_client
 
 from blastlens import Classifier
 from blastlens.classifier import DISCLAIMER
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.model_folder import ModelFolder
-from blastlens.ui import build, from_code
-from blastlens.ui.from_code import LOCAL, address_of, described
+from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.ui import build, code_snippets
+from blastlens.ui.code_snippets import LOCAL, address_of, described
 from blastlens.ui.snippets import Origin, Snippet, in_python, installing, over_the_network
 
 ROOT = Path(__file__).parents[1]
@@ -266,9 +266,9 @@ def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers,
 )
 def test_only_a_visitor_at_this_computer_is_told_where_a_folder_of_it_lies(address, client, expected):
     folder = ModelFolder.load(shared_model_folder("cell"))
-    here = from_code.is_here(address, {"client": (client, 1234)})
+    here = code_snippets.is_here(address, {"client": (client, 1234)})
     assert here == expected
-    assert (str(folder.path) in from_code._own(folder, here=here)) == expected
+    assert (str(folder.path) in code_snippets._own(folder, here=here)) == expected
 
 
 def test_the_page_as_everybody_gets_it_names_no_folder_of_this_computer():
@@ -278,19 +278,19 @@ def test_the_page_as_everybody_gets_it_names_no_folder_of_this_computer():
 
 
 def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
-    assert from_code.tool_name() == "classify"
-    monkeypatch.setattr(from_code, "get_space", lambda: "who/blast-lens")
-    assert from_code.tool_name() == "blast_lens_classify"
-    (shown,) = by_title(over_the_network("https://x", "m", "i", from_code.tool_name()), "MCP: from Python")
+    assert code_snippets.tool_name() == "classify"
+    monkeypatch.setattr(code_snippets, "get_space", lambda: "who/blast-lens")
+    assert code_snippets.tool_name() == "blast_lens_classify"
+    (shown,) = by_title(over_the_network("https://x", "m", "i", code_snippets.tool_name()), "MCP: from Python")
     assert re.search(r'call_tool\(\s*"blast_lens_classify", question', shown.code)
 
 
 def test_the_page_shows_the_snippets_letter_by_letter():
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
-    page = from_code._own(classifier.folder) + from_code._asked("tiny-cell", "http://here:1")
+    page = code_snippets._own(classifier.folder) + code_snippets._asked("tiny-cell", "http://here:1")
     shown = [html.unescape(text) for text in re.findall(r"<code>(.*?)</code></pre>", page, re.DOTALL)]
-    own = in_python(Origin.of(classifier.folder, here=False), from_code.IMAGE)
-    asked = over_the_network("http://here:1", "tiny-cell", from_code.IMAGE)
+    own = in_python(Origin.of(classifier.folder, here=False), code_snippets.IMAGE)
+    asked = over_the_network("http://here:1", "tiny-cell", code_snippets.IMAGE)
     snippets = [installing(own), *own, installing(asked), *asked]
     assert shown == [snippet.code for snippet in snippets]
     assert page.count('class="copy"') == len(snippets)
@@ -318,4 +318,4 @@ def test_the_headline_of_a_bundled_model_is_its_group_disjoint_figure():
     assert headline["measured_on"] == "cells of people it had never seen"
     flattered = record | {"headline": record["headline"] | {"protocol": "image-80-10-10"}}
     other = dataclasses.replace(classifier.folder, metrics=flattered)
-    assert from_code._headline(other.metrics, "people")["measured_on"].startswith("image-level")
+    assert code_snippets._headline(other.metrics, "people")["measured_on"].startswith("image-level")

@@ -22,14 +22,14 @@ from PIL import Image
 from benchmarks.in_browser import ASK, CODES, encoded
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
-from blastlens.decision import Decision
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
-from blastlens.gate import STATISTICS, statistics_of
 from blastlens.images import View, open_image, read_image
 from blastlens.model_folder import bundled_models, bundled_root, fetch
 from blastlens.noise import add_gaussian_noise
-from publish import space, static_space
+from blastlens.ood_detection import STATISTICS, statistics_of
+from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.thresholds import Decision
+from publish import space, static_page
 
 CELL, FIELD = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 CLOSE = 0.02  # of a probability
@@ -42,8 +42,8 @@ def folder(tmp_path_factory, pytestconfig) -> Path:
     path = tmp_path_factory.mktemp("static") / "page"
     names = [CELL, FIELD, *(name for name in bundled_models() if name not in (CELL, FIELD))]
     folders = [fetch(str(bundled_root() / name)) for name in names]
-    files = static_space.page(folders, npm_package(pytestconfig))
-    space.write([static_space.File(name, content) for name, content in files.items()], path)
+    files = static_page.page(folders, npm_package(pytestconfig))
+    space.write([static_page.File(name, content) for name, content in files.items()], path)
     return path
 
 
@@ -662,7 +662,7 @@ def test_it_runs_on_several_threads_where_the_browser_allows_it(browser, folder,
     data = as_png(draw_cell("ALL", 9))
     task = {"data": encoded(data), "name": "cell.png", "sigma": 20, "seed": 1}
     with served(folder) as isolated:
-        isolated.headers = static_space.HEADERS
+        isolated.headers = static_page.HEADERS
         with visiting(browser, isolated.address) as opener:
             one = opener("/").page
             one.set_default_timeout(60_000)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers_bulk import cells, tiny_model
+from helpers_batch import cells, tiny_model
 from helpers_kills import Command, Ended, Launcher, assert_all_load, contents, leftovers, survive
 from helpers_machine import lacking
 from helpers_published import write_cell, write_training_folds
 
-from blastlens.drawn import drawn_dataset
+from blastlens.synthetic_images import drawn_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ CHOOSY = {
     "optimizer": {"name": "adamw", "lr": 0.02},
     "schedule": {"name": "plateau", "patience": 0},
 }
-SMALL_CHUNKS = "import blastlens.bulk.score as b; b.score.__defaults__ = (*b.score.__defaults__[:-1], 16)"
+SMALL_CHUNKS = "import blastlens.batch_scoring.score as b; b.score.__defaults__ = (*b.score.__defaults__[:-1], 16)"
 TIMINGS = ("seconds",)
 LOGS = ("output.txt",)
 

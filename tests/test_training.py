@@ -19,20 +19,20 @@ from helpers_results import made_up_result
 from PIL import Image
 from safetensors.torch import load_file
 
-from blastlens import Classifier, external, metrics
+from blastlens import Classifier, external_result, metrics
 from blastlens.corruptions import BLACK
 from blastlens.donor_metrics import donor_weights
-from blastlens.drawn import drawn_dataset
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
+from blastlens.synthetic_images import drawn_dataset
 from train import baselines, calibration, card, crossval, evaluate, export, finetune, folds
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
+from train.pipeline_evaluation import through_pipeline
 from train.recipe import RECIPES, Recipe
 from train.results import RUNS, Result
 from train.search import RECORDS
-from train.through_pipeline import through_pipeline
 
 RECIPE = {
     "name": "tiny",
@@ -343,7 +343,7 @@ def test_external_subjects_become_the_external_block(elsewhere, capsys):
     assert block["metrics"]["specificity"]["value"] == pytest.approx(1 - wrong, abs=1e-5)
     assert 0 <= block["metrics"]["auroc_per_donor"]["low"] <= block["metrics"]["auroc_per_donor"]["high"] <= 1
     assert set(block["baseline"]["metrics"]) == set(block["metrics"])
-    assert external.sentence(record) in capsys.readouterr().out
+    assert external_result.sentence(record) in capsys.readouterr().out
 
 
 def test_the_baseline_counts_lit_pixels_of_the_published_frame(elsewhere, monkeypatch):
@@ -399,7 +399,7 @@ def test_a_model_of_four_labels_has_macro_f1_with_noise_too(tmp_path):
     block = evaluate.external_block(ModelFolder.load(folder), data, tmp_path)
     assert set(block["metrics"]) == {"macro_f1", "balanced_accuracy", "ece"}
     assert [row["sigma"] for row in block["by_sigma"]] == [10, 20, 50]
-    assert f"macro F1 {block['metrics']['macro_f1']['value']:.3f} on 16 images" in external.sentence(
+    assert f"macro F1 {block['metrics']['macro_f1']['value']:.3f} on 16 images" in external_result.sentence(
         {"external": block}
     )
 

@@ -9,7 +9,7 @@ import pytest
 from helpers_models import shared_model_folder, write_json, write_record
 from helpers_trust import gate_measured, with_trust
 
-from blastlens.drawn import draw_cell
+from blastlens.synthetic_images import draw_cell
 
 # Cells lie on black, fields do not: enough to tell them apart by.
 BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}

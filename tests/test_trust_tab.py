@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from helpers_trust import gate_measured, with_trust
 
-from blastlens.comparison import Comparison
 from blastlens.corruptions import KINDS
 from blastlens.model_folder import ModelFolder, bundled_root
+from blastlens.published_systems import Comparison
 from blastlens.ui.about import about_html
-from blastlens.ui.compared import model_html, noise_html, speed_html, systems_html
+from blastlens.ui.comparison import model_html, noise_html, speed_html, systems_html
 from blastlens.ui.trust import trust_html
 from blastlens.ui.trust_values import level, plain, points, share, signed
 from blastlens.ui.words import FAMILIES, by_family, facts, headline_of, main_score

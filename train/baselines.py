@@ -6,8 +6,8 @@
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each goes into a logistic
 regression with balanced classes. The recorded runs of our recipe for the data set are then compared with each of
 them, image by image: what a network adds is a difference on the same people, which two intervals side by side do not
-show. So are kept trials (`train.ledger keep`) whose model ships, too. `WITHOUT_NETWORK` has a few more, against which
-`train.probes` holds what is left of an image.
+show. So are kept trials (`train.experiments keep`) whose model ships. `WITHOUT_NETWORK` has a few more, against which
+`train.shortcut_probes` holds what is left of an image.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens import metrics
-from blastlens.backend import usable_cores
 from blastlens.errors import BlastlensError
 from blastlens.images import View, open_image
+from blastlens.inference import usable_cores
 from train.crossval import HeldOut, calibrated, cross_fitted, plain
 from train.datasets import Row, labels_of, load_rows
 from train.datasets.rows import dataset_hash

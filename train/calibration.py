@@ -3,8 +3,8 @@
     python -m train.calibration measure results/folds/mobilenet_m-cnmc2019 --data DIR --out calibration.json
     python -m train.calibration choose --out results/calibration_choice.json
 
-`measure` makes "calibration" of metrics.json, with what `train.decisions` decides from the probabilities. `choose`
-compares ways to calibrate on the recorded runs of our recipes; `train.crossval.cross_fitted` does what was chosen.
+`measure` makes "calibration" of metrics.json, with what `train.threshold_fitting` decides from the probabilities.
+`choose` compares ways to calibrate on the recorded runs; `train.crossval.cross_fitted` does what was chosen.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from blastlens.metrics import Interval, Scaling
 from blastlens.noise import PAPER_SIGMAS
 from blastlens.patients import leukemic_labels
 from train.crossval import CALIBRATION, HeldOut, calibrated, cross_fitted, plain
-from train.decisions import operating_point, prediction_sets
 from train.files import write_json
 from train.folds import FoldNetworks
 from train.results import HONEST, RUNS, Result
+from train.threshold_fitting import operating_point, prediction_sets
 
 SIGMAS = (0, *PAPER_SIGMAS)
 

@@ -29,15 +29,15 @@ import numpy as np
 import torch
 import yaml
 
-from blastlens.backend import usable_cores
 from blastlens.errors import BlastlensError
+from blastlens.inference import usable_cores
 from blastlens.noise import NOISE_SIGMAS
-from train.backbones import OURS, create_network, find_weights
 from train.complexity import count_parameters, multiply_adds
 from train.datasets import Row, dataset_hash, load_rows
 from train.datasets.splits import make_splits, with_validation
 from train.files import Unwritable, writing
 from train.finetune import best_precision, dataset_folder
+from train.networks import OURS, create_network, find_weights
 from train.recipe import RECIPES, Recipe
 from train.results import HONEST, RUNS, Result, from_run_folder, level_of, load_results, result_name
 

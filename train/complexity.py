@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.backbones import create_network
 from train.files import write_json
+from train.networks import create_network
 from train.recipe import RECIPES, Recipe
 
 CLASSES = {"cnmc2019": 2, "aria2021": 4}

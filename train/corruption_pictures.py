@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
-from blastlens.backend import usable_cores
 from blastlens.corruptions import KINDS, Corruption, Kind
-from blastlens.drawn import draw_cell, draw_field
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
+from blastlens.inference import usable_cores
+from blastlens.synthetic_images import draw_cell, draw_field
 from train.datasets import Row, load_rows
 from train.files import write_json
 

@@ -26,17 +26,17 @@ import numpy as np
 import onnxruntime as ort
 from tqdm.auto import tqdm
 
-from blastlens import external, metrics
-from blastlens.backend import usable_cores
+from blastlens import external_result, metrics
 from blastlens.donor_metrics import MIN_IMAGES, DonorScores
 from blastlens.errors import BlastlensError
 from blastlens.images import RAW_CELL_SIDE, View
+from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.metrics import Interval
 from blastlens.model_folder import NETWORKS, RECORDED, SAFETENSORS, ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from blastlens.wording import listed
-from train import calibration, card, gate, patients, probes, robustness
+from train import calibration, card, ood_fitting, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe, plain, summarise
 from train.datasets import labels_of, load_rows
 from train.datasets.groups import SAME_PERSON
@@ -52,15 +52,15 @@ MEASURING = (
     "train/baselines.py",
     "train/calibration.py",
     "train/crossval.py",
-    "train/decisions.py",
+    "train/threshold_fitting.py",
     "train/evaluate.py",
     "train/folds.py",
     "train/masks.py",
-    "train/patients.py",
-    "train/probes.py",
+    "train/patient_evaluation.py",
+    "train/shortcut_probes.py",
     "train/quantise.py",
     "train/robustness.py",
-    "blastlens/decision.py",
+    "blastlens/thresholds.py",
     "blastlens/metrics.py",
     "blastlens/noise.py",
     "blastlens/patients.py",
@@ -187,9 +187,9 @@ def measure_all(networks: FoldNetworks, every: int, kept: Path) -> dict[str, Any
     steps: dict[str, Callable[[], Any]] = {
         "protocol": lambda: noise_curve(networks),
         "calibration": lambda: calibration.measure(networks, NOISE_SIGMAS),
-        "patients": lambda: patients.measure(networks, NOISE_SIGMAS),
+        "patients": lambda: patient_evaluation.measure(networks, NOISE_SIGMAS),
         "int8": lambda: int8_cost(networks),
-        "probes": lambda: probes.measure(networks, every),
+        "probes": lambda: shortcut_probes.measure(networks, every),
         "robustness": lambda: robustness.measure(networks, every, kept / "robustness"),
     }
     kept.mkdir(parents=True, exist_ok=True)
@@ -312,8 +312,8 @@ def build_metrics(
     """metrics.json from a cross-validation's summary and the final run's record.
 
     What no summary says is kept from an `earlier` metrics.json of the same files: the check of a copy
-    (train.through_pipeline), and, where no run is given, how the shipped network was trained. The external validation
-    is kept as long as the network's weights are the same.
+    (train.pipeline_evaluation), and, where no run is given, how the shipped network was trained. The external
+    validation is kept as long as the network's weights are the same.
     """
     model = ModelFolder.load(folder)
     files = NETWORKS
@@ -369,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--every", type=int, default=5, help="corruptions and probes see every so many images of a group"
     )
     parser.add_argument(
-        "--strangers", type=Path, nargs="*", default=[], help="folders of pictures to refuse, see train.gate"
+        "--strangers", type=Path, nargs="*", default=[], help="folders of pictures to refuse, see train.ood_fitting"
     )
     parser.add_argument(
         "--cv", type=Path, help="folder of train.crossval, whose predictions and summary.json are taken"
@@ -385,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for protocol in record["protocols"]:
         print(describe(protocol))
-    print(external.sentence(record))
+    print(external_result.sentence(record))
     return card.main([str(arguments.folder)]) if arguments.all else 0
 
 
@@ -417,7 +417,7 @@ def evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
     write_json(path, record)
     if arguments.all:
         try:
-            gate.write(folder, arguments.data, folds, arguments.strangers, arguments.cache)
+            ood_fitting.write(folder, arguments.data, folds, arguments.strangers, arguments.cache)
         except Unwritable:
             raise
         except BlastlensError as error:  # too few groups to fit one, say: no reason to lose the rest

@@ -32,12 +32,12 @@ from blastlens.images import View
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from train import modeling_blastlens
-from train.backbones import classifier_name, create_network, fold_head
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.files import partial_folder, put_in_place, writing
 from train.finetune import view_of
 from train.modeling_blastlens import OURS, BlastlensConfig, BlastlensForImageClassification
+from train.networks import classifier_name, create_network, fold_head
 from train.pixels import load_pixels
 from train.quantise import onnx_logits, training_sample, write_int8
 from train.recipe import Preprocess, Recipe

@@ -24,10 +24,10 @@ from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
 from blastlens.noise import add_gaussian_noise
-from train import augment
-from train.backbones import create_network, head_linear
+from train import transforms
 from train.cell_features import Floats, LogisticModel, columns
 from train.files import make_once, replace
+from train.networks import create_network, head_linear
 from train.recipe import Recipe
 
 CHECKPOINT = "feature_network.pt"
@@ -81,7 +81,7 @@ def train_backbone(
             chosen = np.sort(rows[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
             images = torch.from_numpy(np.ascontiguousarray(pixels[chosen])).permute(0, 3, 1, 2)
             loss = F.mse_loss(
-                network(normalized(recipe, augment.apply(recipe.augment, images, generator))), wanted[chosen]
+                network(normalized(recipe, transforms.apply(recipe.augment, images, generator))), wanted[chosen]
             )
             optimizer.zero_grad()
             loss.backward()

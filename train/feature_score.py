@@ -1,6 +1,6 @@
 """The distribution of a network's pooled features: fitted to training images, kept as safetensors without pickle.
 
-How a score is computed from it is `blastlens.gate.FeatureScore`'s matter, how far a score may go `train.gate`'s.
+`blastlens.ood_detection.FeatureScore` computes a score from it; `train.ood_fitting` sets its limit.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from blastlens.errors import BlastlensError
-from blastlens.gate import FeatureScore
+from blastlens.ood_detection import FeatureScore
 from train.files import replace
 
 DIRECTIONS = 64  # principal ones with a variance of their own

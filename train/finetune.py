@@ -40,16 +40,16 @@ from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
-from train import augment, feature_network, invariance
-from train.backbones import OURS, create_network, find_weights, head_linear
+from train import feature_network, invariance, transforms
 from train.cell_features import LogisticModel, columns, dataset_features
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
+from train.distillation import Teacher, imitation_loss, load_teacher
 from train.files import replace, write_json, writing
 from train.modeling_blastlens import enhance
+from train.networks import OURS, create_network, find_weights, head_linear
 from train.pixels import load_pixels
 from train.recipe import Preprocess, Recipe
-from train.teacher import Teacher, imitation_loss, load_teacher
 
 # A raw 450 px frame of C-NMC shrunk to 314 px shows a cell at the scale of the prepared 224 px images, which are its
 # centre 320 px at 224. Exactly that scale would be 315 px, but then the centre crop falls half a pixel beside the
@@ -107,7 +107,7 @@ class Collate:
         images = torch.from_numpy(np.ascontiguousarray(self.pixels[where])).permute(0, 3, 1, 2)
         grey = torch.tensor([g for _, g in items])
         if grey.any():
-            images = torch.where(grey.view(-1, 1, 1, 1), augment.desaturate(images), images)
+            images = torch.where(grey.view(-1, 1, 1, 1), transforms.desaturate(images), images)
         return {
             "images": images,
             "labels": torch.from_numpy(self.labels[where]),
@@ -206,7 +206,7 @@ class NetworkTrainer(Trainer):
                 generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + step)
                 if (self.state.epoch or 0) < recipe.small.epochs:
                     images = shrunk(images, recipe.small.image_size)
-                images = augment.apply(recipe.augment, images, generator)
+                images = transforms.apply(recipe.augment, images, generator)
                 if recipe.mixup:
                     share = float(np.random.default_rng([self.args.seed, step]).beta(recipe.mixup, recipe.mixup))
                     other = torch.randperm(len(images), generator=generator).to(images.device)

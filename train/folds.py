@@ -24,18 +24,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from blastlens.backend import usable_cores
 from blastlens.errors import BlastlensError
 from blastlens.images import View
+from blastlens.inference import usable_cores
 from blastlens.metrics import Scaling
 from blastlens.noise import add_gaussian_noise
-from train.backbones import create_network, fold_head
 from train.crossval import HeldOut, cross_fitted
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.export import as_served, load_network, write_onnx
 from train.files import make_once, partial_folder, put_in_place, write_json, writing
 from train.finetune import contiguous, view_of
+from train.networks import create_network, fold_head
 from train.pixels import load_pixels
 from train.recipe import Recipe
 

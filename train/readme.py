@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blastlens import external
+from blastlens import external_result
 from blastlens.errors import BlastlensError
 from train.card import interval
 from train.card.page import BASELINES
@@ -61,7 +61,7 @@ def _donor_table(records: Sequence[dict[str, Any]], search: dict[str, Any]) -> s
             if row["sigma"] in SIGMAS:
                 name = _name(record) if row["sigma"] == 0 else ""
                 lines.append(f"| {name} | {row['sigma']:g} | {_by_donor(row['donors'])} |")
-        lines.append(f"| **{external.sentence(record)}** | | | | | |")
+        lines.append(f"| **{external_result.sentence(record)}** | | | | | |")
     for name, title in BASELINES.items():
         if name in search["candidates"]:
             lines.append(f"| *{title}* | 0 | {_by_donor(search['candidates'][name])} |")
@@ -84,7 +84,7 @@ def _rows(record: dict[str, Any]) -> list[str]:
         if row["sigma"] in SIGMAS:
             cells = [interval(row[key]) for key in ("weighted_f1", "balanced_accuracy", "macro_f1", "ece")]
             lines.append(f"| {_name(record) if row['sigma'] == 0 else ''} | {row['sigma']:g} | {' | '.join(cells)} |")
-    lines.append(f"| **{external.sentence(record)}** | | | | | |")
+    lines.append(f"| **{external_result.sentence(record)}** | | | | | |")
     return lines
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blastlens.errors import BlastlensError
-from train.augment import Augment
+from train.transforms import Augment
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -31,7 +31,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from blastlens.donor_metrics import DonorScores, difference, donor_weights
 from blastlens.errors import BlastlensError
-from train.backbones import create_network, find_weights
 from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
 from train.compare import Job, Workplace, duration, estimate, listing, run_all, speed_on
 from train.complexity import count_parameters, multiply_adds
@@ -41,6 +40,7 @@ from train.datasets.splits import Split, make_splits
 from train.feature_network import normalized
 from train.files import make_once
 from train.finetune import best_precision, dataset_folder, view_of
+from train.networks import create_network, find_weights
 from train.pixels import load_pixels
 from train.recipe import Recipe
 from train.results import Result, from_run_folder, load_results

@@ -10,19 +10,19 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from .. import scratch
+from .. import temp_files
 from ..classifier import DISCLAIMER
 from ..guests import Guests
 from ..serving import Coming, Wanted, begin, serve
-from . import about, compared, folder, from_code, hub_line, trust, try_a_cell, your_slides
+from . import about, code_snippets, comparison, folder, hub_line, single_image, trust, validation
 from .by_mcp import answer_by_mcp
-from .discreet import explain_failures
 from .examples import examples_for
-from .exposure import MAX_FILE_SIZE, Door, Limits, close
 from .links import TABS
+from .logging import explain_failures
+from .model_registry import Shelf
 from .offline import refuse_addresses
 from .queueing import in_line
-from .shelf import Shelf
+from .server import MAX_FILE_SIZE, Door, Limits, close
 from .states import keep_little
 from .theme import THEME
 from .words import TASKS, facts
@@ -74,7 +74,7 @@ def build(
         BlastlensError: no model to offer, one that cannot be served, or a limit in the environment that is none.
     """
     Limits.of()  # to be refused now rather than at the launch
-    schedule = scratch.every_s(), scratch.keep_s()
+    schedule = temp_files.every_s(), temp_files.keep_s()
     if open_hub is None:
         open_hub = os.environ.get("BLASTLENS_OPEN_HUB") == "1"
     shelf = _shelf(models, data, Guests() if open_hub else None)
@@ -93,17 +93,17 @@ def build(
             opening = hub_line.build(shelf, demo, model) if shelf.guests else None
         with gr.Tabs(elem_classes="tabs") as tabs:
             with gr.Tab("Try a cell", id="try"):
-                try_a_cell.build(shelf, demo, model, told, opening)
+                single_image.build(shelf, demo, model, told, opening)
             with gr.Tab("A patient or a folder", id="folder"):
                 folder.build(shelf, model)
             with gr.Tab("Test it on your slides", id="slides"):
-                your_slides.build(shelf, model, opening)
+                validation.build(shelf, model, opening)
             with gr.Tab("How far to trust it", id="trust"):
                 trust.build(shelf, model)
             with gr.Tab("Models compared", id="compared"):
-                compared.build(shelf, model)
+                comparison.build(shelf, model)
             with gr.Tab("Use it from code", id="code"):
-                from_code.build(shelf, model)
+                code_snippets.build(shelf, model)
             with gr.Tab("About", id="about"):
                 about.build(shelf, model)
         gr.HTML(_fineprint())
@@ -137,7 +137,7 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
             holder.time_last_used.pop(name, None)
     for files in demo.temp_file_sets:
         files -= {file for file in list(files) if not os.path.exists(file)}
-    try_a_cell.forget()
+    single_image.forget()
 
 
 def _shelf(

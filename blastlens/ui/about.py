@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from ..classifier import DISCLAIMER
-from ..comparison import Comparison
 from ..model_folder import ModelFolder
-from .compared import recipe_of
-from .shelf import Shelf, refusals
+from ..published_systems import Comparison
+from .comparison import recipe_of
+from .model_registry import Shelf, refusals
 from .words import MEANINGS, TASKS, headline_of, main_score, task_of
 
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from .. import external
+from .. import external_result
 from ..classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from ..errors import BlastlensError
+from ..image_sources import LONGEST_RUN_S, Sources, list_sources
 from ..images import ImageSource
 from ..model_folder import ModelFolder
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
-from ..sources import LONGEST_RUN_S, Sources, list_sources
-from .shelf import provenance
+from .model_registry import provenance
 
 NOT_NAMED = "not named"
 UNLIKE = (
@@ -146,7 +146,7 @@ class Run:
             **provenance(
                 self.folder,
                 self.sigma,
-                [external.sentence(self.folder.metrics), *self.listing.notes, *unlike, CAVEAT],
+                [external_result.sentence(self.folder.metrics), *self.listing.notes, *unlike, CAVEAT],
             ),
         }
 
@@ -162,7 +162,7 @@ def _image_dict(one: Answered) -> dict[str, Any]:
         "flagged": p.flagged,
         "in_domain": p.in_domain,
         "suggestion": p.suggestion,
-        "warnings": list(external.of_image(p.warnings)),
+        "warnings": list(external_result.of_image(p.warnings)),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import PurePosixPath
 
-from .. import external
+from .. import external_result
 from ..classifier import DISCLAIMER
 from ..metrics import Interval
 from ..patients import CAVEAT, Patient, leukemic_labels
@@ -42,7 +42,7 @@ def summary(run: Run) -> str:
     whose = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
     noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
     better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
-    told = (external.sentence(run.folder.metrics), *run.listing.notes)
+    told = (external_result.sentence(run.folder.metrics), *run.listing.notes)
     notes = "".join(f'<p class="warning">{escape(note)}</p>' for note in told)
     if run.unlike:
         notes += (
@@ -191,7 +191,10 @@ def _answer(one: Answered) -> str:
 def _check(one: Answered) -> tuple[str, str]:
     p = one.prediction
     word = {True: "fits", False: "refused", None: "-"}[p.in_domain]
-    told = [*external.of_image(p.warnings), *([f"looks like an image for {p.suggestion}"] if p.suggestion else [])]
+    told = [
+        *external_result.of_image(p.warnings),
+        *([f"looks like an image for {p.suggestion}"] if p.suggestion else []),
+    ]
     if not told:
         return word, word
     remarks = "".join(f"<li>{escape(text)}</li>" for text in told)

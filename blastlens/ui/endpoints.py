@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.utils import get_function_description
 
-from .shelf import Shelf
+from .model_registry import Shelf
 
 Function = TypeVar("Function", bound=Callable[..., dict[str, Any]])
 # Many images at once keep the processor busy for minutes: one such run at a time, whoever asks for it.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import scratch
-from ..drawn import draw_cell, draw_field
+from .. import temp_files
+from ..synthetic_images import draw_cell, draw_field
 
 PER_LABEL = 3
 # Of the made-up people of a zip to try: how many there are for each label, and images of each.
@@ -103,6 +103,6 @@ def _files_of(root: Path, label: str) -> list[Path]:
 
 @cache
 def _folder() -> Path:
-    folder = scratch.root() / "examples"
+    folder = temp_files.root() / "examples"
     folder.mkdir()
     return folder

@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from ..errors import BlastlensError
-from ..sources import MAX_IMAGES
+from ..image_sources import MAX_IMAGES
 from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
 from .examples import drawn_zip
+from .model_registry import Shelf, refusals
 from .queueing import while_wanted
-from .shelf import Shelf, refusals
 from .tables import RESORT, TableView
 from .uploads import Upload, uploaded, write_csv
 

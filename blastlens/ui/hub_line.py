@@ -15,7 +15,7 @@ import gradio as gr
 from ..errors import BlastlensError
 from ..guests import KEPT, LONGEST_S, NotYetError
 from ..model_folder import ModelFolder
-from .shelf import Choice, Shelf
+from .model_registry import Choice, Shelf
 from .words import model_choice, term
 
 # How often the page looks whether a model is there, in seconds, and how long it looks: others may be fetched first.

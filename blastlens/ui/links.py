@@ -11,7 +11,7 @@ from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..noise import checked_seed
 from .examples import Example
-from .shelf import Shelf
+from .model_registry import Shelf
 
 TABS = ("try", "folder", "slides", "trust", "compared", "code", "about")
 

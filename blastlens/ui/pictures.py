@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..classifier import Curve
 from ..corruptions import KINDS, Corruption
-from .charts import Series, line_chart
+from .plots import Series, line_chart
 from .words import amount
 
 

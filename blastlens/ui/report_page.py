@@ -13,13 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..classifier import DISCLAIMER
-from ..evaluation import REPLICATES, Evaluation, NoiseLevel, Score, ScorePair
-from ..labelled import Reading, accepted
+from ..external_validation import REPLICATES, Evaluation, NoiseLevel, Score, ScorePair
+from ..folder_labels import Reading, accepted
 from ..model_folder import ModelFolder
-from ..verdict import caveats, verdict
+from ..validation_summary import caveats, verdict
 from ..wording import count, percent
-from . import charts
-from .charts import Series
+from . import plots
+from .plots import Series
 from .words import MEANINGS, task_of, term
 
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ class Shown:
 
 
 def body(evaluation: Evaluation, folder: ModelFolder) -> str:
-    """The findings as an HTML fragment; its classes are styled by `your_slides.css` and `charts.css`."""
+    """The findings as an HTML fragment; its classes are styled by `validation.css` and `plots.css`."""
     titles, rows = _noise_table(evaluation)
     return _TEMPLATES.get_template("report_body.html").render(
         e=evaluation,
@@ -65,8 +65,8 @@ def body(evaluation: Evaluation, folder: ModelFolder) -> str:
         figures=_figures(evaluation),
         scores=[_row(one) for one in evaluation.scores],
         published_text=_published_text(evaluation, folder),
-        confusion=Markup(charts.confusion_table(evaluation.confusion, evaluation.label_names)),
-        reliability=Markup(charts.reliability_diagram(evaluation.bins, description=_reliability_text(evaluation))),
+        confusion=Markup(plots.confusion_table(evaluation.confusion, evaluation.label_names)),
+        reliability=Markup(plots.reliability_diagram(evaluation.bins, description=_reliability_text(evaluation))),
         noise_charts=[Markup(chart) for chart in _noise_charts(evaluation)],
         noise_titles=titles,
         noise_rows=rows,
@@ -103,7 +103,7 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
     ]
     return _TEMPLATES.get_template("report.html").render(
         title="Does the model hold on these images?",
-        styles=Markup((HERE / "your_slides.css").read_text(encoding="utf-8") + charts.STYLES),
+        styles=Markup((HERE / "validation.css").read_text(encoding="utf-8") + plots.STYLES),
         origin=origin,
         disclaimer=DISCLAIMER,
         body=Markup(body(evaluation, folder)),
@@ -202,7 +202,7 @@ def _noise_charts(evaluation: Evaluation) -> list[str]:
         text = f"Here {title} goes from {first} without noise to {last} at sigma {series[0].xs[-1]:g}. "
         text += "Bands are 95 % intervals."
         drawn.append(
-            charts.line_chart(
+            plots.line_chart(
                 [one for one in series if one.xs],
                 x_label="noise (sigma)",
                 y_label=title,

@@ -11,7 +11,7 @@ from html import escape
 from operator import itemgetter
 from typing import Generic, TypeVar
 
-from ..sources import natural
+from ..image_sources import natural
 
 ROWS_A_PAGE = 25
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ..model_folder import ModelFolder
-from .shelf import Shelf, refusals
+from .model_registry import Shelf, refusals
 from .trust_answers import calibration_html, operating_html, sets_html, silence_html
 from .trust_checks import caught, gate_html, passed, patients_html, people_line, probes_html
 from .trust_flaws import flaws_html, headline

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ..wording import count, percent
-from .charts import Series, line_chart
+from .plots import Series, line_chart
 from .trust_values import plain, rows_table, score, share
 from .words import MEANINGS, term
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..gate import STATISTICS
+from ..ood_detection import STATISTICS
 from ..wording import count, percent
-from .charts import Row, Series, interval_rows, line_chart
+from .plots import Row, Series, interval_rows, line_chart
 from .trust_values import level, plain, points, rows_table, score, share
 from .words import term
 
 Record = Mapping[str, Any]
 
-# Groups of strangers as `train.strangers` calls them, in words.
+# Groups of strangers as `train.ood_test_images` calls them, in words.
 STRANGERS = {
     "photos": "everyday photographs",
     "bccd_fields": "smear fields of another data set",

@@ -7,7 +7,7 @@ from typing import Any
 from ..metrics import Interval
 from ..noise import MAX_SIGMA
 from ..wording import count, percent
-from .charts import Series, legend, small_chart
+from .plots import Series, legend, small_chart
 from .trust_values import level, plain, points, rows_table, score, share, signed
 from .words import MEANINGS, by_family, term
 

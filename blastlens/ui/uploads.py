@@ -13,8 +13,8 @@ from gradio.utils import get_upload_folder
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..spreadsheet import to_csv
+from .model_registry import path_of
 from .offline import REFUSAL
-from .shelf import path_of
 
 Upload = dict[str, Any] | str
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .. import external
+from .. import external_result
 from ..corruptions import KINDS, Corruption
 from ..model_folder import PRECISIONS, ModelFolder
 
@@ -253,8 +253,8 @@ def main_score(metrics: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _external(folder: ModelFolder) -> str:
-    caveat = external.caveat(folder.metrics)
-    told = f"<strong>{escape(external.sentence(folder.metrics))}</strong>"
+    caveat = external_result.caveat(folder.metrics)
+    told = f"<strong>{escape(external_result.sentence(folder.metrics))}</strong>"
     return f"{told} {term('Caveat', caveat)}" if caveat else told
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from blastlens.comparison import Comparison, Dataset, System
 from blastlens.errors import BlastlensError
 from blastlens.images import View
-from train.card.known import DataSet, Start, data_set, start
+from blastlens.published_systems import Comparison, Dataset, System
+from train.card.dataset_info import DataSet, Start, data_set, start
 from train.card.numbers import verdict
 from train.report.evidence import Evidence
 from train.report.measured import paired

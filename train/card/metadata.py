@@ -4,8 +4,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from train.card.dataset_info import UNKNOWN
 from train.card.facts import Facts
-from train.card.known import UNKNOWN
 
 SIGMAS = (0, 10, 20)  # of the noise, in the model-index; the card's table has them all
 LEVELS = {"group": "group-disjoint", "image": "image-level"}

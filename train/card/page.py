@@ -8,14 +8,14 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined, UndefinedError
 
-from blastlens import external
-from blastlens.comparison import Level, System
+from blastlens import external_result
 from blastlens.errors import BlastlensError
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
 from blastlens.noise import MAX_SIGMA
+from blastlens.published_systems import Level, System
 from train.card import figures, numbers
+from train.card.dataset_info import RECIPE_LIMITS, RECIPE_NAMES, RECIPE_REMARKS, STRANGERS, UNKNOWN
 from train.card.facts import Facts, pinned
-from train.card.known import RECIPE_LIMITS, RECIPE_NAMES, RECIPE_REMARKS, STRANGERS, UNKNOWN
 from train.card.metadata import LEVELS, SIGMAS, card_data
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
@@ -151,7 +151,7 @@ def _baselines(facts: Facts) -> dict[str, Any]:
 def _external(metrics: dict[str, Any]) -> dict[str, Any]:
     block = metrics.get("external")
     return {
-        "result": external.sentence(metrics),
+        "result": external_result.sentence(metrics),
         "block": block
         and {"baseline": None, "by_sigma": [], "caveat": "", "min_images": 0, "per_subject": [], "unit": "subjects"}
         | block,

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
 from train.datasets import aria2021, cnmc2019, slides
-from train.datasets.account import Account
 from train.datasets.groups import first_copies, link_subjects
+from train.datasets.prepare_report import Account
 from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row, load_rows
 from train.datasets.sources import Listing, Refused, Source, files_under
 from train.files import partial_folder, put_in_place, writing

@@ -76,7 +76,7 @@ class Evidence:
     baselines: dict[str, dict[str, Any]]  # scores by what is measured, by data set
     latency: dict[str, Any]  # "machine" and "systems", or nothing
     networks: dict[str, dict[str, int]] = field(default_factory=dict)  # "parameters", "multiply_adds", by recipe
-    probes: tuple[dict[str, Any], ...] = ()  # of `train.probes`: systems other than the bundled ones
+    probes: tuple[dict[str, Any], ...] = ()  # of `train.shortcut_probes`: systems other than the bundled ones
 
     @classmethod
     def read(cls, results: Path, models: Path) -> "Evidence":

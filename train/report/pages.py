@@ -287,7 +287,7 @@ def ablation(evidence: Evidence) -> Page:
 
 
 def _greyed(evidence: Evidence) -> dict[str, Any] | None:
-    """What `train.probes` found of networks without colour, one line for each that was asked; None where none was."""
+    """What `train.shortcut_probes` found without colour, one line for each network that was probed, or None."""
     if not evidence.probes:
         return None
     lines, settings = [], []

@@ -1,4 +1,4 @@
-"""`results/comparison.json`: what the demo shows of the comparison, as `blastlens.comparison` reads it.
+"""`results/comparison.json`: what the demo shows of the comparison, as `blastlens.published_systems` reads it.
 
 The pages' own figures and words, as data: rendered with them, so that neither can say anything else.
 """

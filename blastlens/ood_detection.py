@@ -1,0 +1,385 @@
+"""The input gate: does an image look like those a model was trained on? It warns, and never withholds an answer.
+
+A few plain statistics of the view the network gets, each held against the range that training images keep to; and, for
+what these let pass, how far the network's own pooled features lie from those of its training images. The ranges stand
+in a model folder's gate.json, the features' distribution in gate.safetensors beside it; `train.ood_fitting` fits and
+measures both. The gate sees the view before any noise or other corruption that a reader adds on purpose.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .corruptions import BLACK, TO_YCC
+from .errors import BlastlensError
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
+    from .images import ImageSource
+
+SCHEMA = 2
+SCHEMAS = (1, SCHEMA)  # that are read; the first has no feature score
+# Width of the outermost ring, and sides of the blocks of `coarse_detail` and `large_parts`, in sides of the view.
+_RING, _BLOCK, _LARGE_BLOCK = 1 / 28, 1 / 56, 1 / 20
+# Below this, in grey levels, a picture is flat, and dividing by its contrast would only magnify rounding.
+_FLAT = 0.5
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number about a view, and how to say that it is out of range.
+
+    Attributes:
+        meaning: what it is, with its unit.
+        low, high: what to say when it is too low or too high; "than the cells the model knows" is added.
+        grain: the least by which it must leave the range of training images to count.
+    """
+
+    meaning: str
+    low: str
+    high: str
+    grain: float
+
+
+# In the order in which reasons are given: the plainest first. "Lit" is every pixel that is not black: of a single
+# cell the cell, of a smear field nearly everything.
+STATISTICS = {
+    "black": Statistic("share of black pixels", "far less black background", "far more black", 0.02),
+    "brightness": Statistic("mean brightness, lit, 0 to 255", "a much darker picture", "a much brighter picture", 2),
+    "contrast": Statistic("standard deviation of brightness, lit", "far less contrast", "far more contrast", 0.5),
+    "blue": Statistic(
+        "mean blue-yellow colour difference, lit, -128 to 128",
+        "less blue or more yellow colour",
+        "bluer colour",
+        1,
+    ),
+    "red": Statistic(
+        "mean red-green colour difference, lit, -128 to 128",
+        "less red or more green colour",
+        "redder colour",
+        1,
+    ),
+    "colours": Statistic(
+        "standard deviation of colour, lit",
+        "fewer different colours",
+        "more different colours",
+        0.5,
+    ),
+    "tint": Statistic(
+        "correlation of brightness and blueness, lit, -1 to 1",
+        "dark parts that are bluer",
+        "dark parts that are less blue",
+        0.05,
+    ),
+    "black_border": Statistic(
+        "share of black pixels in the outermost ring",
+        "far less black along the edge",
+        "far more black along the edge",
+        0.02,
+    ),
+    "spread": Statistic(
+        "mean squared distance of lit pixels from their centre, in that of a disc of the same area",
+        "a more compact shape",
+        "a more ragged, stretched or scattered shape",
+        0.05,
+    ),
+    "off_centre": Statistic(
+        "distance of the lit pixels' centre from the view's, in sides of the view",
+        "a more central position",
+        "a position further off the centre",
+        0.01,
+    ),
+    "fine_detail": Statistic(
+        "difference of neighbouring lit pixels, in standard deviations of brightness",
+        "a more blurred picture",
+        "more grain or sharper edges",
+        0.02,
+    ),
+    "coarse_detail": Statistic(
+        "difference of neighbouring lit blocks of 1/56 of the side, in standard deviations of brightness",
+        "fewer or larger structures",
+        "more or smaller structures",
+        0.02,
+    ),
+    "large_parts": Statistic(
+        "standard deviation of the means of blocks of 1/20 of the side, lit, in standard deviations of brightness",
+        "more grain and less of a structure",
+        "fewer small structures",
+        0.02,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an image fits, and if not why, the plainest reason first; each a friendly part of a sentence."""
+
+    fits: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureScore:
+    """How far a network's pooled features lie from those of its training images, and how far they may.
+
+    The Mahalanobis distance (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples
+    and Adversarial Attacks") to the mean of all classes, under a Gaussian that has its own variance along K principal
+    directions and one for all the others (Tipping & Bishop 1999, "Mixtures of Probabilistic Principal Component
+    Analyzers"), so that a strange image shows in directions in which training images hardly vary, as in ViM (Wang et
+    al. 2022).
+
+    Attributes:
+        mean: float (F,), of the training images' features.
+        directions: float (K, F), principal and orthonormal, each divided by its standard deviation.
+        rest: the standard deviation along each of the other F - K directions.
+        limit: scores up to this are those of images the model knows.
+    """
+
+    mean: np.ndarray
+    directions: np.ndarray
+    rest: float
+    limit: float
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "FeatureScore":
+        """Read what gate.safetensors holds; raises BlastlensError where it is not what is expected."""
+        try:
+            mean, directions, rest = (tensors[name].astype(np.float64) for name in ("mean", "directions", "rest"))
+        except KeyError as error:
+            raise BlastlensError(f"gate.safetensors has no {error.args[0]}; fit the gate again.") from error
+        fits = mean.ndim == 1 and directions.ndim == 2 and directions.shape[1] == len(mean) and rest.shape == (1,)
+        if not fits or not all(np.isfinite(part).all() for part in (mean, directions, rest)) or rest[0] <= 0:
+            raise BlastlensError(
+                "gate.safetensors holds no distribution of features: mean (F,), directions (K, F) and rest (1,) are "
+                "expected."
+            )
+        return cls(mean, directions, float(rest[0]), limit)
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        """Scores (N,) of features (N, F): 1 is what a typical training image has, whatever F.
+
+        Raises:
+            BlastlensError: features of another length, so of another network.
+        """
+        if features.shape[-1] != len(self.mean):
+            raise BlastlensError(
+                f"The network has {features.shape[-1]} features and gate.safetensors is for {len(self.mean)}; fit the "
+                "gate again."
+            )
+        centred = features.astype(np.float64) - self.mean
+        scaled = centred @ self.directions.T
+        outside = np.maximum((centred**2).sum(axis=1) - ((scaled / self._lengths) ** 2).sum(axis=1), 0)
+        return np.sqrt(((scaled**2).sum(axis=1) + outside / self.rest**2) / len(self.mean))
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        # Of orthonormal directions divided by s, the length is 1 / s; divided by it, coordinates are those before.
+        return np.linalg.norm(self.directions, axis=1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The ranges that a model's training images keep to.
+
+    Attributes:
+        images: what those are called, "cells" or "fields".
+        ranges: lowest and highest accepted value, by name of a statistic in `STATISTICS`.
+        features: the score of the network's features; None where there is none.
+        incomplete: whether gate.json speaks of such a score and gate.safetensors is not there.
+    """
+
+    images: str
+    ranges: Mapping[str, tuple[float, float]]
+    features: FeatureScore | None = None
+    incomplete: bool = False
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> "Gate":
+        """Read the content of a gate.json, and the arrays beside it; raises BlastlensError where it is not one.
+
+        Args:
+            record: of schema 1 or 2.
+            tensors: of gate.safetensors; None where there is none. A record that has a feature score all the same
+                makes a gate that goes by its statistics alone, and is `incomplete`.
+        """
+        if record.get("schema") not in SCHEMAS:
+            known = " or ".join(map(str, SCHEMAS))
+            raise BlastlensError(f"gate.json has schema {record.get('schema')!r}; {known} is expected.")
+        images, statistics = record.get("images"), record.get("statistics")
+        if not isinstance(images, str) or not isinstance(statistics, dict) or not statistics:
+            raise BlastlensError("gate.json must say what its images are called and give a range per statistic.")
+        ranges = {}
+        for name, given in statistics.items():
+            if name not in STATISTICS:
+                raise BlastlensError(f"gate.json has a statistic {name!r}; {', '.join(STATISTICS)} are known.")
+            limits: list[Any] = [given.get(side) for side in ("low", "high")] if isinstance(given, dict) else []
+            if not (limits and all(map(_is_number, limits)) and limits[0] <= limits[1]):
+                raise BlastlensError(f"The range of {name} in gate.json is {given!r}; low and high are expected.")
+            ranges[name] = (float(limits[0]), float(limits[1]))
+        given = record.get("features")
+        limit = given.get("limit") if isinstance(given, dict) else None
+        if given is None or (_is_number(limit) and tensors is None):
+            return cls(images, ranges, incomplete=given is not None)
+        if tensors is None or not isinstance(limit, int | float) or not _is_number(limit):
+            raise BlastlensError(f"The features in gate.json are {given!r}; a limit of their score is expected.")
+        return cls(images, ranges, FeatureScore.from_tensors(tensors, float(limit)))
+
+    def judge(self, pixels: np.ndarray, features: np.ndarray | None = None) -> Verdict:
+        """Judge a view.
+
+        Args:
+            pixels: uint8 (S, S, 3), as `View.apply` returns it, without noise.
+            features: (F,) of the network for this view; without them, or without a score for them, the statistics
+                decide alone.
+
+        Raises:
+            BlastlensError: features of another network.
+        """
+        return self.verdict(statistics_of(pixels), features)
+
+    def verdict(self, found: Mapping[str, float], features: np.ndarray | None = None) -> Verdict:
+        """`judge` of a view whose statistics are known, see `statistics_of`."""
+        reasons = []
+        for name, statistic in STATISTICS.items():
+            low, high = self.ranges.get(name, (-math.inf, math.inf))
+            # False of NaN: an all-black view has no lit pixel to measure, and its blackness speaks for itself.
+            if found[name] < low or found[name] > high:
+                phrase = statistic.low if found[name] < low else statistic.high
+                reasons.append(f"{phrase} than the {self.images} the model knows")
+        if self.features and features is not None and not self.features.of(features[None])[0] <= self.features.limit:
+            reasons.append(f"what the network sees in it is unlike the {self.images} the model knows")
+        return Verdict(not reasons, tuple(reasons))
+
+
+def better_model(image: "ImageSource", classifiers: "Iterable[Classifier]") -> str | None:
+    """The id of the first of some models whose gate accepts an image; None where none does.
+
+    Args:
+        image: one that can be read again, where another model has refused it: a path, or pixels.
+        classifiers: models to ask, in this order; one without a gate cannot tell.
+
+    Raises:
+        BlastlensError: an unreadable image.
+    """
+    return next((one.folder.model_id for one in classifiers if one.fits(image)), None)
+
+
+def statistics_of(pixels: np.ndarray) -> dict[str, float]:
+    """Every statistic of a view, uint8 (S, S, 3); those of lit pixels are NaN where all is black."""
+    side = pixels.shape[0]
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    lit = np.maximum(np.maximum(channels[0], channels[1]), channels[2]) > BLACK
+    mask = lit.astype(np.float32)
+    in_columns, in_rows = (counts.astype(np.float64) for counts in (_ones(side) @ mask, mask @ _ones(side)))
+    area = in_rows.sum()
+    ring = max(1, round(side * _RING))
+    inner = lit[ring:-ring, ring:-ring]
+    found = dict.fromkeys(STATISTICS, math.nan)
+    found["black"] = 1 - float(area) / lit.size
+    found["black_border"] = 1 - float(area - np.count_nonzero(inner)) / (lit.size - inner.size)
+    if not area:
+        return found
+    found |= _shape(in_columns, in_rows, area)
+
+    # Black pixels add nothing from here on, so that of a single cell less than half of the view is left to look at.
+    fine, large = (max(1, round(side * part)) for part in (_BLOCK, _LARGE_BLOCK))
+    rows, columns = _lit_part(in_rows, fine), _lit_part(in_columns, fine)
+    mask = mask[rows, columns]
+    # Whole planes times the mask, and one dot product per pair of them, are several times quicker than picking the
+    # pixels out and than one product of matrices of three columns.
+    planes = np.multiply(channels[:, rows, columns], mask, dtype=np.float32)
+    flat = planes.reshape(3, -1)
+    mean = (flat @ mask.ravel()).astype(np.float64) / area
+    planes -= mean.astype(np.float32).reshape(3, 1, 1)
+    planes *= mask
+    products = np.array([[float(one @ other) for other in flat] for one in flat]) / area
+    # Of brightness, the blue-yellow and the red-green difference, which are linear in red, green and blue.
+    brightness, blue, red = (TO_YCC @ mean).tolist()
+    covariance = (TO_YCC @ products @ TO_YCC.T).tolist()
+    contrast, of_blue, of_red = (math.sqrt(max(covariance[i][i], 0)) for i in range(3))
+    grey = (TO_YCC[0].astype(np.float32) @ flat).reshape(mask.shape)  # above its mean, 0 where not lit
+    coarse, coarse_mask = _block_means(grey, fine), _block_means(mask, fine) == 1
+    across, down = _belonging(side, large)[:, columns], _belonging(side, large)[:, rows]
+    shares, sums = (down @ values @ across.T / np.float32(large**2) for values in (mask, grey))
+    return found | {
+        "brightness": brightness,
+        "blue": blue,
+        "red": red,
+        "contrast": contrast,
+        "colours": math.hypot(of_blue, of_red),
+        "tint": covariance[0][1] / max(contrast * of_blue, _FLAT**2),
+        "fine_detail": _detail(grey, mask) / max(contrast, _FLAT),
+        "coarse_detail": _detail(coarse, coarse_mask.astype(np.float32)) / max(contrast, _FLAT),
+        "large_parts": _deviation_of_means(sums, shares) / max(contrast, _FLAT),
+    }
+
+
+def _lit_part(counts: np.ndarray, block: int) -> slice:
+    """The rows, or columns, from the first to the last that is not all black; whole blocks of them."""
+    places = np.flatnonzero(counts)
+    return slice(int(places[0]) // block * block, min((int(places[-1]) // block + 1) * block, len(counts)))
+
+
+def _shape(in_columns: np.ndarray, in_rows: np.ndarray, area: float) -> dict[str, float]:
+    side = len(in_rows)
+    place = np.arange(side) - (side - 1) / 2
+    counts = (in_columns, in_rows)
+    centre = [float(count @ place) / area for count in counts]
+    squares = sum(float(count @ place**2) / area - middle**2 for count, middle in zip(counts, centre, strict=True))
+    return {"off_centre": math.hypot(*centre) / side, "spread": 2 * math.pi * squares / area}
+
+
+def _detail(grey: np.ndarray, mask: np.ndarray) -> float:
+    """Root mean squared difference of pixels side by side whose mask is 1."""
+    pairs = mask[:, 1:] * mask[:, :-1]
+    steps = np.ravel((grey[:, 1:] - grey[:, :-1]) * pairs)
+    return math.sqrt(float(steps @ steps) / max(float(pairs.sum()), 1))
+
+
+def _deviation_of_means(sums: np.ndarray, shares: np.ndarray) -> float:
+    """Standard deviation of the means of blocks of which at least half is lit; NaN where there are none.
+
+    Grain has next to none, however strong it is; a cell has a nucleus. Blocks at the edge would say less of either,
+    since resizing darkens them.
+
+    Args:
+        sums: of what is lit in each block, in the unit of `shares`: of a block that is lit all over, its mean.
+        shares: of each block, how much of it is lit, 0 to 1.
+    """
+    inside = shares >= 0.5
+    weights = shares[inside].astype(np.float64)
+    total = float(weights.sum())
+    if not total:
+        return math.nan
+    away = sums[inside] / weights
+    away -= weights @ away / total
+    return math.sqrt(float(weights @ away**2) / total)
+
+
+def _block_means(values: np.ndarray, side: int) -> np.ndarray:
+    """Means of blocks of side x side; what is left over at the far edges is left out."""
+    height, width = (length // side * side for length in values.shape)
+    # Adding slices is four times quicker than any sum over the axes of blocks.
+    rows = reduce(np.add, [values[k:height:side, :width] for k in range(side)])
+    return reduce(np.add, [rows[:, k::side] for k in range(side)]) / np.float32(side**2)
+
+
+@lru_cache(maxsize=16)
+def _belonging(side: int, block: int) -> np.ndarray:
+    """float32 (side // block, side): 1 where a pixel of a line is in a block; what is left over is in none."""
+    count = side // block
+    rows = np.repeat(np.eye(count, dtype=np.float32), block, axis=1)
+    return np.pad(rows, ((0, 0), (0, side - count * block)))
+
+
+@lru_cache(maxsize=16)
+def _ones(side: int) -> np.ndarray:
+    return np.ones(side, np.float32)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,730 @@
+"""The input gate: what its statistics measure, what it says, how it is fitted, and how often it errs on real images."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from helpers_models import blobs, shared_model_folder, write_json, write_record
+from PIL import Image
+from safetensors.numpy import save_file
+
+from blastlens import BlastlensError, Classifier, Corruption
+from blastlens.classifier import INCOMPLETE, MAX_REASONS, suggesting
+from blastlens.corruptions import KINDS
+from blastlens.external_result import NOT_VALIDATED
+from blastlens.model_folder import ModelFolder, fetch
+from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, better_model, statistics_of
+from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
+from blastlens.tensors import read_tensors
+from publish import check
+from train import ood_fitting as fitting
+from train.datasets import Row, load_rows
+from train.datasets.splits import make_splits
+from train.feature_score import fit_features, write_features
+from train.ood_test_images import DRAWN, SPOILT, VARIED
+from train.pixels import load_pixels
+
+CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
+PURPLE = (75, 35, 90)
+
+
+def canvas(side=224, colour=(0, 0, 0)):
+    return np.full((side, side, 3), colour, np.uint8)
+
+
+def disc(radius=60, centre=(112, 112), colour=PURPLE):
+    pixels = canvas()
+    y, x = np.mgrid[:224, :224] + 0.5
+    pixels[np.hypot(x - centre[0], y - centre[1]) <= radius] = colour
+    return pixels
+
+
+# Statistics
+
+
+def test_an_all_black_view_has_no_cell_to_measure():
+    found = statistics_of(canvas())
+    assert list(found) == list(STATISTICS)
+    assert (found.pop("black"), found.pop("black_border")) == (1, 1)
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_a_view_of_one_colour_has_its_colour_and_no_contrast():
+    found = statistics_of(canvas(colour=PURPLE))
+    luma = 0.299 * 75 + 0.587 * 35 + 0.114 * 90
+    expected = {"black": 0, "brightness": luma, "blue": (90 - luma) / 1.772, "red": (75 - luma) / 1.402}
+    expected |= {"contrast": 0, "colours": 0, "fine_detail": 0, "coarse_detail": 0, "large_parts": 0, "off_centre": 0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_disc_has_spread_1_and_a_ring_or_two_pieces_more():
+    found = statistics_of(disc())
+    assert found["spread"] == pytest.approx(1, abs=0.01)
+    assert found["black"] == pytest.approx(1 - math.pi * 60**2 / 224**2, abs=0.002)
+    assert found["black_border"] == 1
+    ring = disc()
+    ring[disc(50).any(axis=2)] = 0
+    assert statistics_of(ring)["spread"] == pytest.approx((60**4 - 50**4) / (60**2 - 50**2) ** 2, rel=0.02)
+    assert statistics_of(np.maximum(disc(30, (40, 112)), disc(30, (180, 112))))["spread"] > 5
+
+
+def test_off_centre_is_the_distance_in_sides_of_the_view():
+    assert statistics_of(disc(30, (112 + 42, 112 - 56)))["off_centre"] == pytest.approx(70 / 224, abs=1e-3)
+
+
+def test_the_outermost_ring_is_the_border():
+    pixels = canvas()
+    pixels[:8] = PURPLE
+    assert statistics_of(pixels)["black_border"] == pytest.approx(1 - 224 * 8 / (224**2 - 208**2))
+    pixels[:] = 0
+    pixels[8:-8, 8:-8] = PURPLE
+    assert statistics_of(pixels)["black_border"] == 1
+
+
+def test_detail_is_the_step_between_neighbours_in_standard_deviations():
+    stripes = canvas()
+    stripes[:, ::2] = 100
+    stripes[:, 1::2] = 140  # two greys 40 apart have a standard deviation of 20
+    found = statistics_of(stripes)
+    assert (found["contrast"], found["fine_detail"]) == pytest.approx((20, 2), rel=1e-4)
+    assert found["coarse_detail"] == pytest.approx(0, abs=1e-4)
+    broad = canvas()
+    broad[:] = np.where(np.arange(224) // 4 % 2, 140, 100)[:, None]
+    assert statistics_of(broad)["coarse_detail"] == pytest.approx(2, rel=1e-4)
+
+
+def test_the_step_from_a_cell_to_black_is_no_detail():
+    assert statistics_of(disc())["fine_detail"] == statistics_of(disc())["contrast"] == 0
+
+
+def test_large_parts_are_in_a_nucleus_and_not_in_grain():
+    halves = canvas(side=240)
+    halves[:, :120], halves[:, 120:] = 100, 140
+    assert statistics_of(halves)["large_parts"] == pytest.approx(1, rel=1e-4)
+    grain = canvas(side=240)
+    grain[:] = np.random.default_rng(0).integers(0, 2, (240, 240, 1)) * 40 + 100
+    assert statistics_of(grain)["large_parts"] == pytest.approx(1 / 12, rel=0.1)  # of the mean of 12 x 12 pixels
+    assert math.isnan(statistics_of(disc(1))["large_parts"])  # of nothing large enough there is nothing to say
+
+
+@pytest.mark.parametrize("side", [37, 160, 224])
+def test_blocks_lie_from_the_corner_of_the_view_wherever_its_lit_part_is(side):
+    rng = np.random.default_rng(side)
+    for _ in range(20):
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)) for _ in "yx")
+        view = np.zeros((side, side, 3), np.uint8)
+        view[top : bottom + 1, left : right + 1] = rng.integers(100, 256)
+        view[top : bottom + 1, left : right + 1, 0] = rng.integers(100, 256, (bottom + 1 - top, right + 1 - left))
+        mask = view.any(axis=2)
+        grey = np.where(mask, 0.299 * view[..., 0], 0)
+        grey = np.where(mask, grey - grey[mask].mean(), 0)
+
+        def blocks(values, part, side=side):
+            block = max(1, round(side * part))
+            end = side // block * block
+            return values[:end, :end].reshape(end // block, block, end // block, block).mean(axis=(1, 3))
+
+        contrast = max(grey[mask].std(), 0.5)
+        means, whole = blocks(grey, 1 / 56), blocks(mask, 1 / 56) == 1
+        steps = np.diff(means, axis=1)[whole[:, 1:] & whole[:, :-1]]
+        shares = blocks(mask, 1 / 20)
+        inside = shares >= 0.5
+        large = blocks(grey, 1 / 20)[inside] / shares[inside]
+        found = statistics_of(view)
+        assert found["coarse_detail"] == pytest.approx(
+            np.sqrt((steps**2).sum() / max(steps.size, 1)) / contrast, rel=1e-4
+        )
+        if inside.any():
+            spread = np.sqrt(np.cov(large, aweights=shares[inside], ddof=0))
+            assert found["large_parts"] == pytest.approx(spread / contrast, rel=1e-4, abs=1e-4)
+        else:
+            assert math.isnan(found["large_parts"])
+
+
+def test_tint_is_the_correlation_of_brightness_and_blueness():
+    ramp = np.arange(224, dtype=np.uint8)[:, None] // 2 + 60
+    same, opposed = canvas(), canvas()
+    same[..., 2] = ramp  # more blue is brighter here
+    opposed[..., :2] = ramp[..., None]
+    opposed[..., 2] = 60
+    assert statistics_of(same)["tint"] == pytest.approx(1, abs=0.01)
+    assert statistics_of(opposed)["tint"] == pytest.approx(-1, abs=0.01)
+
+
+@pytest.mark.parametrize("side", [24, 56, 160, 224, 331])
+def test_every_view_size_is_measured(side):
+    assert all(math.isfinite(value) for value in statistics_of(blobs(1, side, side)).values())
+
+
+# Verdicts
+
+
+def gate(**ranges):
+    return Gate("cells", ranges)
+
+
+def test_a_view_within_every_range_fits():
+    verdict = gate(black=(0.7, 0.9), spread=(0.9, 1.1)).judge(disc())
+    assert verdict.fits and verdict.reasons == ()
+
+
+def test_a_view_out_of_range_gets_a_reason_for_each_side():
+    black = statistics_of(disc())["black"]
+    assert gate(black=(black, black)).judge(disc()).fits
+    assert gate(black=(black + 0.01, 1)).judge(disc()).reasons == (
+        "far less black background than the cells the model knows",
+    )
+    assert gate(black=(0, black - 0.01)).judge(disc()).reasons == ("far more black than the cells the model knows",)
+    verdict = gate(spread=(2, 3), brightness=(100, 200), black=(0, 1)).judge(disc())
+    assert not verdict.fits
+    assert [reason.split(" than ")[0] for reason in verdict.reasons] == [
+        "a much darker picture",
+        "a more compact shape",
+    ]
+
+
+def test_an_all_black_view_is_refused_for_its_black_alone():
+    verdict = gate(black=(0.3, 0.95), contrast=(5, 20), tint=(0, 1)).judge(canvas())
+    assert verdict.reasons == ("far more black than the cells the model knows",)
+
+
+def test_a_gate_reads_back_from_its_json():
+    record = {"schema": 1, "images": "cells", "statistics": {"black": {"low": 0.25, "high": 1, "meaning": "share"}}}
+    assert Gate.from_json(record) == Gate("cells", {"black": (0.25, 1.0)})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 3}, "schema 3; 1 or 2 is expected"),
+        ({"schema": 2, "features": {"limit": "far"}}, "a limit of their score"),
+        ({"schema": 2, "features": []}, "a limit of their score"),
+        ({"images": None}, "what its images are called"),
+        ({"statistics": {}}, "a range per statistic"),
+        ({"statistics": {"charm": {"low": 0, "high": 1}}}, "'charm'; black, brightness"),
+        ({"statistics": {"black": {"low": 1, "high": 0}}}, "range of black"),
+        ({"statistics": {"black": {"low": 0}}}, "range of black"),
+        ({"statistics": {"black": {"low": 0, "high": float("nan")}}}, "range of black"),
+        ({"statistics": {"black": [0, 1]}}, "range of black"),
+    ],
+)
+def test_a_damaged_gate_json_is_refused_with_its_folder(tmp_path, change, reason):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy")
+    record = {"schema": 1, "images": "cells", "statistics": {"black": {"low": 0, "high": 1}}}
+    write_json(folder / "gate.json", record)
+    assert ModelFolder.load(folder).gate == Gate("cells", {"black": (0.0, 1.0)})
+    write_json(folder / "gate.json", record | change)
+    with pytest.raises(BlastlensError, match=f"Model folder copy cannot be used: .*{reason}"):
+        ModelFolder.load(folder)
+
+
+# Features
+
+
+def test_the_score_is_a_distance_in_standard_deviations_with_one_for_all_other_directions():
+    directions = np.array([[0.5, 0, 0, 0]])  # a standard deviation of 2 along the first
+    score = FeatureScore(np.array([1.0, 0, 0, 0]), directions, rest=0.5, limit=1.0)
+    features = np.array([[1, 0, 0, 0], [3, 0, 0, 0], [1, 0, 0.5, 0], [-1, 0.5, 0, 0.5]])
+    assert score.of(features) == pytest.approx(np.sqrt(np.array([0, 1, 1, 3]) / 4))
+
+
+def test_training_images_score_about_1_and_what_varies_where_they_do_not_scores_high():
+    rng = np.random.default_rng(0)
+    spread = np.r_[np.full(8, 3.0), np.full(24, 0.1)]
+    score = fit_features(rng.normal(0, spread, (2000, 32)), directions=8)
+    usual = score.of(rng.normal(0, spread, (500, 32)))
+    assert np.median(usual) == pytest.approx(1, abs=0.05)
+    along, across = np.zeros((1, 32)), np.zeros((1, 32))
+    along[0, 0] = across[0, -1] = 3
+    assert score.of(along)[0] < np.quantile(usual, 0.01)
+    assert score.of(across)[0] > usual.max() * 2
+
+
+def test_a_distribution_reads_back_as_it_was_fitted(tmp_path):
+    fitted = fit_features(np.random.default_rng(0).normal(5, 2, (300, 16)), directions=4)
+    write_features(fitted, tmp_path / "gate.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["gate.safetensors"]
+    read = FeatureScore.from_tensors(read_tensors(tmp_path / "gate.safetensors"), 2.0)
+    assert (read.mean == fitted.mean).all() and (read.directions == fitted.directions).all()
+    assert (read.rest, read.limit) == (fitted.rest, 2.0)
+
+
+def test_features_that_never_vary_and_too_few_images_are_not_fitted_to_infinity():
+    constant = np.ones((50, 8))
+    assert np.isfinite(fit_features(constant, directions=2).of(constant + 1)).all()
+    for features in (np.ones((3, 8)), np.ones((50, 0)), np.ones((50, 1))):
+        with pytest.raises(BlastlensError, match="pooled features"):
+            fit_features(features, directions=4)
+
+
+def test_a_view_that_only_its_features_give_away_gets_the_features_reason():
+    judged = Gate("cells", {"black": (0.0, 1.0)}, FeatureScore(np.zeros(2), np.eye(2)[:1], 1.0, limit=1.0))
+    assert judged.judge(disc()).fits
+    assert judged.judge(disc(), np.array([1.0, 0.5])).fits
+    assert judged.judge(disc(), np.array([2.0, 0.5])).reasons == (
+        "what the network sees in it is unlike the cells the model knows",
+    )
+    assert not judged.judge(disc(), np.array([np.nan, 0.5])).fits
+    with pytest.raises(BlastlensError, match=r"3 features and gate\.safetensors is for 2"):
+        judged.judge(disc(), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"mean": np.zeros(4), "rest": np.ones(1)},
+        {"mean": np.zeros(4), "directions": np.zeros((2, 3)), "rest": np.ones(1)},
+        {"mean": np.zeros(4), "directions": np.zeros((2, 4)), "rest": np.zeros(1)},
+        {"mean": np.full(4, np.nan), "directions": np.zeros((2, 4)), "rest": np.ones(1)},
+    ],
+)
+def test_tensors_that_are_no_distribution_are_refused(tensors):
+    with pytest.raises(BlastlensError, match=r"gate\.safetensors"):
+        FeatureScore.from_tensors(tensors, 1.0)
+
+
+# In a classifier
+
+
+def with_gate(tmp_path, **ranges):
+    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "gated")
+    statistics = {name: {"low": low, "high": high} for name, (low, high) in ranges.items()}
+    write_json(folder / "gate.json", {"schema": 1, "images": "cells", "statistics": statistics})
+    return Classifier.from_pretrained(folder)
+
+
+def test_a_prediction_carries_the_verdict_and_is_given_all_the_same(tmp_path):
+    classifier = with_gate(tmp_path, black=(0.5, 1))
+    fits, alien = classifier.predict([disc(), blobs(1)])
+    assert (fits.in_domain, fits.warnings) == (True, (NOT_VALIDATED,))
+    assert alien.in_domain is False
+    assert alien.warnings[1:] == ("far less black background than the cells the model knows",)
+    assert alien.label in classifier.label_names
+    assert json.loads(json.dumps(alien.to_dict()))["in_domain"] is False
+
+
+def test_a_folder_without_gate_gives_no_verdict():
+    prediction = Classifier.from_pretrained(shared_model_folder("cell")).predict(disc())
+    assert prediction.in_domain is None and prediction.warnings == (NOT_VALIDATED,)
+
+
+def with_features(tmp_path, limit, kind="cell"):
+    """A folder whose gate goes by features alone, those of `blobs`; statistics let everything pass."""
+    folder = shutil.copytree(shared_model_folder(kind), tmp_path / f"gated-{kind}")
+    backend = Classifier.from_pretrained(folder)._backend
+    views = np.stack([blobs(n) for n in range(24)])
+    features = backend.logits_and_features(views)[1]
+    write_features(fit_features(features, directions=8), folder / "gate.safetensors")
+    record = {"schema": 2, "images": "cells", "statistics": {"black": {"low": -1, "high": 2}}}
+    write_json(folder / "gate.json", record | {"features": {"limit": limit, "file": "gate.safetensors"}})
+    return folder
+
+
+def test_the_networks_features_decide_what_statistics_let_pass(tmp_path):
+    classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
+    usual, strange = classifier.predict([blobs(3), canvas(colour=(255, 255, 255))])
+    assert usual.in_domain and usual.warnings == (NOT_VALIDATED,)
+    assert strange.in_domain is False
+    assert strange.warnings[-1] == "what the network sees in it is unlike the cells the model knows"
+    assert classifier.fits(blobs(3)) and not classifier.fits(canvas(colour=(255, 255, 255)))
+
+
+def test_one_run_of_the_network_serves_answer_and_verdict(tmp_path, monkeypatch):
+    classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
+    plain = Classifier.from_pretrained(shared_model_folder("cell")).predict(blobs(3))
+    runs = []
+    run = classifier._backend.run
+    monkeypatch.setattr(classifier._backend, "run", lambda names, batch: runs.append(len(batch)) or run(names, batch))
+    assert classifier.predict(blobs(3)).logits == plain.logits
+    assert runs == [1]
+
+
+def test_the_untouched_view_is_judged_once_however_often_it_is_changed(tmp_path, monkeypatch):
+    classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
+    clean = [classifier.predict(image).in_domain for image in (blobs(3), canvas(colour=(255, 255, 255)))]
+    batches = []
+    asked = classifier._backend.logits_and_features
+    monkeypatch.setattr(
+        classifier._backend, "logits_and_features", lambda batch: batches.append(len(batch)) or asked(batch)
+    )
+    for sigma in (20, 60, 100):
+        noisy = classifier.predict([blobs(3), canvas(colour=(255, 255, 255))], sigma=sigma)
+        assert [prediction.in_domain for prediction in noisy] == clean == [True, False]
+    assert batches == [1, 1]
+
+
+def test_int8_is_judged_by_the_same_distribution(tmp_path):
+    folder = with_features(tmp_path, limit=3)
+    classifier = Classifier.from_pretrained(folder, precision="int8")
+    assert [classifier.predict(blobs(n)).in_domain for n in range(4)] == [True] * 4
+    assert classifier.predict(canvas(colour=(255, 255, 255))).in_domain is False
+
+
+def test_safetensors_are_judged_as_onnx_is(tmp_path):
+    folder = with_features(tmp_path, limit=3)
+    shutil.rmtree(folder / "onnx")
+    classifier = Classifier.from_pretrained(folder)
+    assert classifier.fits(blobs(3)) and not classifier.fits(canvas(colour=(255, 255, 255)))
+
+
+def test_a_graph_without_features_is_judged_by_statistics_alone(tmp_path):
+    folder = with_features(tmp_path, limit=3)
+    for file in (folder / "onnx").iterdir():
+        graph = onnx.load(file)
+        kept = [output for output in graph.graph.output if output.name != "features"]
+        del graph.graph.output[:]
+        graph.graph.output.extend(kept)
+        onnx.save(graph, file)
+    prediction = Classifier.from_pretrained(folder).predict(canvas(colour=(255, 255, 255)), sigma=5)
+    assert prediction.in_domain and prediction.label in ("ALL", "HEM")
+    assert INCOMPLETE in prediction.warnings  # half of the check was not made, and its ranges are wider for it
+
+
+def test_a_gate_that_lacks_its_distribution_goes_by_statistics_and_says_so(tmp_path):
+    folder = with_features(tmp_path, limit=3)
+    (folder / "gate.safetensors").unlink()
+    assert ModelFolder.load(folder).gate.incomplete
+    prediction = Classifier.from_pretrained(folder).predict(canvas(colour=(255, 0, 0)))
+    assert prediction.in_domain and prediction.warnings == (NOT_VALIDATED, INCOMPLETE)
+
+
+def test_a_distribution_of_another_network_or_a_damaged_one_is_one_sentence(tmp_path):
+    folder = with_features(tmp_path, limit=3)
+    save_file({"mean": np.zeros(5), "directions": np.zeros((1, 5)), "rest": np.ones(1)}, folder / "gate.safetensors")
+    with pytest.raises(BlastlensError, match="256 features"):
+        Classifier.from_pretrained(folder).predict(blobs(1))
+    (folder / "gate.safetensors").write_bytes(b"\x05\0\0\0\0\0\0\0{}")
+    with pytest.raises(BlastlensError, match=r"gate\.safetensors is damaged"):
+        ModelFolder.load(folder)
+
+
+def test_the_distribution_is_published_with_its_gate_and_missed_where_it_lacks(tmp_path):
+    folder = write_record(with_features(tmp_path, limit=3), "cell")
+    assert "gate.safetensors" in check.model_files(folder)
+    check.require_measured(ModelFolder.load(folder))
+    (folder / "gate.safetensors").unlink()
+    with pytest.raises(BlastlensError, match=r"names gate\.safetensors, which is missing"):
+        check.require_measured(ModelFolder.load(folder))
+
+
+# The model that should have been asked
+
+
+def test_another_model_that_knows_the_image_is_suggested_and_only_then(tmp_path):
+    bright, dark = {"low": 0, "high": 0.3}, {"low": 0.5, "high": 1}
+    models = []
+    for name, kind, black in (
+        ("fields", "field", bright),
+        ("same-fields", "field", dark),  # answers the same question, so nothing is sent there
+        ("cells", "cell", dark),
+        ("without", "cell", None),
+    ):
+        folder = shutil.copytree(shared_model_folder(kind), tmp_path / name)
+        if black:
+            write_json(folder / "gate.json", {"schema": 1, "images": name, "statistics": {"black": black}})
+        models.append(Classifier.from_pretrained(folder))
+    fields, _, cells, without = models
+    assert better_model(disc(), [fields, cells]) == "cells" and better_model(blobs(1), models) == "fields"
+    assert better_model(disc(), [without]) is None
+    assert suggesting(fields.predict(disc()), disc(), models).suggestion == "cells"
+    assert suggesting(cells.predict(disc()), disc(), models).suggestion is None
+    assert suggesting(without.predict(disc()), disc(), models).suggestion is None
+    neither = disc(90, colour=(90, 90, 200))
+    assert statistics_of(neither)["black"] == pytest.approx(0.493, abs=0.01)
+    assert suggesting(cells.predict(neither), neither, models).suggestion is None
+    assert json.loads(json.dumps(suggesting(fields.predict(disc()), disc(), models).to_dict()))["suggestion"] == "cells"
+
+
+def test_an_image_with_much_against_it_gets_the_plainest_reasons_only(tmp_path):
+    classifier = with_gate(tmp_path, **dict.fromkeys(STATISTICS, (500, 600)))
+    prediction = classifier.predict(blobs(1))
+    assert len(classifier.folder.gate.judge(blobs(1)).reasons) == len(STATISTICS)
+    assert len(prediction.warnings) == 1 + MAX_REASONS
+    assert prediction.warnings[1].startswith("far less black background")
+
+
+@pytest.mark.parametrize("name", [CELLS, FIELDS])
+def test_what_a_reader_adds_on_purpose_does_not_trip_the_gate(name):
+    classifier = Classifier.from_pretrained(name)
+    picture = draw_cell("HEM", 2) if name == CELLS else draw_field("Early", 2)
+    assert classifier.predict(picture, sigma=100).in_domain
+    for kind in KINDS.values():
+        assert classifier.predict(picture, corruption=Corruption(kind.name, kind.high)).in_domain
+
+
+# The bundled gates on drawn pictures
+
+
+@pytest.mark.parametrize("name", [CELLS, FIELDS])
+@pytest.mark.parametrize("stranger", DRAWN)
+def test_bundled_gates_refuse_pictures_that_show_no_smear(name, stranger):
+    classifier, (draw, _) = Classifier.from_pretrained(name), DRAWN[stranger]
+    assert [seed for seed in range(1000, 1010) if classifier.fits(draw(seed))] == []
+
+
+def test_bundled_gates_let_the_drawn_examples_of_their_own_kind_pass_and_refuse_the_others():
+    cells = [draw_cell(label, seed) for label in ("ALL", "HEM") for seed in range(5)]
+    fields = [draw_field(label, seed) for label in ("Benign", "Early", "Pre", "Pro") for seed in range(3)]
+    for name, own, others in ((CELLS, cells, fields), (FIELDS, fields, cells)):
+        classifier = Classifier.from_pretrained(name)
+        assert all(map(classifier.fits, own))
+        assert not any(map(classifier.fits, others))
+
+
+@pytest.mark.parametrize("name", [CELLS, FIELDS])
+def test_a_bundled_gate_records_acceptable_rates(name):
+    measured = json.loads((fetch(name).path / "gate.json").read_text())["measured"]
+    assert measured["held_out"]["rate"] <= 0.02
+    assert set(DRAWN) < set(measured["strangers"])
+    assert all(found["rate"] >= 0.98 for found in measured["strangers"].values())
+
+
+# Fitting
+
+
+def rows_of(groups):
+    return [Row(f"{i}.png", "ALL" if g % 2 else "HEM", "", f"g{g}", "", f"{i:064x}") for i, g in enumerate(groups)]
+
+
+def statistics(numbers, rows, varied=()):
+    """Statistics (N, K) of which all but the first are constant; `varied` are further numbers for all images."""
+    return fitting.Statistics(
+        rows,
+        values_of(numbers),
+        np.arange(len(numbers)),
+        np.array([values_of(way) for way in varied]).reshape(len(varied), len(numbers), len(STATISTICS)),
+    )
+
+
+def values_of(numbers):
+    values = np.ones((len(numbers), len(STATISTICS)))
+    values[:, 0] = numbers
+    return values
+
+
+def test_ranges_are_quantiles_widened_by_the_margin_and_by_a_grain_at_least():
+    extent = statistics(np.arange(1001) / 1000, rows_of([0] * 1001)).extent()
+    assert extent[:, 0] == pytest.approx((0.005, 0.995))
+    low, high = fitting.widened(extent, 0.1)
+    assert (low[0], high[0]) == pytest.approx((0.005 - 0.099, 0.995 + 0.099))
+    grains = [statistic.grain for statistic in STATISTICS.values()]
+    assert low[1:] == pytest.approx(1 - np.array(grains[1:]))
+    assert high[1:] == pytest.approx(1 + np.array(grains[1:]))
+
+
+def test_ranges_take_in_what_another_microscope_would_have_given():
+    numbers = np.arange(1001) / 1000
+    extent = statistics(numbers, rows_of([0] * 1001), [numbers + 2, numbers - 1]).extent()
+    assert extent[:, 0] == pytest.approx((0.005 - 1, 0.995 + 2))
+
+
+def test_an_image_with_nothing_lit_sets_no_range():
+    numbers = np.append(np.arange(1001) / 1000, np.nan)
+    extent = statistics(numbers, rows_of([0] * 1002)).extent()
+    assert extent[:, 0] == pytest.approx((0.005, 0.995))
+
+
+def test_part_of_the_images_keeps_their_own_varied_copies():
+    numbers = np.arange(10.0)
+    part = fitting.Statistics(
+        rows_of(range(10)), values_of(numbers), np.array([1, 4, 7]), values_of(np.array([10.0, 40, 70]))[None]
+    ).only([2, 4, 7, 9])
+    assert [row.group for row in part.rows] == ["g2", "g4", "g7", "g9"]
+    assert part.values[:, 0].tolist() == [2, 4, 7, 9]
+    assert part.sample.tolist() == [1, 2] and part.varied[0, :, 0].tolist() == [40, 70]
+
+
+def test_nothing_is_refused_for_what_could_not_be_measured():
+    assert not fitting.outside(np.array([[np.nan]]), np.array([[0.0], [1.0]])).any()
+
+
+def test_groups_that_differ_need_a_margin_and_like_groups_none():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 50)
+    rows = rows_of(groups)
+    least = fitting.LEAST_MARGIN
+    assert (statistics(rng.uniform(0, 1, 1000), rows).margins(0.01) == least).all()
+    # The first and last groups lie far beyond the others.
+    shifted = statistics(np.where(groups % 19, groups, groups * 2 - 9) * 5 + rng.uniform(0, 1, 1000), rows)
+    margins = shifted.margins(0.01)
+    assert least < margins[0] < 1 and (margins[1:] == least).all()
+    assert fitting.outside(shifted.values, shifted.ranges(0.01)).sum() == 0
+
+
+def test_an_image_is_held_against_ranges_that_its_group_did_not_shape():
+    groups = np.repeat(np.arange(20), 50)
+    rows, numbers = rows_of(groups), np.random.default_rng(1).uniform(0, 1, 1000)
+    numbers[groups == 7] += 1.5
+    alone = statistics(numbers, rows)
+    found = fitting.judges(alone, make_splits("group-kfold:5", rows, seed=0), "cells")
+    refused = found.refused.any(axis=1)
+    assert refused[groups == 7].all() and not refused[groups != 7].any()
+    assert not fitting.outside(alone.values, fitting.widened(alone.extent(), 0.0))[groups == 7].all(axis=0)[0]
+    record = fitting.held_out_record(found, rows, "group-kfold:5")
+    assert (record["refused"], record["rate"]) == (50, 0.05)
+    assert record["worst_group"] == {"group": "g7", "images": 50, "rate": 1.0}
+    assert record["by_statistic"] == {"black": 50} and record["by_features_alone"] == 0
+    assert record["wrong"][0] == {"image": "350.png", "reasons": ["black"]} and len(record["wrong"]) == fitting.LISTED
+
+
+def test_the_limit_of_a_fold_comes_from_the_other_folds():
+    groups = np.repeat(np.arange(20), 50)
+    rows = rows_of(groups)
+    splits = make_splits("group-kfold:5", rows, seed=0)
+    fold_of = np.empty(1000, int)
+    for k, split in enumerate(splits):
+        fold_of[list(split.test)] = k
+    scores = np.random.default_rng(2).uniform(0, 1, 1000)
+    scores[fold_of == 3] += 5
+    score = FeatureScore(np.zeros(1), np.ones((1, 1)), 1.0, np.inf)
+    evidence = fitting.Features((lambda views: views,) * 5, (score,) * 5, fold_of, scores)
+    found = fitting.judges(statistics(np.full(1000, 0.5), rows), splits, "cells", evidence)
+    assert found.refused[fold_of == 3, -1].all()
+    assert not found.refused[fold_of != 3].any()
+    assert found.gates[3].features.limit < 1 < 5 < found.gates[0].features.limit
+    assert found.limit == pytest.approx(np.quantile(scores, 0.995))
+
+
+def test_what_spoils_or_varies_a_view_keeps_its_form_and_is_repeatable():
+    view, other = disc(), blobs(2)
+    for change in [*SPOILT.values(), *(lambda one, _, vary=vary: vary(one) for vary in VARIED.values())]:
+        changed = change(view, other)
+        assert changed.shape == view.shape and changed.dtype == np.uint8
+        assert (changed == change(view, other)).all() and (changed != view).any()
+
+
+class FakeNetworks:
+    """Stands in for `train.folds.FoldNetworks`: features are the mean colours of 4 x 4 blocks of the view."""
+
+    def __init__(self, data, view, cache, labels):
+        self.rows = load_rows(data)
+        self.protocol, self.view, self.label_names = "group-kfold:3", view, labels
+        self.splits = make_splits(self.protocol, self.rows, seed=0)
+        self.pixels = load_pixels(data, self.rows, view, cache)
+        self.fold_of = np.empty(len(self.rows), int)
+        for k, split in enumerate(self.splits):
+            self.fold_of[list(split.test)] = k
+
+    def of_views(self, fold, views):
+        features = np.asarray(views, float).reshape(len(views), 4, 56, 4, 56, 3).mean(axis=(2, 4)).reshape(-1, 48)
+        return np.zeros((len(views), 2)), features * (fold + 1)
+
+    def held_out(self, what=""):
+        found = [self.of_views(k, self.pixels[[i]])[1][0] for i, k in enumerate(self.fold_of)]
+        return type("Answers", (), {"features": np.array(found)})
+
+
+@pytest.fixture(scope="module")
+def drawn_cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    return drawn_dataset(folder, ("ALL", "HEM"), per_group=2, groups_per_label=10, size=224)
+
+
+@pytest.fixture
+def small(drawn_cells, tmp_path, monkeypatch):
+    """A drawn dataset, a model folder, strangers, and the command without folds."""
+    monkeypatch.setattr(fitting, "DRAWN", {name: (draw, 3) for name, (draw, _) in DRAWN.items()})
+    monkeypatch.setattr(fitting, "DRAWN_PER_LABEL", 2)
+    monkeypatch.setattr(fitting, "VARIED", dict(list(VARIED.items())[:2]))
+    monkeypatch.setattr(fitting, "SPOILT", dict(list(SPOILT.items())[:2]))
+    data = drawn_cells
+    model = shutil.copytree(shared_model_folder("cell"), tmp_path / "model")
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    for seed in range(5):
+        Image.fromarray(blobs(seed)).save(strangers / f"{seed}.png")
+    command = [str(model), "--data", str(data), "--strangers", str(strangers), "--cache", str(tmp_path / "cache")]
+    return data, model, command
+
+
+def test_a_gate_is_fitted_to_a_folder_by_one_command(small, capsys):
+    _, model, command = small
+    assert fitting.main(command) == 0
+    record = json.loads((model / "gate.json").read_text())
+    assert json.loads(capsys.readouterr().out) == record["measured"]
+    assert record["fit"]["images"] == record["measured"]["held_out"]["images"] == 40
+    stranger = record["measured"]["strangers"]["strangers"]
+    assert stranger == {
+        **{"images": 5, "refused": 5, "rate": 1.0, "wrong": []},
+        **{"lowest_rate_of_folds": 1.0, "by_statistics_alone": 1.0},
+    }
+    assert list(record["measured"]["varied"]) == record["fit"]["varied"] == list(VARIED)[:2]
+    assert list(record["measured"]["spoilt"]) == list(SPOILT)[:2]
+    assert "features" not in record and not (model / "gate.safetensors").exists()
+    classifier = Classifier.from_pretrained(model)
+    assert classifier.folder.gate.images == "cells"
+    assert not classifier.predict(blobs(3)).in_domain
+    before = (model / "gate.json").read_bytes()
+    assert fitting.main(command) == 0
+    assert (model / "gate.json").read_bytes() == before
+
+
+def test_fold_networks_give_it_a_feature_score_and_its_limit(small, tmp_path, monkeypatch):
+    data, model, command = small
+    (model / "gate.safetensors").write_bytes(b"left over")
+    view = ModelFolder.load(model).view
+    fake = FakeNetworks(data, view, tmp_path / "cache", ("ALL", "HEM"))
+    monkeypatch.setattr(fitting.FoldNetworks, "load", lambda *_: fake)
+    assert fitting.main([*command, "--folds", str(tmp_path)]) == 0
+    record = json.loads((model / "gate.json").read_text())
+    held_out, features = record["measured"]["held_out"], record["features"]
+    assert (held_out["protocol"], held_out["images"]) == ("group-kfold:3", 40)
+    assert features["median"]["training"] == pytest.approx(1, abs=0.2)
+    assert features["limit"] > features["median"]["held_out"]
+    assert 0 <= features["int8_same_verdict"] <= 1
+    classifier = Classifier.from_pretrained(model)
+    assert classifier.folder.gate.features.limit == features["limit"]
+    assert len(classifier.folder.gate.features.mean) == 256
+    assert not classifier.fits(blobs(3))
+
+
+def test_folds_of_another_size_are_refused(small, tmp_path, monkeypatch, capsys):
+    data, model, command = small
+    fake = FakeNetworks(data, ModelFolder.load(model).view, tmp_path / "cache", ("ALL", "HEM"))
+    fake.view = replace(fake.view, size=128)
+    monkeypatch.setattr(fitting.FoldNetworks, "load", lambda *_: fake)
+    assert fitting.main([*command, "--folds", str(tmp_path)]) == 2
+    assert "see 128 px and 224 px" in capsys.readouterr().err
+    assert not (model / "gate.json").exists()
+
+
+def test_fitting_refuses_another_models_data_and_an_empty_folder(tmp_path, capsys):
+    data = drawn_dataset(tmp_path / "data", ("Benign", "Pro"), per_group=1, groups_per_label=2, size=64)
+    model = shutil.copytree(shared_model_folder("cell"), tmp_path / "model")
+    assert fitting.main([str(model), "--data", str(data)]) == 2
+    assert "other labels" in capsys.readouterr().err
+    with pytest.raises(BlastlensError, match="holds no image"):
+        fitting.pictures_in(tmp_path / "model")
+    assert not (model / "gate.json").exists()
+
+
+# Real images
+
+
+@pytest.mark.data
+def test_real_images_pass_at_the_rate_that_was_measured(data_dir):
+    paths = [data_dir / "cnmc2019" / row.file_name for row in load_rows(data_dir / "cnmc2019")[::40]]
+    predictions = Classifier.from_pretrained(CELLS).predict(paths)
+    assert np.mean([prediction.in_domain for prediction in predictions]) >= 0.97
+
+
+@pytest.mark.data
+def test_raw_frames_pass_as_their_prepared_twins_do(data_dir):
+    frames = sorted((data_dir / "cnmc2019_raw_sample").rglob("*.bmp"))
+    assert all(prediction.in_domain for prediction in Classifier.from_pretrained(CELLS).predict(frames))
+
+
+@pytest.mark.data
+def test_photographs_and_other_smears_are_refused_and_each_model_refuses_the_others_images(data_dir):
+    fields = sorted((data_dir / "aria2021").rglob("*.jpg"))[::20]
+    cells = sorted((data_dir / "cnmc2019").rglob("*.webp"))[::80]
+    others = sorted((data_dir / "other_images").rglob("*.jpg"))
+    assert len(others) == 67
+    for name, own, strangers in ((CELLS, cells, fields + others), (FIELDS, fields, cells + others)):
+        classifier = Classifier.from_pretrained(name)
+        assert np.mean([classifier.fits(path) for path in own]) >= 0.97
+        assert np.mean([classifier.fits(path) for path in strangers]) <= 0.02

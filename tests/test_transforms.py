@@ -1,0 +1,148 @@
+"""Training-time transforms: what each does, that they repeat from a seed, and that nothing else happens."""
+
+import numpy as np
+import pytest
+import torch
+
+from blastlens.corruptions import colour
+from train.transforms import Augment, _restained, apply, desaturate
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (8, 3, 20, 20), generator=generator(7), dtype=torch.uint8)
+
+
+def test_default_does_nothing(images):
+    assert torch.equal(apply(Augment(), images, generator()), images.float())
+
+
+def test_same_seed_same_images_and_another_seed_others(images):
+    everything = Augment(
+        rotate=180,
+        horizontal_flip=True,
+        scale=(0.9, 1.1),
+        gamma=0.1,
+        blur=1.0,
+        noise_max=20,
+        channel_gain=0.1,
+    )
+    first, again, other = (apply(everything, images, generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_result_stays_on_the_0_to_255_scale(images):
+    wild = Augment(brightness=(2.0, 3.0), noise_levels=(90.0,))
+    out = apply(wild, images, generator())
+    assert out.min() >= 0 and out.max() <= 255
+
+
+def test_black_background_stays_black_under_colour_changes():
+    black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    tint = Augment(brightness=(0.5, 2), channel_gain=0.3, gamma=0.3, saturation=(0, 2), hue=40, dyes=0.3)
+    assert apply(tint, black, generator()).eq(0).all()
+
+
+def test_sharp_share_of_one_only_moves_pixels(images):
+    turned = apply(Augment(rotate=180, horizontal_flip=True, sharp_share=1.0), images, generator())
+    for before, after in zip(images, turned, strict=True):
+        assert torch.equal(before.flatten(1).sort().values.float(), after.flatten(1).sort().values)
+
+
+def test_flips_happen_to_about_half(images):
+    many = images[:1].repeat(400, 1, 1, 1)
+    out = apply(Augment(horizontal_flip=True), many, generator())
+    flipped = (out == many.flip(3)).flatten(1).all(1).float().mean()
+    assert 0.4 < flipped < 0.6
+
+
+def test_rotation_by_a_fixed_angle_matches_a_quarter_turn():
+    image = torch.zeros(1, 3, 21, 21)
+    image[..., 2:6, 9:12] = 200
+    draws = [apply(Augment(rotate=90), image, generator(s)) for s in range(40)]
+    mass = torch.stack([d.sum() for d in draws])
+    # Rotation about the centre keeps the spot inside the frame, and bilinear weights sum to one.
+    assert torch.allclose(mass, image.sum().expand_as(mass), rtol=0.05)
+
+
+def test_magnification_enlarges_a_disc():
+    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    disc = ((x**2 + y**2) < 15**2).float().mul(200).expand(1, 3, 64, 64)
+    area = (
+        apply(Augment(scale=(1.2, 1.2000001)), disc, generator()).gt(100).float().mean() / disc.gt(100).float().mean()
+    )
+    assert area == pytest.approx(1.44, rel=0.03)
+
+
+def test_hue_and_dyes_change_as_in_the_robustness_table(images):
+    images = images.clamp(min=9)  # darker is background
+    pixels = images[:3].permute(0, 2, 3, 1).numpy()
+    draws = {"hue": torch.tensor([0.2, 0.0, 0.0]), "dyes": torch.tensor([[1, 1], [0.9, 1.1], [1, 1]])}
+    out = _restained(images[:3].float(), draws).round().byte().permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(out[0], colour.hue(pixels[0], np.degrees(0.2), 0))
+    assert np.array_equal(out[1], colour.stain_hue(pixels[1], 10, 0))
+    assert np.array_equal(out[2], pixels[2])
+
+
+def test_a_share_of_the_images_is_restained(images):
+    many = images[:1].repeat(400, 1, 1, 1)
+    out = apply(Augment(hue=20, dyes=0.2, restain=0.3), many, generator())
+    assert (out != many).flatten(1).any(1).float().mean() == pytest.approx(0.3, abs=0.07)
+
+
+def test_a_noise_power_draws_low_sigmas_more_often_up_to_the_same_maximum():
+    flat = torch.full((600, 3, 12, 12), 128.0)
+    stds = apply(Augment(noise_max=40, noise_share=1.0, noise_power=2.0), flat, generator()).flatten(1).std(1)
+    assert stds.mean() == pytest.approx(40 / 3, rel=0.1)
+    assert stds.max() == pytest.approx(40, rel=0.15)
+
+
+def test_noise_levels_are_drawn_in_equal_shares_with_the_stated_sigma():
+    grey = torch.full((300, 3, 16, 16), 128.0)
+    noisy = apply(Augment(noise_levels=(3, 9)), grey, generator())
+    spread = noisy.flatten(1).std(1)
+    low = spread < 6
+    assert 0.4 < low.float().mean() < 0.6
+    assert spread[low].mean() == pytest.approx(3, rel=0.03)
+    assert spread[~low].mean() == pytest.approx(9, rel=0.03)
+    assert noisy.eq(noisy.round()).all()
+
+
+def test_desaturation_keeps_the_value_of_hsv(images):
+    grey = desaturate(images)
+    assert grey.shape == images.shape
+    assert torch.equal(grey[:, 0], images.amax(1)) and torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_the_number_of_threads_changes_no_pixel(images):
+    everything = Augment(rotate=30, horizontal_flip=True, vertical_flip=True, scale=(0.9, 1.1), blur=1.0, noise_max=20)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = apply(everything, images, generator(3))
+        torch.set_num_threads(3)
+        three = apply(everything, images, generator(3))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(one, three, atol=1.001, rtol=0)  # a rounding tie of the noise may fall either way
+    assert (one != three).float().mean() < 1e-3
+
+
+def test_mirroring_is_the_same_inside_and_outside_the_resampling(images):
+    # A hair of rotation switches the resampling on, which then does the flips.
+    flips = Augment(horizontal_flip=True, vertical_flip=True)
+    resampled = Augment(horizontal_flip=True, vertical_flip=True, rotate=1e-6)
+    torch.testing.assert_close(
+        apply(resampled, images, generator(5)), apply(flips, images, generator(5)), atol=0.05, rtol=0
+    )
+
+
+def test_the_images_given_are_left_as_they_are(images):
+    given = images.float()
+    apply(Augment(gamma=0.2, brightness=(0.5, 0.6), saturation=(0, 1), blur=1.0, noise_max=50), given, generator())
+    assert torch.equal(given, images.float())
