@@ -26,7 +26,7 @@ export HF_HUB_OFFLINE ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types format env clean
+.PHONY: help demo test test-long test-fast lint types format env clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +34,14 @@ help:  ## list these targets
 demo: $(VENV)/.installed  ## serve the demo on http://127.0.0.1:7860
 	$(RUN) app.py
 
-test: lint types  ## lint, check types and run every test
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
+test: lint types  ## lint, check types and run the tests, but for the long ones
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not long"
+
+test-long: $(VENV)/.installed-dev  ## run the long tests: kills, load, every case through every interface
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m long
 
 test-fast: $(VENV)/.installed-dev  ## run the tests that take no more than a few seconds each
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not long"
 
 lint: $(VENV)/.installed-dev  ## ruff: format and rules
 	$(RUN) -m ruff format --check $(CODE)
