@@ -24,7 +24,7 @@ from helpers_published import write_cell, write_training_folds
 
 from blastlens.synthetic_images import drawn_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 RECIPE = {
     "name": "tiny",
