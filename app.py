@@ -7,12 +7,9 @@ import signal
 import sys
 
 from blastlens import temp_files
-from blastlens.arenas import keep_giving_back, part_large_blocks, share_arenas
 from blastlens.errors import BlastlensError
 from blastlens.serving import begin
 
-share_arenas()
-part_large_blocks()
 # Before Gradio is imported, which asks only once where uploads go.
 uploads = temp_files.claim()
 
@@ -43,7 +40,6 @@ try:
     demo = build(models)
 except BlastlensError as error:  # as above
     sys.exit(str(error))
-keep_giving_back()
 temp_files.keep_clean(uploads, lambda: forget(demo, temp_files.keep_s()))
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ seconds. Opening images and reading configurations are other modules' work.
 import os
 import platform
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -165,8 +164,8 @@ class OnnxBackend:
         logits, features = self.run(["logits", "features"], views)
         return logits, features
 
-    def run(self, outputs: list[str], views: Sequence[np.ndarray], options: Any = None) -> list[np.ndarray]:
-        """Outputs of the graph for N views, at least one; `options` are ONNX Runtime's own of a run.
+    def run(self, outputs: list[str], views: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs of the graph for N views, at least one.
 
         One image has all cores. Of several each core takes one at a time, which is quicker than any batch: no core
         waits for the others layer by layer, and the feature maps of one image stay in its cache. Where less than one
@@ -174,7 +173,7 @@ class OnnxBackend:
         """
 
         def ask(session: Any, part: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return list(session.run(outputs, {"pixel_values": self._view.normalise(np.stack(part))}, options))
+            return list(session.run(outputs, {"pixel_values": self._view.normalise(np.stack(part))}))
 
         side_by_side = len(views) // self.threads * self.threads if len(views) > 1 else 0
         single = self._session if self.threads == 1 or not side_by_side else self._of_one_core
@@ -212,42 +211,6 @@ class OnnxBackend:
             return ort.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception type of its own for each status code
             raise BlastlensError(f"{self._name} is damaged or not an ONNX model; export it again.") from error
-
-
-class LimitedOnnxBackend(OnnxBackend):
-    """For networks that nobody here has chosen: a batch that takes too long is stopped, and the network given up."""
-
-    BATCH = 8
-
-    def __init__(self, file: Path, folder: ModelFolder, limit_s: float) -> None:
-        """Load it; `limit_s` is what `BATCH` images may take, in seconds."""
-        self._limit_s = limit_s  # before the network is asked for the first time
-        self._model = folder.model_id
-        self._given_up = False
-        super().__init__(file, folder)
-
-    def run(self, outputs: list[str], views: Sequence[np.ndarray], options: Any = None) -> list[np.ndarray]:
-        """Outputs of the graph; raises BlastlensError where they take too long, or fail, and ever after."""
-        parts = [self._limited(outputs, views[i : i + self.BATCH]) for i in range(0, len(views), self.BATCH)]
-        return [np.concatenate(of_parts) for of_parts in zip(*parts, strict=True)]
-
-    def _limited(self, outputs: list[str], views: Sequence[np.ndarray]) -> list[np.ndarray]:
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        stop = threading.Timer(self._limit_s, setattr, (options, "terminate", True))
-        if not self._given_up:
-            stop.start()
-            try:
-                return super().run(outputs, views, options)
-            except Exception:  # onnxruntime has an exception type of its own for each status code
-                self._given_up = True
-            finally:
-                stop.cancel()
-        raise BlastlensError(
-            f"Model {self._model} took longer than {self._limit_s:g} s for a few images, or failed; it is not asked "
-            "again."
-        )
 
 
 def _state(file: Path) -> tuple[int, int, int]:

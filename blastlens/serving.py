@@ -1,7 +1,6 @@
 """Which models a page offers, and loading them so that it starts whatever the Hub does.
 
-A Space is made with a `space.json` beside `app.py`: models of the Hub, each with the copy to fall back on. Models that
-visitors ask for themselves are another matter, see `guests`.
+A Space is made with a `space.json` beside `app.py`: models of the Hub, each with the copy to fall back on.
 """
 
 import json

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.without_hub import silent_hub, space, start
 from blastlens import BlastlensError, Classifier, serving
-from blastlens.inference import LimitedOnnxBackend
 from blastlens.integrity import digests
 from blastlens.model_folder import GATE_FILES, ModelFolder, bundled_models, bundled_root, fetch
 from blastlens.serving import Wanted, begin, serve
@@ -377,11 +376,6 @@ def test_an_answer_of_another_shape_than_announced_is_refused(foreign):
 
     in_onnx(count)(foreign, None)
     assert "answers in shapes" in refusal(foreign)
-
-
-def test_a_stranger_s_network_is_limited_from_its_first_answer_on(foreign):
-    with pytest.raises(BlastlensError, match="took longer than 1e-09 s"):
-        LimitedOnnxBackend(foreign / ONNX, ModelFolder.load(foreign), 1e-9)
 
 
 # The models that ship

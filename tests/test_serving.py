@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers_models import blobs, make_model_folder, shared_model_folder
+from helpers_models import blobs, make_model_folder, shared_model_folder, write_json
 from huggingface_hub import constants
 
 from blastlens import BlastlensError, Classifier, serving
-from blastlens.model_folder import bundled_models
+from blastlens.model_folder import ModelFolder, bundled_models
 from blastlens.serving import Wanted, for_visitors, serve, served, wanted
+from blastlens.ui import build
 from blastlens.ui.code_snippets import described
+from blastlens.ui.examples import examples_for
+from blastlens.ui.model_registry import Shelf
 from blastlens.ui.snippets import Origin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,6 +183,42 @@ def test_two_models_of_one_name_and_none_at_all_are_refused(tmp_path):
 )
 def test_visitors_are_told_the_cause_without_places_on_this_computer(told, shown):
     assert for_visitors(told) == shown
+
+
+# The page
+
+
+@pytest.fixture
+def shelf():
+    folders = [shared_model_folder("cell"), shared_model_folder("field")]
+    classifiers = {folder.name: Classifier.from_pretrained(folder) for folder in folders}
+    return Shelf(classifiers, {name: examples_for(c.label_names, None) for name, c in classifiers.items()})
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["who/cells", "who/cells@v1", f"who/cells@{COMMIT}", "/etc", "../x", "models/x", "a/" + "b" * 1000, 7, ["a/b"]],
+    ids=lambda model: str(model)[:20],
+)
+def test_the_page_opens_no_model_but_those_on_offer(hub, shelf, model):
+    with pytest.raises(BlastlensError, match=r"only tiny-cell, tiny-field|choose one of tiny-cell") as refusal:
+        shelf.classifier(model)
+    assert len(str(refusal.value)) < 500 and hub.requests == []
+
+
+def test_an_id_on_offer_with_its_revision_is_the_model_on_offer():
+    classifier = Classifier(ModelFolder.load(shared_model_folder("cell"), "who/cells", COMMIT))
+    shelf = Shelf({"who/cells": classifier}, {"who/cells": ()})
+    assert shelf.classifier(f"who/cells@{COMMIT}") is classifier is shelf.classifier("who/cells")
+
+
+def test_labels_are_escaped_on_every_tab(tmp_path):
+    folder = shutil.copytree(shared_model_folder("field"), tmp_path / "hostile")
+    labels = ["<img src=x onerror=alert(1)>", "\"'><script>alert(2)</script>", "=1+1", "__proto__"]
+    write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | {"label_names": labels})
+    shown = [part["props"].get("value") for part in build([folder]).config["components"] if part["type"] == "html"]
+    assert any("&lt;img" in str(value) for value in shown)
+    assert not re.search(r"<img src=x|<script>alert", json.dumps(shown))
 
 
 # app.py

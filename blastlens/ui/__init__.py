@@ -12,9 +12,8 @@ from starlette.middleware import Middleware
 
 from .. import temp_files
 from ..classifier import DISCLAIMER
-from ..guests import Guests
 from ..serving import Coming, Wanted, begin, serve
-from . import about, code_snippets, comparison, folder, hub_line, single_image, trust, validation
+from . import about, code_snippets, comparison, folder, single_image, trust, validation
 from .by_mcp import answer_by_mcp
 from .examples import examples_for
 from .links import TABS
@@ -60,7 +59,6 @@ REMEMBER_TAB = """() => document.addEventListener("click", event => {
 def build(
     models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None = None,
     data: Path | None = None,
-    open_hub: bool | None = None,
 ) -> gr.Blocks:
     """Build the page.
 
@@ -68,16 +66,13 @@ def build(
         models: those to offer, wanted, coming or as `Classifier.from_pretrained` takes them; by default
             `serving.wanted`.
         data: folder of data sets whose images are offered beside the drawn ones; by default BLASTLENS_DATA.
-        open_hub: whether visitors may open other models of the Hub; by default only where BLASTLENS_OPEN_HUB is 1.
 
     Raises:
         BlastlensError: no model to offer, one that cannot be served, or a limit in the environment that is none.
     """
     Limits.of()  # to be refused now rather than at the launch
     schedule = temp_files.every_s(), temp_files.keep_s()
-    if open_hub is None:
-        open_hub = os.environ.get("BLASTLENS_OPEN_HUB") == "1"
-    shelf = _shelf(models, data, Guests() if open_hub else None)
+    shelf = _shelf(models, data)
     with gr.Blocks(title="blastlens", analytics_enabled=False, delete_cache=schedule) as demo:
         gr.HTML(_masthead())
         if shelf.notices:
@@ -90,14 +85,13 @@ def build(
                 elem_classes="models",
             )
             told = gr.HTML(facts(shelf.first.folder), padding=True)
-            opening = hub_line.build(shelf, demo, model) if shelf.guests else None
         with gr.Tabs(elem_classes="tabs") as tabs:
             with gr.Tab("Try a cell", id="try"):
-                single_image.build(shelf, demo, model, told, opening)
+                single_image.build(shelf, demo, model, told)
             with gr.Tab("A patient or a folder", id="folder"):
                 folder.build(shelf, model)
             with gr.Tab("Test it on your slides", id="slides"):
-                validation.build(shelf, model, opening)
+                validation.build(shelf, model)
             with gr.Tab("How far to trust it", id="trust"):
                 trust.build(shelf, model)
             with gr.Tab("Models compared", id="compared"):
@@ -140,9 +134,7 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
     single_image.forget()
 
 
-def _shelf(
-    models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None, data: Path | None, guests: Guests | None
-) -> Shelf:
+def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None, data: Path | None) -> Shelf:
     given = begin() if models is None else models
     asked = [m if isinstance(m, Wanted | Coming) else Wanted(os.fspath(m)) for m in given]
     if data is None and os.environ.get("BLASTLENS_DATA"):
@@ -154,7 +146,6 @@ def _shelf(
         classifiers={name: one.classifier for name, one in served.items()},
         examples={name: by_labels[labels] for name, labels in labels_of.items()},
         notices={name: one.notice for name, one in served.items() if one.notice},
-        guests=guests,
     )
 
 

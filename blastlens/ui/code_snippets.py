@@ -44,8 +44,8 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
             classifier = shelf.classifier(chosen)
         scope = request.request.scope
         address = address_of(request.headers, scope)
-        own = _own(classifier.folder, shelf.is_guest(classifier), is_here(address, scope))
-        return own, _asked(shelf.name_of(classifier), address)
+        own = _own(classifier.folder, is_here(address, scope))
+        return own, _asked(classifier.folder.model_id, address)
 
     def list_models() -> dict[str, Any]:
         """Which models there are, and how good each is on unseen people. Research demonstration, not a medical device.
@@ -144,7 +144,7 @@ def _opening() -> str:
     )
 
 
-def _own(folder: ModelFolder, guest: bool = False, here: bool = False) -> str:
+def _own(folder: ModelFolder, here: bool = False) -> str:
     origin = Origin.of(folder, here)
     where = (
         "Run these lines in a copy of this project: the model is in its folder <code>models</code>."
@@ -155,10 +155,8 @@ def _own(folder: ModelFolder, guest: bool = False, here: bool = False) -> str:
         if origin.name.startswith(ELSEWHERE)
         else "The model is read from its folder."
     )
-    if guest:
-        where += " Nobody here has checked it, so only the way is shown that this page takes itself."
     heading = f"<h2>On your own computer</h2><p>Your images stay with you. {where}</p>"
-    return _boxes(heading, in_python(origin, IMAGE, trusted=not guest))
+    return _boxes(heading, in_python(origin, IMAGE))
 
 
 def _asked(model: str, address: str) -> str:

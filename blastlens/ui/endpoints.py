@@ -41,11 +41,6 @@ def endpoint(function: Callable[..., dict[str, Any]], queue: Mapping[str, Any] |
 def model_described(shelf: Shelf) -> Callable[[Function], Function]:
     """Decorate an endpoint's function: "{model}" and "{prevalence}" in its docstring become what may be given there."""
     said = "model: id of one of the models on offer, as list_models gives them; empty for the first."
-    if shelf.guests:
-        said = (
-            "model: id of one of those on offer, as list_models gives them, or owner/name[@revision] of another on the "
-            "Hub; empty for the first."
-        )
 
     def describe(function: Function) -> Function:
         told = {"{model}": said, "{prevalence}": _PREVALENCE}

@@ -57,7 +57,7 @@ class FolderTab:
         """Progress until the tables are there."""
         try:
             others = self.shelf.classifiers.values()
-            run = Run.of(self.shelf.classifier(model, patience=0), uploaded(files, self.keeper), sigma, others=others)
+            run = Run.of(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
         except BlastlensError as error:
             yield None, gr.Button(interactive=False), _refusal(error), *_NO_TABLES
             return
@@ -187,7 +187,7 @@ def _endpoint(tab: FolderTab) -> None:
         """
         with refusals():
             others = tab.shelf.classifiers.values()
-            classifier, given = tab.shelf.classifier(model, patience=0), uploaded(files, tab.keeper)
+            classifier, given = tab.shelf.classifier(model), uploaded(files, tab.keeper)
             run = Run.of(classifier, given, sigma, seed, others, prevalence or None)
             for _ in while_wanted(run.steps()):
                 pass

@@ -21,7 +21,7 @@ class Scene:
     """What the first tab shows.
 
     Attributes:
-        model: name of the model, a guest's with its commit.
+        model: id of the model.
         example: name of the example, such as "drawn-ALL-1"; "" for an image of the visitor's own, or none.
         change: how the image is changed.
         seed: of the noise.
@@ -47,7 +47,7 @@ def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str
     remarks = []
     classifier = shelf.first
     try:
-        classifier = shelf.classifier(query.get("model", ""), patience=0)
+        classifier = shelf.classifier(query.get("model", ""))
     except BlastlensError as error:
         remarks.append(f"The link names a model that is not on offer here. {error}")
     names = [name_of(example) for example in shelf.examples_of(classifier)]
@@ -68,7 +68,7 @@ def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str
         seed = checked_seed(int(query.get("seed") or 0))
     except (ValueError, BlastlensError):
         remarks.append("The link's seed is no whole number from 0 on.")
-    return Scene(shelf.name_of(classifier), example, change, seed), tuple(remarks)
+    return Scene(classifier.folder.model_id, example, change, seed), tuple(remarks)
 
 
 def name_of(example: Example) -> str:

@@ -10,7 +10,6 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
-from ..guests import PATIENCE_S, Guests, pinned
 from ..hub import split_name
 from ..images import ACCEPTED
 from ..model_folder import ModelFolder
@@ -29,13 +28,11 @@ class Shelf:
         classifiers: by model id; the first is the one the page opens with.
         examples: by model id, the images on offer for each.
         notices: by model id, why a copy is served in place of the Hub's model, in one sentence.
-        guests: models of the Hub that visitors ask for themselves; None where they may not.
     """
 
     classifiers: Mapping[str, Classifier]
     examples: Mapping[str, tuple[Example, ...]]
     notices: Mapping[str, str] = field(default_factory=dict)
-    guests: Guests | None = None
 
     @property
     def first(self) -> Classifier:
@@ -47,17 +44,11 @@ class Shelf:
         """The models on offer, as the picker takes them."""
         return [(model_choice(c.folder), name) for name, c in self.classifiers.items()]
 
-    def classifier(self, model: str, patience: float = PATIENCE_S) -> Classifier:
-        """The model of that name.
-
-        Args:
-            model: the id of one on offer, alone or followed by "@" and its revision; "" for the first; and where
-                guests are admitted, any "owner/name" or "owner/name@revision" of the Hub.
-            patience: how many seconds to wait at most for a guest that is not here yet.
+    def classifier(self, model: str) -> Classifier:
+        """The model of that name: the id of one on offer, alone or followed by "@" and its revision; "" for the first.
 
         Raises:
-            NotYetError: a guest that is being fetched.
-            BlastlensError: unknown, naming those there are, or a guest that cannot be had.
+            BlastlensError: unknown, naming those there are.
         """
         if not model:
             return self.first
@@ -66,32 +57,17 @@ class Shelf:
         offered = ", ".join(self.classifiers)
         named = split_name(model) if isinstance(model, str) and len(model) <= LONGEST_NAME else None
         if named is None:
-            more = ", or give owner/name of a model on the Hub" if self.guests else ""
             told = repr(model)
             told = told if len(told) <= LONGEST_NAME else f"{told[:LONGEST_NAME]}..."
-            raise BlastlensError(f"There is no model {told} here; choose one of {offered}{more}.")
+            raise BlastlensError(f"There is no model {told} here; choose one of {offered}.")
         model_id, revision = named
         if model_id in self.classifiers and revision == self.classifiers[model_id].folder.revision:
             return self.classifiers[model_id]
-        if self.guests:
-            return self.guests.classifier(model, patience)
         raise BlastlensError(f"This page offers only {offered}; it does not open other models of the Hub ({model}).")
 
-    def name_of(self, classifier: Classifier) -> str:
-        """By what name the page and its links ask for a model: its id, or that of a guest with its commit."""
-        folder = classifier.folder
-        return folder.model_id if self.classifiers.get(folder.model_id) is classifier else pinned(folder)
-
-    def is_guest(self, classifier: Classifier) -> bool:
-        """Whether a visitor asked for it, so that nobody here has chosen or checked it."""
-        return self.classifiers.get(classifier.folder.model_id) is not classifier
-
     def examples_of(self, classifier: Classifier) -> tuple[Example, ...]:
-        """The images on offer for a model; for a guest, those of a model on offer with the same labels."""
-        if not self.is_guest(classifier):
-            return self.examples[classifier.folder.model_id]
-        alike = (name for name, c in self.classifiers.items() if c.label_names == classifier.label_names)
-        return next((self.examples[name] for name in alike), ())
+        """The images on offer for a model."""
+        return self.examples[classifier.folder.model_id]
 
 
 def provenance(folder: ModelFolder, sigma: float = 0.0, warnings: Sequence[str] = ()) -> dict[str, Any]:

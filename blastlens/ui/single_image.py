@@ -19,7 +19,6 @@ from ..images import ACCEPTED
 from ..noise import checked_seed
 from .endpoints import endpoint, example_file, model_described
 from .examples import Example
-from .hub_line import Opening
 from .links import Scene, name_of, read_scene
 from .model_registry import Shelf, path_of, provenance, refusals
 from .pictures import curve_figure, figure, heat_overlay
@@ -135,7 +134,7 @@ class TryACell:
             _verdict(named, prediction.in_domain is not False),
             decision_html(prediction, classifier.folder.metrics.get("calibration")),
             notes_html(prediction, change, untouched, self._example(path, classifier), seconds),
-            link_html(Scene(self.shelf.name_of(classifier), self._name(path, classifier), change, seed)),
+            link_html(Scene(classifier.folder.model_id, self._name(path, classifier), change, seed)),
         )
 
     def curve(self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0) -> str:
@@ -345,14 +344,13 @@ def _by_label(curve: Curve, rows: np.ndarray) -> dict[str, list[float]]:
     return dict(zip(curve.label_names, rows.T.tolist(), strict=True))
 
 
-def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, opening: Opening | None = None) -> None:
+def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> None:
     """Lay the tab out and connect its events.
 
     Args:
         shelf: the models on offer.
         demo: the page that is being built; its load opens this tab.
         model, about: the picker above all tabs, and what it says of the picked model; this tab keeps both.
-        opening: the events by which another model gets into the picker.
     """
     tab = TryACell(shelf)
     with gr.Row(equal_height=False):
@@ -425,16 +423,12 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML, openin
     def follows(event: gr.events.Dependency) -> None:
         event.then(tab.curve, settings, curve, **quiet)
 
-    # A link may name a model that has to be fetched before it can be shown.
-    opened = opening.linked.then if opening else demo.load
-    follows(opened(tab.open, None, [model, about, offer, kind, *controls, seed, share, image, *shown], **quiet))
+    follows(demo.load(tab.open, None, [model, about, offer, kind, *controls, seed, share, image, *shown], **quiet))
     demo.load(None, js=KEYBOARD_RELEASE)
     demo.load(None, js=PASTE)
     follows(offer.select(tab.pick, [model, *change], [image, *shown], **click))
-    picked = [model.input, *([opening.picked] if opening else [])]
-    follows(gr.on(picked, tab.switch, settings, [about, offer, image, *shown, share], **quiet))
+    follows(model.input(tab.switch, settings, [about, offer, image, *shown, share], **quiet))
     follows(kind.input(tab.other_kind, [image, model, kind, seed, share], [*controls, *shown], **quiet))
-    # What is suggested is never a guest, so the picker has it.
     follows(caution.select(tab.send_on, [image, *change], [model, about, offer, image, *shown, share], **click))
     follows(marks.select(tab.jump, [image, model, kind, seed, share], [level, *shown], **click))
     follows(gr.on([image.upload, seed.input], tab.answer, settings, shown, **quiet))

@@ -73,17 +73,13 @@ class Origin:
         return cls(name, folder.revision, "auto_map" in folder.config, folder.view.frame is not None)
 
 
-def in_python(origin: Origin, image: str, trusted: bool = True) -> tuple[Snippet, ...]:
+def in_python(origin: Origin, image: str) -> tuple[Snippet, ...]:
     """The ways that run a model on one's own computer.
 
     Args:
         origin: of the model.
         image: path of an image file.
-        trusted: whether the model is one of the page's own; of others only the way is shown that the page itself takes,
-            which runs no code of theirs and needs no other files.
     """
-    if not trusted:
-        return (_classifier(origin, image),)
     timm = () if origin.custom_code else (_timm(origin, image),)
     return (_pipeline(origin, image), _classifier(origin, image), *timm)
 

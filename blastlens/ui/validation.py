@@ -20,7 +20,6 @@ from ..image_sources import is_zip, list_sources
 from ..validation_summary import caveats, verdict
 from ..wording import count, duration
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
-from .hub_line import Opening
 from .model_registry import Shelf, path_of, provenance, refusals
 from .queueing import while_wanted
 from .report_page import body, how_to_prepare, standalone
@@ -61,7 +60,7 @@ class YourSlides:
         """Test: how far it is, findings, and the buttons to start and to stop."""
         busy, idle = _buttons(ready=False, running=True), _buttons(ready=True, running=False)
         try:
-            classifier = self.shelf.classifier(model, patience=0)
+            classifier = self.shelf.classifier(model)
             labelled, others = self._labelled(archive, classifier), tuple(self.shelf.classifiers.values())
             outcomes: list[Measured | BlastlensError] = []
             start = shown = time.monotonic()
@@ -85,7 +84,7 @@ class YourSlides:
 
     def answer(self, archive: Upload, model: str) -> dict[str, Any]:
         """The findings as JSON values."""
-        classifier = self.shelf.classifier(model, patience=0)
+        classifier = self.shelf.classifier(model)
         labelled, others = self._labelled(archive, classifier), tuple(self.shelf.classifiers.values())
         outcomes = list(while_wanted(measure(classifier, labelled.images, others=others)))
         evaluation = evaluate(classifier, labelled, outcomes)
@@ -119,13 +118,12 @@ class YourSlides:
         return match_labels(list_sources([path]), classifier.label_names)
 
 
-def build(shelf: Shelf, model: gr.Radio, opening: Opening | None = None) -> None:
+def build(shelf: Shelf, model: gr.Radio) -> None:
     """Lay the tab out and connect its events.
 
     Args:
         shelf: the models on offer.
         model: the picker above all tabs.
-        opening: the events by which another model gets into the picker.
     """
     gr.HTML(
         '<p class="quiet">A published figure was measured on somebody else\'s slides and scanner. Give images of your '
@@ -159,7 +157,7 @@ def build(shelf: Shelf, model: gr.Radio, opening: Opening | None = None) -> None
     stop.click(None, cancels=running, api_visibility="private")
     # Whatever changes what would be tested also ends the test of what was there before. The page sets the model while
     # it loads, which is no such change.
-    looked_at = [archive.change, model.input, *([opening.picked] if opening else [])]
+    looked_at = [archive.change, model.input]
     gr.on(looked_at, tab.look, settings, [found, *shown], cancels=running, **quiet)
     model.change(tab.prepare, model, prepare, **quiet)
     _endpoint(tab)
