@@ -7,7 +7,7 @@ UV_VERSION := 0.13.8
 WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
-CODE := $(wildcard app.py hub_upload.py blastlens train publish benchmarks fuzz tests)
+CODE := $(wildcard app.py hub_upload.py blastlens train publish benchmarks tests)
 
 # Real images and weights are never part of the repository; where they lie beside it, they are used.
 ifneq ($(wildcard ../shared/data),)

@@ -15,7 +15,7 @@ from PIL import Image
 from . import external_result
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
-from .images import ImageSource, OpenedImage, name_of, use_image
+from .images import ImageSource, name_of, read_view
 from .inference import Backend, load_backend
 from .model_folder import ModelFolder, fetch
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
@@ -383,18 +383,13 @@ class Classifier:
         return change.apply(self._look(image).pixels)
 
     def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
-        return use_image(image, self._look_at, name_of(image, unnamed))
-
-    def _look_at(self, opened: OpenedImage) -> "_Look":
-        view = self.folder.view
-        pixels = view.apply(opened.pixels)
-        remarks = [*opened.notes, *view.remarks(*opened.pixels.size)]
+        pixels, remarks = read_view(image, self.folder.view, name_of(image, unnamed))
         if _is_grey(pixels):
-            remarks.append("image has no colour; the model was trained on stained cells in colour")
+            remarks += ("image has no colour; the model was trained on stained cells in colour",)
         gate = self.folder.gate
         if gate and (gate.incomplete or (gate.features and not self._scores_features)):
-            remarks.append(INCOMPLETE)
-        return _Look(pixels, tuple(remarks))
+            remarks += (INCOMPLETE,)
+        return _Look(pixels, remarks)
 
     def _try_look(self, image: ImageSource, unnamed: str) -> "_Look | BlastlensError":
         try:

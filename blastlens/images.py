@@ -1,73 +1,62 @@
-"""Open untrusted images safely, and frame them as a model sees them. Knows nothing of networks or noise."""
+"""Open untrusted image files: the one place where images are decoded.
+
+`read_image` opens one as it is, `read_view` as a model sees it; `view` has the crop and the resize.
+"""
 
 import logging
-import math
 import os
+import re
+import stat
+import struct
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+
+# Pillow imports the first four formats by itself; without these two it would import dozens to find one of them.
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from .errors import BlastlensError
-from .safe_decode import Unreasonable, Watched, check, check_exif
 from .wording import printable
 
-# Naming the plugins also imports them, which spares the first image a search through all of Pillow's formats.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        PngImagePlugin.PngImageFile,
-        JpegImagePlugin.JpegImageFile,
-        BmpImagePlugin.BmpImageFile,
-        GifImagePlugin.GifImageFile,
-        TiffImagePlugin.TiffImageFile,
-        WebPImagePlugin.WebPImageFile,
-    )
-)
+if TYPE_CHECKING:
+    from .view import View
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
 MAX_PIXELS = 50_000_000
-# Its reader keeps four copies of them.
-MAX_WEBP_PIXELS = 25_000_000
-# These pixels, uncompressed, with room for a header.
-MAX_BYTES = 160_000_000
-# 50 megapixels take up to 450 MB until they are used; from so many pixels on, threads take turns.
-LARGE = 10_000_000
+MAX_WEBP_PIXELS = 25_000_000  # Pillow's reader keeps four copies of them
+MAX_BYTES = 160_000_000  # MAX_PIXELS, uncompressed, with room for a header
 MIN_SIDE = 16
-# A sliver of 16 x 3,000,000 pixels is within the limit above and fills the memory once it is 224 wide.
-MAX_ASPECT = 20
-# Side of the published C-NMC files, each one segmented cell on black.
-RAW_CELL_SIDE = 450
+MAX_ASPECT = 20  # 16 x 3,000,000 pixels are within MAX_PIXELS, but fill the memory once resized to 224 px width
+RAW_CELL_SIDE = 450  # of the published C-NMC images, each one segmented cell on black
+# 50 megapixels take up to 450 MB while they are decoded: larger images than this are decoded one at a time.
+LARGE = 10_000_000
+# Limits on files that are made to keep the decoder busy or to fill the memory.
+MAX_DECODE_S = 3.0  # processor time from opening a file to reading the last of it; 50 megapixels take one or two
+MAX_JPEG_SEGMENTS, MAX_JPEG_SCANS = 10_000, 50  # progressive files have about ten scans, each over all pixels
+MAX_TAGS = 65_535
+# Numbers in one TIFF tag, which Python keeps one by one. 50 megapixels in tiles of 16 px have 800,000 offsets.
+MAX_TAG_INTEGERS, MAX_TAG_OTHERS = 1_000_000, 100_000
+MAX_RAW_EXIF = 131_072  # characters of EXIF data in hexadecimal, as old programs write them into a PNG
 
-# Pillow takes memory in blocks of this size. Smaller ones, of 16 MB, lie among the C library's other memory, and what
-# threads have read stays with them after it is free: 400 MB of two.
+# Pillow allocates memory in blocks of this size. Smaller ones, of 16 MB, come from the C heap, and what threads have
+# used of that is not returned to the system: 400 MB with two threads.
 Image.core.set_block_size(64 << 20)
-
-# What Pillow logs about a file gets a sentence of our own; where nobody listens, it would go to the terminal.
+# Without a handler, Pillow's log messages about a damaged file would be printed to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-Result = TypeVar("Result")
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
-_SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
-_TURNS = threading.Lock()
+_one_large_image = threading.Lock()
 _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # EXIF and TIFF tags
-# How each EXIF orientation but the first is undone.
-_UPRIGHT = {
+_UPRIGHT = {  # how each EXIF orientation but the first is undone
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -76,15 +65,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# EXIF data as old programs wrote them into a PNG, in hexadecimal.
-_RAW_EXIF, _MAX_RAW_EXIF = "Raw profile type exif", 131_072
-_INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-# How far each looks to either side, in pixels of the smaller image.
-_REACHES = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
+_SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
 
 
 @dataclass(frozen=True)
@@ -106,42 +87,33 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
         name: what error messages call the image; by default the file's name, or "image".
 
     Raises:
-        BlastlensError: missing, empty, over 160 MB, not an image, truncated, made to keep its reader busy, over 50
-            megapixels, or 25 of WebP (checked before decoding), a side under 16 px, one side over 20 times the other,
-            or values that are not pixels.
+        BlastlensError: missing, empty, over 160 MB, not an image, truncated, made to take excessive time or memory,
+            over 50 megapixels, or 25 of WebP (checked before decoding), a side under 16 px, one side over 20 times
+            the other, or values that are not pixels.
     """
     return read_image(source, name).pixels
 
 
 def read_image(source: ImageSource, name: str | None = None) -> OpenedImage:
-    """Open one image as `open_image` does, and keep the notes made on the way."""
-    return use_image(source, lambda opened: opened, name)
+    """Open one image as `open_image` does, with notes on what was changed."""
+    name = printable(name or name_of(source))
+    image = _opened(source, name)
+    with _turn(image):
+        return _to_rgb(image, name)
 
 
-def use_image(source: ImageSource, use: Callable[[OpenedImage], Result], name: str | None = None) -> Result:
-    """What `use` makes of one image, opened as `read_image` does.
+def read_view(source: ImageSource, view: "View", name: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Open one image as `open_image` does, and crop and resize it to what a model sees.
 
-    Threads take turns with large images until they are used, so that only one of them is in memory; `use` should
-    therefore keep less than the image, and open no other.
+    Returns:
+        uint8 (S, S, 3), and remarks on what was changed and on a size the model was not trained on.
     """
     name = printable(name or name_of(source))
-    if isinstance(source, Image.Image):
-        return _use_rgb(source, use, name)
-    if isinstance(source, np.ndarray):
-        return _use_rgb(_from_array(source, name), use, name)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(BytesIO(source), use, name)
-    if isinstance(source, str | os.PathLike):
-        return _read_path(source, use, name)
-    if hasattr(source, "read"):
-        data = source.read()
-        if not isinstance(data, bytes):
-            raise BlastlensError(f"{name} is open as text; open it in binary mode.")
-        return _decode(BytesIO(data), use, name)
-    raise BlastlensError(
-        f"An image cannot be read from {type(source).__name__}; give a path, bytes, a binary file, a PIL "
-        "image or a uint8 array."
-    )
+    image = _opened(source, name)
+    with _turn(image):
+        opened = _to_rgb(image, name)
+        del image  # a WebP keeps three copies of its pixels
+        return view.apply(opened.pixels), (*opened.notes, *view.remarks(*opened.pixels.size))
 
 
 def name_of(source: Any, unnamed: str = "image") -> str:
@@ -154,58 +126,109 @@ def name_of(source: Any, unnamed: str = "image") -> str:
     return Path(text).name or text or unnamed
 
 
-def _read_path(source: str | os.PathLike[str], use: Callable[[OpenedImage], Result], name: str) -> Result:
-    path = Path(os.fsdecode(source))
-    shown = printable(str(path))
+def read_file(path: str | os.PathLike[str], name: str) -> bytes:
+    """The first MAX_BYTES + 1 bytes of a regular file, called `name` in messages; links are followed.
+
+    Raises:
+        BlastlensError: missing, unreadable, or not a regular file.
+    """
     try:
-        if path.is_dir():
-            raise BlastlensError(f"{shown} is a folder; give image files, such as {shown}{os.sep}*.png.")
-        if not path.exists():
-            raise BlastlensError(f"{shown} does not exist; give a {ACCEPTED} file.")
-        if not path.is_file():  # a pipe or a device could keep us waiting for ever
-            raise BlastlensError(f"{shown} is not a regular file; give a {ACCEPTED} file.")
-        with path.open("rb") as file:
-            return _decode(file, use, name)
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise BlastlensError(f"{name} is a folder; give image files, such as {name}{os.sep}*.png.")
+        if not stat.S_ISREG(mode):  # a pipe or a device could block forever
+            raise BlastlensError(f"{name} is not a regular file; give a {ACCEPTED} file.")
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise BlastlensError(f"{name} does not exist; give a {ACCEPTED} file.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BlastlensError(f"{shown} cannot be read ({reason}); give a {ACCEPTED} file.") from error
+        raise BlastlensError(f"{name} cannot be read ({reason}); give a {ACCEPTED} file.") from error
 
 
-def _decode(file: BinaryIO, use: Callable[[OpenedImage], Result], name: str) -> Result:
-    # Nothing else may hold what was opened: a WebP keeps three copies of its pixels.
-    return _use_rgb(_opened(file, name), use, name)
+def too_large(name: str) -> BlastlensError:
+    """The error about a file of more than MAX_BYTES."""
+    return BlastlensError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB; give a smaller image.")
 
 
-def _opened(file: BinaryIO, name: str) -> Image.Image:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
+# Decoding ------------------------------------------------------------------------------------------------------------
+
+
+class _Unreasonable(Exception):
+    """A file that would take excessive time or memory, as no camera and no program makes it."""
+
+
+class _TimedFile(BytesIO):
+    """A file whose reader is stopped once it has used MAX_DECODE_S of its thread's processor time."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._until = time.thread_time() + MAX_DECODE_S
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._until:
+            raise _Unreasonable
+        return super().read(size)
+
+
+def _opened(source: ImageSource, name: str) -> Image.Image:
+    """Read the header of an image and check its size; its pixels are not decoded yet."""
+    if isinstance(source, np.ndarray):
+        image = _from_array(source, name)
+    elif isinstance(source, Image.Image):
+        image = source
+    else:
+        image = _from_bytes(_bytes_of(source, name), name)
+    _check_size(*image.size, image.format, name)
+    return image
+
+
+def _bytes_of(source: Any, name: str) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return read_file(source, printable(os.fsdecode(source)))
+    if not hasattr(source, "read"):
+        raise BlastlensError(
+            f"An image cannot be read from {type(source).__name__}; give a path, bytes, a binary file, a PIL "
+            "image or a uint8 array."
+        )
+    data = source.read()
+    if not isinstance(data, bytes):
+        raise BlastlensError(f"{name} is open as text; open it in binary mode.")
+    return data
+
+
+def _from_bytes(data: bytes, name: str) -> Image.Image:
+    if not data:
         raise BlastlensError(f"{name} is empty (0 bytes); give a {ACCEPTED} file.")
-    if size > MAX_BYTES:
-        raise BlastlensError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB; give a smaller image.")
-    file.seek(0)
+    if len(data) > MAX_BYTES:
+        raise too_large(name)
     try:
-        check(file)
-        image = Image.open(cast(BinaryIO, Watched(file)), formats=FORMATS)
-        # Tiles are unpacked whole, however little of one is inside the image.
+        if data.startswith(b"\xff\xd8"):
+            _check_jpeg(data)
+        elif data[:2] in (b"II", b"MM"):
+            _check_tags(data)
+        image = Image.open(_TimedFile(data), formats=FORMATS)
+        # Tiles are unpacked as a whole, however little of one is inside the image.
         tags = getattr(image, "tag_v2", {})
         if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0) > MAX_PIXELS:
-            raise Unreasonable
+            raise _Unreasonable
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BlastlensError(f"{name} has too many pixels; {_SIZE_LIMIT}.") from error
     except UnidentifiedImageError as error:
         raise BlastlensError(f"{name} is not an image that can be read; give a {ACCEPTED} file.") from error
-    except Unreasonable as error:
-        raise _unreasonable(name) from error
-    except Exception as error:  # decoders fail on hostile bytes in every way there is
-        raise _damaged(name) from error
+    except Exception as error:  # decoders raise exceptions of any type on hostile bytes
+        raise _undecodable(error, name) from error
 
 
-def _unreasonable(name: str) -> BlastlensError:
-    return BlastlensError(f"{name} would take too long or too much memory to read; save it anew as a plain PNG.")
-
-
-def _damaged(name: str) -> BlastlensError:
+def _undecodable(error: Exception, name: str) -> BlastlensError:
+    if isinstance(error, BlastlensError):
+        return error
+    if isinstance(error, _Unreasonable):
+        return BlastlensError(f"{name} would take too long or too much memory to read; save it anew as a plain PNG.")
     return BlastlensError(f"{name} is truncated or damaged; give an intact {ACCEPTED} file.")
 
 
@@ -219,46 +242,11 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _use_rgb(image: Image.Image, use: Callable[[OpenedImage], Result], name: str) -> Result:
-    _check_size(*image.size, image.format, name)
-    with _TURNS if image.width * image.height > LARGE else nullcontext():
-        try:
-            opened = _to_rgb(image, name)
-        except BlastlensError:
-            raise
-        except Unreasonable as error:
-            raise _unreasonable(name) from error
-        except Exception as error:  # decoders fail on hostile bytes in every way there is
-            raise _damaged(name) from error
-        del image
-        return use(opened)
-
-
-def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
-    notes = []
-    # A JPEG may hold a preview as a second frame; that is no animation.
-    if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
-        notes.append("only the first of its frames was used")
-    image.load()
-    image = _upright(image)
-    if image.mode == "P":
-        notes.append("its colours come from a palette of at most 256")
-    if image.mode == "F" or image.mode.startswith("I"):
-        image, remarks = _deep_to_grey(image, name)
-        notes += remarks
-    if image.has_transparency_data:
-        image, remarks = _on_black(image)
-        notes += remarks
-    elif image.mode != "RGB":
-        image = image.convert("RGB")
-    return OpenedImage(image, tuple(notes))
-
-
-def _check_size(width: int, height: int, form: str | None, name: str) -> None:
+def _check_size(width: int, height: int, format_: str | None, name: str) -> None:
     size = f"{name} is {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise BlastlensError(f"{size}; {_SIZE_LIMIT}.")
-    if form == "WEBP" and width * height > MAX_WEBP_PIXELS:
+    if format_ == "WEBP" and width * height > MAX_WEBP_PIXELS:
         raise BlastlensError(
             f"{size}; at most {MAX_WEBP_PIXELS // 1_000_000} megapixels of WebP are accepted, so save it as a PNG."
         )
@@ -268,15 +256,43 @@ def _check_size(width: int, height: int, form: str | None, name: str) -> None:
         raise BlastlensError(f"{size}; the long side may be at most {MAX_ASPECT} times the short one.")
 
 
+def _turn(image: Image.Image) -> AbstractContextManager[Any]:
+    """While this is held, no other large image is in memory."""
+    return _one_large_image if image.width * image.height > LARGE else nullcontext()
+
+
+def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
+    notes = []
+    try:
+        # A JPEG may hold a preview as a second frame; that is no animation.
+        if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
+            notes.append("only the first of its frames was used")
+        image.load()
+        image = _upright(image)
+        if image.mode == "P":
+            notes.append("its colours come from a palette of at most 256")
+        if image.mode == "F" or image.mode.startswith("I"):
+            image, remarks = _deep_to_grey(image, name)
+            notes += remarks
+        if image.has_transparency_data:
+            image, remarks = _on_black(image)
+            notes += remarks
+        elif image.mode != "RGB":
+            image = image.convert("RGB")
+    except Exception as error:  # decoders raise exceptions of any type on hostile bytes
+        raise _undecodable(error, name) from error
+    return OpenedImage(image, tuple(notes))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        check_exif(image.info.get("exif") or b"")
-        if len(image.info.get(_RAW_EXIF, "")) > _MAX_RAW_EXIF:
+        _check_exif(image.info.get("exif") or b"")
+        if len(image.info.get("Raw profile type exif", "")) > MAX_RAW_EXIF:
             return image
-        # Not ImageOps.exif_transpose, which would read and write all other tags, too.
+        # Not ImageOps.exif_transpose, which reads and writes all other tags as well.
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
         return image if method is None else image.transpose(method)
-    except Exception:  # broken metadata says nothing against the pixels
+    except Exception:  # damaged metadata do not make the pixels unusable
         return image
 
 
@@ -291,7 +307,7 @@ def _deep_to_grey(image: Image.Image, name: str) -> tuple[Image.Image, list[str]
     if image.mode == "F" and low >= 0 and high <= 1:  # false for NaN too
         values = np.multiply(values, 255, dtype=np.float32)
         return Image.fromarray(np.rint(values, out=values).astype(np.uint8)), []
-    kind = "floating-point" if image.mode == "F" else "32-bit whole-number"
+    kind = "floating-point" if image.mode == "F" else "32-bit integer"
     raise BlastlensError(
         f"{name} has {kind} pixels from {low:g} to {high:g}; 8-bit or 16-bit ones, or floating-point ones "
         "from 0 to 1, are accepted."
@@ -308,204 +324,61 @@ def _on_black(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return black, ["its transparent pixels were shown on black"]
 
 
-@dataclass(frozen=True)
-class View:
-    """The square of pixels a model looks at, and how they are normalised.
+# A megabyte of TIFF can have Pillow read ten gigabytes of tags, and 200 kB of JPEG decode its pixels a thousand times.
 
-    Attributes:
-        size: side of the network's input in pixels.
-        frame: None for timm's evaluation transform (shortest side to `size`, centre crop). For single-cell
-            models the side of a black square: a larger image is shrunk to fit into it, a smaller one put on
-            it unchanged, and its centre is cropped, as the transformers image processor named in the model
-            folder does. Published cells of 450 px and their prepared centres of `size` px then look the same.
-        interpolation: "bicubic", "bilinear" or "lanczos", with antialiasing as Pillow does it.
-        mean, std: per channel, on the 0 to 1 scale.
-    """
-
-    size: int
-    frame: int | None
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if not (_is_int(self.size) and 16 <= self.size <= 4096):
-            raise BlastlensError(f"The input size is {self.size!r}; 16 to 4096 pixels are accepted.")
-        if self.frame is not None and not (_is_int(self.frame) and self.size <= self.frame <= 8192):
-            raise BlastlensError(f"The frame is {self.frame!r}; it must be at least as large as the input.")
-        if self.interpolation not in tuple(_INTERPOLATIONS):
-            known = ", ".join(_INTERPOLATIONS)
-            raise BlastlensError(f"The interpolation is {self.interpolation!r}; one of {known} is accepted.")
-        if not (_is_triple(self.mean) and _is_triple(self.std) and min(self.std) > 0):
-            raise BlastlensError(
-                f"The mean {self.mean!r} and std {self.std!r} must be three numbers each, std above 0."
-            )
-
-    @classmethod
-    def from_folder(cls, config: dict[str, Any], preprocessor: dict[str, Any] | None) -> "View":
-        """Read the view from config.json and, for single-cell models, preprocessor_config.json.
-
-        Raises:
-            BlastlensError: a missing or unusable setting, or one that would make `transformers.pipeline` see
-                other pixels than this view.
-        """
-        cfg = config.get("pretrained_cfg")
-        if not isinstance(cfg, dict):
-            raise BlastlensError("config.json has no pretrained_cfg; a timm model's configuration is expected.")
-        shape = cfg.get("input_size")
-        if not (isinstance(shape, list) and len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]):
-            raise BlastlensError(f"input_size in config.json is {shape!r}; [3, S, S] is expected.")
-        if cfg.get("test_input_size", shape) != shape:
-            raise BlastlensError("test_input_size in config.json differs from input_size; leave it out.")
-        if cfg.get("crop_pct") != 1 or cfg.get("crop_mode", "center") != "center":
-            raise BlastlensError("config.json must have crop_pct 1.0 and crop_mode center.")
-        # A pipeline finds the image processor's name in config.json and its settings in the other file.
-        if ("image_processor_type" in config) != (preprocessor is not None):
-            raise BlastlensError(
-                "A single-cell model needs both image_processor_type in config.json and a "
-                "preprocessor_config.json; one is missing."
-            )
-        if preprocessor is not None:
-            return cls._from_preprocessor(shape[1], preprocessor)
-        mean, std = _as_tuple(cfg.get("mean")), _as_tuple(cfg.get("std"))
-        return cls(shape[1], None, cfg.get("interpolation", "bicubic"), mean, std)
-
-    @classmethod
-    def _from_preprocessor(cls, size: int, preprocessor: dict[str, Any]) -> "View":
-        settings = _PREPROCESSOR_DEFAULTS | preprocessor
-        for key, expected in _PREPROCESSOR.items():
-            if not _same(settings.get(key), expected):
-                raise BlastlensError(
-                    f"{key} in preprocessor_config.json is {settings.get(key)!r}; {expected!r} is expected."
-                )
-        frame, crop = _side(settings.get("size")), _side(settings.get("crop_size"))
-        if not _is_int(frame) or crop != size:
-            raise BlastlensError(
-                f"preprocessor_config.json has size {settings.get('size')!r} and crop_size "
-                f"{settings.get('crop_size')!r}; a square, and the model's {size} px, are expected."
-            )
-        resample = settings["resample"]
-        interpolation = {"2": "bilinear", "3": "bicubic"}.get(str(resample), f"resample {resample}")
-        mean, std = _as_tuple(settings.get("image_mean")), _as_tuple(settings.get("image_std"))
-        return cls(size, frame, interpolation, mean, std)
-
-    def apply(self, image: Image.Image) -> np.ndarray:
-        """Crop and resize an RGB image to what the network sees before normalisation: uint8 (S, S, 3)."""
-        return np.array(self._shortest_side(image) if self.frame is None else self._framed(image, self.frame))
-
-    def _shortest_side(self, image: Image.Image) -> Image.Image:
-        short = min(image.size)
-        width, height = self.size * image.width // short, self.size * image.height // short
-        if (width, height) != image.size:
-            image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
-        # torchvision's centre crop rounds half to even, as Python does.
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return image.crop((left, top, left + self.size, top + self.size))
-
-    def _framed(self, image: Image.Image, frame: int) -> Image.Image:
-        width, height = _thumbnail_size(*image.size, frame)
-        # The crop's corner on the shrunk image; negative where the crop reaches into the black around it.
-        margin = (frame - self.size) // 2
-        left, top = margin - (frame - width) // 2, margin - (frame - height) // 2
-        if (width, height) == image.size:
-            return image.crop((left, top, left + self.size, top + self.size))
-        # Black stays black, so only what is kept and lit is resampled: of a published cell, a quarter of the time.
-        lit = image.getbbox() or (0, 0, 0, 0)
-        across, down = image.width / width, image.height / height
-        x0, x1 = self._reached(lit[0], lit[2], across, max(left, 0), min(left + self.size, width))
-        y0, y1 = self._reached(lit[1], lit[3], down, max(top, 0), min(top + self.size, height))
-        if x0 >= x1 or y0 >= y1:
-            return Image.new(image.mode, (self.size, self.size))
-        # What is resampled may look at pixels beyond its box.
-        box = (x0 * across, y0 * down, min(x1 * across, image.width), min(y1 * down, image.height))
-        part = image.resize((x1 - x0, y1 - y0), _INTERPOLATIONS[self.interpolation], box=box)
-        return part.crop((left - x0, top - y0, left - x0 + self.size, top - y0 + self.size))
-
-    def _reached(self, start: int, end: int, scale: float, low: int, high: int) -> tuple[int, int]:
-        """Which pixels of a shrunk line, `low` to `high` at most, see any of the pixels from `start` to `end` of it."""
-        reach = _REACHES[self.interpolation] * scale
-        return max(low, math.floor((start - reach) / scale)), min(high, math.ceil((end + reach) / scale))
-
-    def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """The network's input, (x / 255 - mean) / std: uint8 (N, S, S, 3) to float32 (N, 3, S, S)."""
-        mean, std = (np.array(values, np.float64).reshape(3, 1, 1) for values in (self.mean, self.std))
-        count, height, width, channels = pixels.shape
-        batch = np.empty((count, channels, height, width), np.float32)
-        np.multiply(pixels.transpose(0, 3, 1, 2), (1 / (255 * std)).astype(np.float32), out=batch)
-        batch -= (mean / std).astype(np.float32)
-        return batch
-
-    def remarks(self, width: int, height: int) -> tuple[str, ...]:
-        """What to tell a reader whose image has a size, in pixels, that the model was not trained on."""
-        seen = f"image is {width}x{height}"
-        if self.frame is None:
-            square = () if width == height else (f"{seen}; only its centre square was used",)
-            small = min(width, height) < self.size
-            return (*square, *([f"{seen}; it was enlarged to {self.size}x{self.size}"] if small else []))
-        if width == height and width in (RAW_CELL_SIDE, self.size):
-            return ()
-        done = "resized and cropped" if max(width, height) > self.frame else "padded or cropped, not resized"
-        return (
-            f"{seen}; the model expects a single segmented cell on black, {RAW_CELL_SIDE}x{RAW_CELL_SIDE} or "
-            f"prepared {self.size}x{self.size}; it was {done}",
-        )
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those followed by a length, and the end marker
+_SCAN, _END, _APP1, _EXIF = 0xDA, 0xD9, 0xE1, b"Exif\0\0"
+# What Pillow takes each TIFF type to consist of, as `struct` spells it; "s" is kept as bytes, "*" are two numbers.
+_TAG_TYPES = dict(enumerate("ssHL*bshl*fd", start=1)) | {13: "L", 16: "Q"}
 
 
-def _thumbnail_size(width: int, height: int, frame: int) -> tuple[int, int]:
-    """Size after the shrinking step of transformers' DonutImageProcessor, whose arithmetic this follows."""
-    new_width, new_height = min(width, frame), min(height, frame)
-    if (new_width, new_height) == (width, height):
-        return width, height
-    if height > width:
-        new_width = width * new_height // height
-    elif width > height:
-        new_height = height * new_width // width
-    return new_width, new_height
+def _check_jpeg(data: bytes) -> None:
+    exif, scans = [], 0
+    for number, (marker, segment) in enumerate(_jpeg_segments(data)):
+        scans += marker == _SCAN
+        if number > MAX_JPEG_SEGMENTS or scans > MAX_JPEG_SCANS:
+            raise _Unreasonable
+        if marker == _APP1 and segment.startswith(_EXIF):
+            exif.append(segment[len(_EXIF) :])
+    _check_exif(b"".join(exif))  # as Pillow joins them
 
 
-# The settings with which transformers' DonutImageProcessor does what `View` does; then what that class falls
-# back to where a file leaves one out.
-_PREPROCESSOR = {
-    "image_processor_type": "DonutImageProcessor",
-    "do_resize": False,
-    "do_thumbnail": True,
-    "do_align_long_axis": False,
-    "do_pad": True,
-    "do_center_crop": True,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-}
-_PREPROCESSOR_DEFAULTS = _PREPROCESSOR | {
-    "image_processor_type": None,
-    "do_resize": True,
-    "do_center_crop": None,
-    "resample": 2,
-}
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of everything in a JPEG but its entropy-coded pixels."""
+    start = 2
+    while (found := _JPEG_MARKER.search(data, start)) and (marker := data[found.end() - 1]) != _END:
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        yield marker, data[found.end() + 2 : found.end() + length]
+        start = found.end() + max(length, 2)
 
 
-def _same(found: Any, expected: Any) -> bool:
-    if isinstance(expected, float):
-        return isinstance(found, float) and math.isclose(found, expected, rel_tol=1e-6)
-    # The processor's Pillow twin does the same to one grey level, so a file may name either.
-    return found == expected or (isinstance(expected, str) and found == expected + "Pil")
+def _check_exif(data: bytes) -> None:
+    while data.startswith(_EXIF):
+        data = data[len(_EXIF) :]
+    _check_tags(data)
 
 
-def _side(value: Any) -> Any:
-    """The side of a square written as a number or as {"height": S, "width": S}; other values as they are."""
-    if isinstance(value, dict) and value.get("height") == value.get("width"):
-        return value.get("height")
-    return value
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_triple(value: Any) -> bool:
-    numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
-    return numbers and len(value) == 3 and all(abs(v) < 1e6 for v in value)
+def _check_tags(data: bytes) -> None:
+    """Compare the first table of TIFF tags, the only one Pillow reads, with the length of the file."""
+    order, big = "<" if data[:2] == b"II" else ">", data[2:3] == b"\x2b"
+    entry = struct.Struct(order + ("HHQQ" if big else "HHLL"))
+    try:
+        (start,) = struct.unpack_from(order + "Q" if big else order + "L", data, 8 if big else 4)
+        (number,) = struct.unpack_from(order + "Q" if big else order + "H", data, start)
+    except (struct.error, OverflowError):
+        return  # Pillow refuses it
+    if number > MAX_TAGS:
+        raise _Unreasonable
+    start += 8 if big else 2
+    table = data[start : start + number * entry.size]
+    pointed_at = 0
+    for _, kind, count, offset in entry.iter_unpack(table[: len(table) - len(table) % entry.size]):
+        letter = _TAG_TYPES.get(kind, "")
+        size = count * (8 if letter == "*" else struct.calcsize("=" + letter))
+        if size > (8 if big else 4) and offset + size <= len(data):
+            pointed_at += size
+            if letter != "s" and count > (MAX_TAG_INTEGERS if letter in ("H", "L", "Q") else MAX_TAG_OTHERS):
+                raise _Unreasonable
+    # Two tags may share their data; thousands that do fill the memory with copies.
+    if pointed_at > 2 * len(data):
+        raise _Unreasonable

@@ -12,7 +12,6 @@ from typing import Any
 
 from . import external_result
 from .errors import BlastlensError
-from .images import View
 from .integrity import (
     refuse_code,
     refuse_links_out,
@@ -22,6 +21,7 @@ from .integrity import (
 )
 from .ood_detection import Gate
 from .tensors import read_tensors
+from .view import View
 
 # What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
 MAIN = ("mobilenetv1-cnmc2019", "mobilenetv2-aria2021")

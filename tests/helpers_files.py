@@ -64,7 +64,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "unscaled.tif": (lambda f: _float(f, 10.0), "floating-point pixels"),
     "whole32.tif": (
         lambda f: Image.fromarray(picture()[..., 0].astype(np.int32)).save(f),
-        "32-bit whole-number pixels",
+        "32-bit integer pixels",
     ),
     "nan.tif": (
         lambda f: Image.fromarray(np.full((32, 32), np.nan, np.float32)).save(f),

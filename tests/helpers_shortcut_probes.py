@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blastlens.images import View
 from blastlens.metrics import Scaling
+from blastlens.view import View
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks

@@ -10,7 +10,8 @@ from helpers_models import FRAME, PREPROCESSOR, SIZE, blobs, config_json
 from PIL import Image
 
 from blastlens.errors import BlastlensError
-from blastlens.images import View, open_image, read_image
+from blastlens.images import open_image, read_image
+from blastlens.view import View
 
 HALF = (0.5, 0.5, 0.5)
 CELL = View(SIZE, FRAME, "bicubic", HALF, HALF)

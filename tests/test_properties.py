@@ -9,8 +9,8 @@ from PIL import Image
 
 from blastlens import Classifier, metrics
 from blastlens.errors import BlastlensError
-from blastlens.images import View
 from blastlens.noise import MAX_SIGMA, add_gaussian_noise
+from blastlens.view import View
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIGMAS = st.floats(0, MAX_SIGMA)

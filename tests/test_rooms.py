@@ -103,7 +103,7 @@ def test_only_the_command_line_knows_bulk_scoring(file):
 
 @pytest.mark.parametrize("file", [*SERVING_FILES, *UI_FILES], ids=name)
 def test_serving_never_imports_training_or_scripts(file):
-    forbidden = ("train", "publish", "app", "hub_upload", "tests", "benchmarks", "fuzz")
+    forbidden = ("train", "publish", "app", "hub_upload", "tests", "benchmarks")
     assert not [i for i in imports(file) for module in forbidden if is_within(i, module)]
 
 

@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
-from blastlens.images import View, open_image
+from blastlens.images import open_image
 from blastlens.inference import usable_cores
+from blastlens.view import View
 from train.crossval import HeldOut, calibrated, cross_fitted, plain
 from train.datasets import Row, labels_of, load_rows
 from train.datasets.rows import dataset_hash

@@ -20,8 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens.donor_metrics import donor_weights
-from blastlens.images import View
 from blastlens.inference import usable_cores
+from blastlens.view import View
 from train.datasets import Row, dataset_hash
 from train.files import make_once
 from train.masks import cell_mask

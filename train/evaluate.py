@@ -29,12 +29,13 @@ from tqdm.auto import tqdm
 from blastlens import external_result, metrics
 from blastlens.donor_metrics import MIN_IMAGES, DonorScores
 from blastlens.errors import BlastlensError
-from blastlens.images import RAW_CELL_SIDE, View
+from blastlens.images import RAW_CELL_SIDE
 from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.metrics import Interval
 from blastlens.model_folder import NETWORKS, RECORDED, SAFETENSORS, ModelFolder
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+from blastlens.view import View
 from blastlens.wording import listed
 from train import calibration, card, ood_fitting, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe, plain, summarise

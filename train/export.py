@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
-from blastlens.images import View
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
+from blastlens.view import View
 from train import modeling_blastlens
 from train.datasets import load_rows
 from train.datasets.splits import make_splits

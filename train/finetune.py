@@ -38,8 +38,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
-from blastlens.images import View
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+from blastlens.view import View
 from train import feature_network, invariance, transforms
 from train.cell_features import LogisticModel, columns, dataset_features
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows

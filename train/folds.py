@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
-from blastlens.images import View
 from blastlens.inference import usable_cores
 from blastlens.metrics import Scaling
 from blastlens.noise import add_gaussian_noise
+from blastlens.view import View
 from train.crossval import HeldOut, cross_fitted
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits

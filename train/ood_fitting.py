@@ -34,12 +34,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
-from blastlens.images import View, open_image
+from blastlens.images import open_image
 from blastlens.inference import load_backend, usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS, FeatureScore, Gate, statistics_of
 from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.view import View
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.feature_score import DIRECTIONS, fit_features, write_features

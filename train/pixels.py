@@ -12,7 +12,8 @@ import numpy as np
 from datasets import Image, config, load_dataset
 from tqdm.auto import tqdm
 
-from blastlens.images import View, open_image
+from blastlens.images import open_image
+from blastlens.view import View
 from train.datasets import Row, dataset_hash
 from train.files import make_once, writing
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from blastlens.errors import BlastlensError
-from blastlens.images import View
 from blastlens.published_systems import Comparison, Dataset, System
+from blastlens.view import View
 from train.card.dataset_info import DataSet, Start, data_set, start
 from train.card.numbers import verdict
 from train.report.evidence import Evidence

@@ -1,1 +1,0 @@
-"""Coverage-guided fuzzing of what opens strangers' files; see README.md here."""
