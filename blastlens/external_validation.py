@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import external_result, metrics
+from . import bootstrap, external_result, metrics
 from .classifier import Classifier, suggesting
 from .errors import BlastlensError
 from .folder_labels import LabelledImage, LabelledImages
@@ -434,7 +434,7 @@ def _scores(
     positive = _positive(names)
     with np.errstate(invalid="ignore"):
         try:
-            found = metrics.bootstrap(truth, probabilities, groups, names, positive, replicates)
+            found = bootstrap.summary(truth, probabilities, groups, names, positive, replicates)
         except ValueError:  # no replicate held every class: there is no interval
             found = metrics.summary(truth, probabilities, names, positive)
     confusion = tuple(tuple(row) for row in found["confusion_matrix"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blastlens.metrics import Scaling
+from blastlens.calibration import Scaling
 from blastlens.view import View
 from train.datasets import Row
 from train.datasets.splits import make_splits

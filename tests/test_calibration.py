@@ -8,6 +8,7 @@ import pytest
 from helpers_shortcut_probes import cell, networks_of
 
 from blastlens import metrics
+from blastlens.calibration import Scaling
 from blastlens.thresholds import Decision
 from train import calibration, threshold_fitting
 from train.calibration import Candidate
@@ -183,7 +184,7 @@ def test_sets_that_miss_a_class_on_other_people_do_not_hold():
     logits = held_out.logits.copy()
     logits[:, odd] = np.abs(logits[:, odd]) * [3, -3]
     wrong = dataclasses.replace(held_out, logits=logits)
-    found = calibration.report(wrong, {k: metrics.Scaling.identity(2) for k in range(3)}, groups, CELLS)
+    found = calibration.report(wrong, {k: Scaling.identity(2) for k in range(3)}, groups, CELLS)
     sets = found["prediction_sets"]
     assert sets["coverage_by_class"]["HEM"]["high"] < 0.9
     assert sets["holds"] is False and "Not every label reaches the 90 % asked" in sets["why"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers_results import made_up_result
 
-from blastlens import metrics
+from blastlens import bootstrap
 from blastlens.errors import BlastlensError
 from train import experiments
 from train.recipe import Recipe
@@ -70,7 +70,7 @@ def test_the_table_shows_the_difference_that_a_paired_bootstrap_finds():
     base, other = trial("a", skill=0.4), trial("b", seed=9, skill=1.5)
     record = experiments.ledger([base, other])
     row = record["trials"][1]["by_sigma"][0]
-    found = metrics.paired_bootstrap(base.label, other.at(0), base.at(0), base.group, "weighted_f1", positive=0)
+    found = bootstrap.difference(base.label, other.at(0), base.at(0), base.group, "weighted_f1", positive=0)
     assert row["difference"]["weighted_f1"]["value"] == pytest.approx(found.value, abs=1e-5)
     assert f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" in experiments.table(record)
 

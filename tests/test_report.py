@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers_results import made_up_result
 
-from blastlens import metrics
+from blastlens import bootstrap
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
 from blastlens.published_systems import Comparison
@@ -161,7 +161,7 @@ def test_a_cell_is_the_bootstrap_of_the_pooled_folds():
     labels = np.concatenate([f.label for f in folds])
     groups = np.concatenate([f.groups_of_images for f in folds])
     probabilities = np.concatenate([f.probabilities[0] for f in folds])
-    expected = metrics.bootstrap(labels, probabilities, groups, ("ALL", "HEM"), positive=0)["accuracy"]
+    expected = bootstrap.summary(labels, probabilities, groups, ("ALL", "HEM"), positive=0)["accuracy"]
     (row,) = lines(main_table(*folds), "mobilenet_m")
     assert row[3] == f"0.875 ({expected.low:.3f} to {expected.high:.3f})"
     assert row[1] == "0.9533" and row[2] == "not run yet" and row[5:] == ["ImageNet", "nothing"]
@@ -257,7 +257,7 @@ def test_pairs_are_matched_image_by_image():
     pooled = [np.concatenate([r.probabilities[0] for r in runs]) for runs in (a, honest("alnett", wrong=2))]
     labels = np.concatenate([r.label for r in a])
     groups = np.concatenate([r.groups_of_images for r in a])
-    assert difference == metrics.paired_bootstrap(labels, *pooled, groups, "accuracy", positive=0)
+    assert difference == bootstrap.difference(labels, *pooled, groups, "accuracy", positive=0)
     assert difference.value == pytest.approx(-4 / 24)
     context = pages.pairs(data)[0]
     assert context["n_pairs"] == {"aria2021": 0, "cnmc2019": 1}

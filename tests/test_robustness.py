@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers_shortcut_probes import cell, field, networks_of
 
-from blastlens import Corruption, metrics
+from blastlens import Corruption, bootstrap, metrics
 from blastlens.corruptions import KINDS
 from train import robustness
 from train.robustness import SEVERITIES, Scores, measure, sigma_at
@@ -184,11 +184,11 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
     worse = metrics.softmax(rng.normal(0, 1, (120, 2)) + 0.7 * np.eye(2)[labels])
     scores = Scores(labels, groups, clean)
     found = scores.draws([worse])
-    expected = metrics.bootstrap(labels, worse, groups, ["ALL", "HEM"], positive=0, replicates=200)
+    expected = bootstrap.summary(labels, worse, groups, ["ALL", "HEM"], positive=0, replicates=200)
     for name in robustness.SCORES:
-        assert astuple(metrics.percentile_interval(found[name])) == pytest.approx(astuple(expected[name]), abs=1e-12)
-    lost = metrics.percentile_interval(scores.of_clean["weighted_f1"] - found["weighted_f1"])
-    expected = metrics.paired_bootstrap(labels, clean, worse, groups, replicates=200)
+        assert astuple(bootstrap.percentile_interval(found[name])) == pytest.approx(astuple(expected[name]), abs=1e-12)
+    lost = bootstrap.percentile_interval(scores.of_clean["weighted_f1"] - found["weighted_f1"])
+    expected = bootstrap.difference(labels, clean, worse, groups, replicates=200)
     assert astuple(lost) == pytest.approx(astuple(expected), abs=1e-12)
 
 

@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from blastlens import metrics
+from blastlens import bootstrap
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
@@ -137,7 +137,7 @@ def baselines(
     of_trials: dict[str, dict[str, Any]] = {name: {} for name in trials}
     for name, feature in FEATURES[kind].items():
         probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits, len(names))
-        report = metrics.bootstrap(labels, probabilities, groups, names, positive=positive)
+        report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
         keys = ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")
         result["scores"][name] = plain({key: report[key] for key in keys})
         if recorded:
@@ -170,7 +170,7 @@ def differences(
         [
             {"sigma": float(sigma)}
             | {
-                key: metrics.paired_bootstrap(
+                key: bootstrap.difference(
                     recorded.label, ours[sigmas.index(sigma)], theirs, of_image, key, positive=positive
                 )
                 for key in COMPARED

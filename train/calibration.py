@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
+from blastlens.calibration import Scaling, fit_scaling
 from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
-from blastlens.metrics import Interval, Scaling
+from blastlens.metrics import Interval
 from blastlens.noise import PAPER_SIGMAS
 from blastlens.patients import leukemic_labels
 from train.crossval import CALIBRATION, HeldOut, calibrated, cross_fitted, plain
@@ -65,8 +66,8 @@ def report(
 
     def errors(p: Floats) -> dict[str, Interval]:
         return {
-            "ece": metrics.bootstrap(labels, p, people, label_names)["ece"],
-            "classwise_ece": metrics.classwise_ece_interval(labels, p, people),
+            "ece": bootstrap.summary(labels, p, people, label_names)["ece"],
+            "classwise_ece": bootstrap.classwise_ece(labels, p, people),
         }
 
     by_sigma = [{"sigma": float(sigma), **errors(p)} for sigma, p in zip(held_out.sigmas, probabilities, strict=True)]
@@ -83,7 +84,7 @@ def report(
             "operating_point": operating_point(held_out, probabilities, people, label_names),
             "prediction_sets": prediction_sets(held_out, probabilities, people, label_names),
             "risk_coverage": [{"coverage": coverage, "risk": risk} for coverage, risk in curve],
-            "aurc": metrics.aurc_interval(labels, probabilities[0], people),
+            "aurc": bootstrap.aurc(labels, probabilities[0], people),
         }
     )
 
@@ -100,7 +101,7 @@ class Candidate:
         weights: "image": every image the same; "group": every group; "class and group": every class, and within it
             every group.
         noise: whether also fitted on images with the papers' noise.
-        penalty: of `metrics.fit_scaling`.
+        penalty: of `fit_scaling`.
     """
 
     scaling: str
@@ -141,7 +142,7 @@ def scaling_of(held_out: HeldOut, groups: NDArray[Any], candidate: Candidate, ch
     logits = held_out.logits[used][:, chosen]
     labels = held_out.label[chosen]
     weights = _weights(candidate.weights, labels, groups[chosen])
-    return metrics.fit_scaling(
+    return fit_scaling(
         logits.reshape(-1, logits.shape[2]),
         np.tile(labels, len(logits)),
         np.tile(weights, len(logits)),
@@ -191,8 +192,7 @@ def compare(held_out: HeldOut, groups: NDArray[Any], candidates: Sequence[Candid
     def figures(scalings: Mapping[int, Scaling]) -> dict[str, Any]:
         p = calibrated(held_out, dict(scalings))
         difference = {
-            key: metrics.paired_bootstrap(held_out.label, p[0], ours, groups, key)
-            for key in ("log_loss", "weighted_f1")
+            key: bootstrap.difference(held_out.label, p[0], ours, groups, key) for key in ("log_loss", "weighted_f1")
         }
         rows = [
             {

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
+from blastlens.calibration import Scaling, fit_scaling
 from blastlens.donor_metrics import DonorScores, donor_weights
 from blastlens.errors import BlastlensError
 from train.datasets import load_rows
@@ -83,14 +84,14 @@ class HeldOut:
             self.group[chosen],
         )
 
-    def scaling(self) -> metrics.Scaling:
+    def scaling(self) -> Scaling:
         """The scaling fitted on all of these, without noise: temperature and bias per class.
 
         Classes weigh the same, and within a class so do donors: probabilities then hold where every class is as
         common as the others, whatever the shares of this data set.
         """
         weights = donor_weights(self.label, self.group)
-        return metrics.fit_scaling(self.logits[0], self.label, weights)
+        return fit_scaling(self.logits[0], self.label, weights)
 
 
 def joined(parts: Sequence[HeldOut]) -> HeldOut:
@@ -102,7 +103,7 @@ def joined(parts: Sequence[HeldOut]) -> HeldOut:
     return HeldOut(first.sigmas, index, label, fold, np.concatenate([p.logits for p in parts], axis=1), group)
 
 
-def cross_fitted(held_out: HeldOut) -> dict[int, metrics.Scaling]:
+def cross_fitted(held_out: HeldOut) -> dict[int, Scaling]:
     """Scaling for each fold, fitted on the other folds' held-out images without noise. One fold alone cannot be
     cross-fitted; its logits are taken as they are.
 
@@ -113,12 +114,12 @@ def cross_fitted(held_out: HeldOut) -> dict[int, metrics.Scaling]:
     for fold in np.unique(held_out.fold):
         others = held_out.fold != fold
         scalings[int(fold)] = (
-            held_out.part(others).scaling() if others.any() else metrics.Scaling.identity(held_out.logits.shape[2])
+            held_out.part(others).scaling() if others.any() else Scaling.identity(held_out.logits.shape[2])
         )
     return scalings
 
 
-def calibrated(held_out: HeldOut, scalings: dict[int, metrics.Scaling]) -> np.ndarray:
+def calibrated(held_out: HeldOut, scalings: dict[int, Scaling]) -> np.ndarray:
     """Probabilities (S, N, C) with each fold's scaling."""
     out = np.empty(held_out.logits.shape)
     for fold, scaling in scalings.items():
@@ -153,7 +154,7 @@ def calibration_of(
 
     Returns:
         `reliability`: the bins of `metrics.reliability`; `reliability_by_answer`: label -> those of the images that
-        were answered with it; `classwise_ece`: `metrics.classwise_ece_interval`.
+        were answered with it; `classwise_ece`: `bootstrap.classwise_ece`.
     """
     answers = probabilities.argmax(axis=1)
 
@@ -164,7 +165,7 @@ def calibration_of(
     return {
         "reliability": bins(np.full(len(labels), True)),
         "reliability_by_answer": {name: bins(answers == c) for c, name in enumerate(label_names)},
-        "classwise_ece": asdict(metrics.classwise_ece_interval(labels, probabilities, groups)),
+        "classwise_ece": asdict(bootstrap.classwise_ece(labels, probabilities, groups)),
     }
 
 
@@ -201,7 +202,7 @@ def summarise(
     positive = 0 if len(label_names) == 2 else None  # ALL is what a screening looks for
     level = "group" if protocol.startswith("group") else "image"
     by_sigma = [
-        {"sigma": float(s), **metrics.bootstrap(labels, p, groups, label_names, positive=positive)}
+        {"sigma": float(s), **bootstrap.summary(labels, p, groups, label_names, positive=positive)}
         for s, p in zip(sigmas, probabilities, strict=True)
     ]
     by_donor: dict[str, Any] = {}

@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 from tqdm.auto import tqdm
 
-from blastlens import external_result, metrics
+from blastlens import bootstrap, external_result, metrics
 from blastlens.donor_metrics import MIN_IMAGES, DonorScores
 from blastlens.errors import BlastlensError
 from blastlens.images import RAW_CELL_SIDE
@@ -147,7 +147,7 @@ def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
             "protocol": networks.protocol,
             "weighted_f1_fp32": metrics.weighted_f1(before.label, before.probabilities),
             "weighted_f1_int8": metrics.weighted_f1(before.label, after),
-            "difference": metrics.paired_bootstrap(before.label, after, before.probabilities, networks.groups),
+            "difference": bootstrap.difference(before.label, after, before.probabilities, networks.groups),
             "probability_moved": {"median": np.median(moved), "p99": np.quantile(moved, 0.99)},
             "same_label": float((after.argmax(1) == before.probabilities.argmax(1)).mean()),
         }
@@ -294,7 +294,7 @@ def _by_group(
     folder: ModelFolder, labels: np.ndarray, probabilities: np.ndarray, subjects: list[str], pixels: np.ndarray
 ) -> dict[str, Any]:
     """Several classes: means over classes, and macro F1 under noise."""
-    rows = [metrics.bootstrap(labels, p, subjects, folder.label_names) for p in probabilities]
+    rows = [bootstrap.summary(labels, p, subjects, folder.label_names) for p in probabilities]
     noisy = zip(EXTERNAL_SIGMAS[1:], rows[1:], strict=True)
     return {
         "groups": len(set(subjects)),

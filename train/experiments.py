@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
 from train.calibration import Candidate, fitted
@@ -151,12 +151,12 @@ def figures_of(trial: Trial, base: Trial) -> dict[str, Any]:
     for sigma in SHOWN:
         if (p := trial.at(sigma)) is None:
             continue
-        scores = metrics.bootstrap(trial.label, p, trial.group, names, positive=positive)
+        scores = bootstrap.summary(trial.label, p, trial.group, names, positive=positive)
         row: dict[str, Any] = {"sigma": sigma}
         row |= {k: scores[k] for k in ("weighted_f1", "balanced_accuracy", "auroc", "ece")}
         if trial is not base and (theirs := base.at(sigma)) is not None:
             row["difference"] = {
-                k: metrics.paired_bootstrap(trial.label, p, theirs, trial.group, k, positive=positive)
+                k: bootstrap.difference(trial.label, p, theirs, trial.group, k, positive=positive)
                 for k in ("weighted_f1", "auroc")
             }
         rows.append(row)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blastlens import metrics
+from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
@@ -117,7 +118,7 @@ def needs_code(recipe: Recipe) -> bool:
     return recipe.backbone in OURS or bool(recipe.head.hidden) or recipe.preprocess != Preprocess()
 
 
-def load_network(run: Path, scaling: metrics.Scaling | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(run: Path, scaling: Scaling | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network of a finished run as it is served, normalised pixels to logits, and the run's record.
 
     Its head is folded.
@@ -250,7 +251,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     when the fp32 file disagrees by more than `PARITY`, or nothing can be written. The old folder, if any, is replaced
     only at the end.
     """
-    network, record = load_network(run, metrics.Scaling(**summary["scaling"]) if summary else None)
+    network, record = load_network(run, Scaling(**summary["scaling"]) if summary else None)
     recipe = Recipe.from_dict(record["recipe"])
     view = view_of(recipe)
     batch = view.normalise(images)

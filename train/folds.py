@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.inference import usable_cores
-from blastlens.metrics import Scaling
 from blastlens.noise import add_gaussian_noise
 from blastlens.view import View
 from train.crossval import HeldOut, cross_fitted

@@ -24,10 +24,11 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.pipeline import Pipeline
 from tqdm.auto import tqdm
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
+from blastlens.bootstrap import percentile_interval
 from blastlens.corruptions import KINDS, Corruption, Kind
 from blastlens.errors import BlastlensError
-from blastlens.metrics import Interval, percentile_interval
+from blastlens.metrics import Interval
 from blastlens.noise import MAX_SIGMA, PAPER_SIGMAS
 from train.baselines import FEATURES, Feature, features_of, fitted
 from train.crossval import plain
@@ -92,7 +93,7 @@ class Scores:
     def draws(self, ways: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Every score of probabilities (n, C), pooled over ways of the same images."""
         labels, groups = np.tile(self.labels, len(ways)), np.tile(self.groups, len(ways))
-        scores = metrics.replicates_of(labels, np.concatenate(ways), groups, self._positive, REPLICATES)
+        scores = bootstrap.replicates(labels, np.concatenate(ways), groups, self._positive, REPLICATES)
         return {name: scores[name] for name in SCORES}
 
     def describe(self, ways: Sequence[np.ndarray], draws: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class Scores:
         curve = metrics.risk_coverage(labels, pooled, points=10)
         return {
             **{name: percentile_interval(draws[name]) for name in SCORES},
-            "aurc": metrics.aurc_interval(labels, pooled, groups, REPLICATES),
+            "aurc": bootstrap.aurc(labels, pooled, groups, REPLICATES),
             "risk_coverage": [{"coverage": coverage, "risk": risk} for coverage, risk in curve],
         }
 
@@ -114,7 +115,7 @@ class Scores:
         """The share of images (n * k,) of which something is true."""
         repeats = len(true) // len(self.labels)
         labels, groups = np.tile(self.labels, repeats), np.tile(self.groups, repeats)
-        return metrics.mean_interval(true, labels, groups, replicates=REPLICATES)
+        return bootstrap.mean(true, labels, groups, replicates=REPLICATES)
 
 
 def sigma_at(sigmas: Sequence[float], lost: Sequence[float], points: float) -> float | None:

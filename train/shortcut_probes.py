@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
 from blastlens.errors import BlastlensError
 from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
 from train.crossval import plain
@@ -518,11 +518,11 @@ def grey_is_healthy(
     sick = labels == 0
 
     def called_hem(probabilities: np.ndarray) -> metrics.Interval:
-        right = metrics.bootstrap(labels[sick], probabilities[sick], groups[sick], networks.label_names)["accuracy"]
+        right = bootstrap.summary(labels[sick], probabilities[sick], groups[sick], networks.label_names)["accuracy"]
         return metrics.Interval(1 - right.value, 1 - right.high, 1 - right.low)
 
     # In grey fewer are right, so more are called HEM: colour minus grey in accuracy is grey minus colour in HEM.
-    difference = metrics.paired_bootstrap(labels[sick], in_colour[sick], in_grey[sick], groups[sick], metric="accuracy")
+    difference = bootstrap.difference(labels[sick], in_colour[sick], in_grey[sick], groups[sick], metric="accuracy")
     rows = []
     for name, title, classes in GREYED:
         mixed = np.where(np.isin(labels, classes)[:, None], in_grey, in_colour)
@@ -577,12 +577,12 @@ def _scores(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, names: Sequence[str]
 ) -> dict[str, metrics.Interval]:
     positive = 0 if len(names) == 2 else None
-    report = metrics.bootstrap(labels, probabilities, groups, names, positive=positive)
+    report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
     return {key: report[key] for key in SCORES}
 
 
 def _paired(labels: np.ndarray, after: np.ndarray, before: np.ndarray, groups: np.ndarray) -> metrics.Interval:
-    return metrics.paired_bootstrap(labels, after, before, groups, metric="weighted_f1")
+    return bootstrap.difference(labels, after, before, groups, metric="weighted_f1")
 
 
 def described(record: Mapping[str, Any]) -> str:

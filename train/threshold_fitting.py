@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastlens import metrics
+from blastlens import bootstrap
 from blastlens.metrics import Interval
 from blastlens.patients import leukemic_labels
 from blastlens.thresholds import in_set
@@ -58,8 +58,8 @@ def operating_point(
 
     def found(flagged: Booleans) -> dict[str, Interval]:
         return {
-            "sensitivity": metrics.mean_interval(flagged, labels, groups, leukemic),
-            "specificity": metrics.mean_interval(~flagged, labels, groups, ~leukemic),
+            "sensitivity": bootstrap.mean(flagged, labels, groups, leukemic),
+            "specificity": bootstrap.mean(~flagged, labels, groups, ~leukemic),
         }
 
     return {
@@ -138,9 +138,7 @@ def prediction_sets(
         for level, p in enumerate(probabilities):
             sets[level, mine] = in_set(p[mine], found)
     covered, sizes = sets[:, np.arange(len(labels)), labels], sets.sum(axis=2)
-    by_class = {
-        name: metrics.mean_interval(covered[0], labels, groups, labels == c) for c, name in enumerate(label_names)
-    }
+    by_class = {name: bootstrap.mean(covered[0], labels, groups, labels == c) for c, name in enumerate(label_names)}
     holds = all(one.high >= asked and one.value > asked - SHORT for one in by_class.values())
     for_use = thresholds(probabilities[0], np.full(len(labels), True))
     fewest = min(len(np.unique(groups[(fold != k) & (labels == c)])) for k in np.unique(fold) for c in range(n_classes))
@@ -152,17 +150,17 @@ def prediction_sets(
         ),
         "holds": holds,
         "why": _why(by_class, asked, holds, fewest),
-        "coverage": metrics.mean_interval(covered[0], labels, groups),
+        "coverage": bootstrap.mean(covered[0], labels, groups),
         "coverage_by_class": by_class,
         "worst_group": _worst(covered[0], labels, groups, np.full(len(labels), True), label_names, "coverage"),
-        "mean_size": metrics.mean_interval(sizes[0], labels, groups),
-        "single": metrics.mean_interval(sizes[0] == 1, labels, groups),
+        "mean_size": bootstrap.mean(sizes[0], labels, groups),
+        "single": bootstrap.mean(sizes[0] == 1, labels, groups),
         "thresholds": dict(zip(label_names, for_use.tolist(), strict=True)),
         "by_sigma": [
             {
                 "sigma": float(sigma),
-                "coverage": metrics.mean_interval(covered[level], labels, groups),
-                "mean_size": metrics.mean_interval(sizes[level], labels, groups),
+                "coverage": bootstrap.mean(covered[level], labels, groups),
+                "mean_size": bootstrap.mean(sizes[level], labels, groups),
             }
             for level, sigma in enumerate(held_out.sigmas)
         ],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastlens import metrics
+from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
@@ -83,7 +83,7 @@ class Measured:
 @cache
 def scores(measured: Measured, sigma: float = 0.0) -> dict[str, Any]:
     """Every score with its 95 % interval over groups; several seeds are stacked, each image once per seed."""
-    return metrics.bootstrap(
+    return bootstrap.summary(
         measured.label,
         measured.probabilities(sigma),
         measured.groups,
@@ -119,7 +119,7 @@ def leak(image: Measured, group: Measured) -> Interval:
     """Image-level minus group-level accuracy over the groups tested in both, with a 95 % interval over them.
 
     The two were tested on different images of the same people, so each replicate draws groups once, as
-    `metrics.bootstrap` does, and scores on either side the images that belong to them.
+    `bootstrap.summary` does, and scores on either side the images that belong to them.
     """
     names = np.intersect1d(image.groups, group.groups)
     right, total = np.zeros((2, len(names))), np.zeros((2, len(names)))
@@ -158,7 +158,7 @@ def paired(a: Measured, b: Measured, metric: str = "accuracy") -> Interval | Non
     (index_a, labels, groups, p_a), (index_b, labels_b, _, p_b) = rows
     if not (np.array_equal(index_a, index_b) and np.array_equal(labels, labels_b)):
         return None
-    return metrics.paired_bootstrap(labels, p_a, p_b, groups, metric, positive=a.positive, replicates=REPLICATES)
+    return bootstrap.difference(labels, p_a, p_b, groups, metric, positive=a.positive, replicates=REPLICATES)
 
 
 Key = tuple[str, str, str]  # system, protocol, initialisation
