@@ -20,8 +20,9 @@ from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from .cli_options import Asked, one_line, options
 from .corruptions import Corruption
 from .errors import BlastlensError
+from .hub import fetch
 from .images import ACCEPTED
-from .model_folder import bundled_models, fetch
+from .model_folder import bundled_models
 from .spreadsheet import cell
 
 REFUSED = 3  # exit code

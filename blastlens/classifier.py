@@ -15,9 +15,10 @@ from PIL import Image
 from . import external_result
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
+from .hub import fetch
 from .images import ImageSource, name_of, read_view
 from .inference import Backend, load_backend
-from .model_folder import ModelFolder, fetch
+from .model_folder import ModelFolder
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 from .ood_detection import Verdict, better_model, statistics_of
 from .patients import leukemic_labels

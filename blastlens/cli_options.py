@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
-from .model_folder import PRECISIONS, bundled_models, fetch
+from .hub import fetch
+from .model_folder import PRECISIONS, bundled_models
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def load_backend(folder: ModelFolder, precision: str, threads: int | None = None
         raise BlastlensError(f"Model {folder.model_id} has no {precision} version; use precision='fp32'.")
     else:
         backend = TorchBackend(folder, threads)
-    folder.refuse_odd_networks()  # afterwards, since what does not load at all is told more plainly by then
+    folder.check_networks()  # afterwards, since other errors are clearer for files that do not load at all
     return backend
 
 

@@ -1,9 +1,7 @@
-"""Whether the files of a model folder belong together, so that what is served is what was exported and measured.
+"""Checks that the files of a model folder are safe and belong together, so that what is served was exported together.
 
-metrics.json records the SHA-256 of each network file, and the labels it was measured with: `train.export` begins that
-record, `train.evaluate` completes it. Files that nothing is recorded of, as of other people's folders, are held to what
-can be known without: their numbers are finite, and the last linear layer of the ONNX file is the safetensors'. Whether
-a network answers with numbers at all is asked of it by `backend`.
+metrics.json records the SHA-256 of each network file and the labels that it was measured with. Without such a record
+the last linear layer of the ONNX file must be that of the safetensors file, and all numbers must be finite.
 """
 
 import hashlib
@@ -12,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import BlastlensError
-from .tensors import finite_tensors
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
-# Formats that run code when they are loaded; a folder that holds one is refused, whether or not it would be
-# read.
+from .errors import BlastlensError
+
+# Formats that may run code when they are loaded. A folder with such a file is rejected even if nothing reads it.
 PICKLE_SUFFIXES = (
     *(".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".dill", ".ckpt", ".joblib"),
     *(".h5", ".hdf5", ".keras"),
@@ -25,30 +24,52 @@ CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 
 
 def digests(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of those of some files that a folder has, by the name that stands for each."""
+    """SHA-256 by key of those files (key -> path in the folder) that exist."""
     found = {}
-    for name, file in files.items():
+    for key, file in files.items():
         if (folder / file).is_file():
             with (folder / file).open("rb") as content:
-                found[name] = hashlib.file_digest(content, "sha256").hexdigest()
+                found[key] = hashlib.file_digest(content, "sha256").hexdigest()
     return found
 
 
-def refuse_code(folder: Path, recorded: Iterable[str]) -> None:
-    """Raises BlastlensError for a pickle anywhere in a folder, or code other than the recorded files."""
+def read_tensors(file: Path, max_bytes: float = float("inf")) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name; types that numpy lacks, such as bfloat16, are left out.
+
+    Raises:
+        BlastlensError: unreadable, damaged, larger than `max_bytes`, or numbers that are not finite.
+    """
+    try:
+        if file.stat().st_size > max_bytes:
+            raise BlastlensError(f"{file.name} is larger than {max_bytes / 1e6:.0f} MB.")
+        tensors = {}
+        with safe_open(file, framework="np") as content:
+            for name in content.keys():  # noqa: SIM118  (not a mapping)
+                if content.get_slice(name).get_dtype() not in ("BF16", "F8_E4M3", "F8_E5M2"):
+                    tensors[name] = content.get_tensor(name)
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise BlastlensError(f"{file.name} is damaged or not a safetensors file ({error}); export it again.") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise BlastlensError(f"{name} in {file.name} holds numbers that are not finite; export the model again.")
+    return tensors
+
+
+def check_no_code(folder: Path, recorded: Iterable[str]) -> None:
+    """Raise BlastlensError for a pickle anywhere in a folder, or for code other than the recorded files."""
     known = set(recorded)
     for path in sorted(folder.rglob("*")):
         file, suffix = path.relative_to(folder).as_posix(), path.suffix.lower()
         if suffix in PICKLE_SUFFIXES:
             raise BlastlensError(f"{file} may run code when it is loaded; safetensors and ONNX are accepted.")
         if suffix in CODE_SUFFIXES and file not in known:
-            raise BlastlensError(f"{file} is code that this model was not exported with; take it out.")
+            raise BlastlensError(f"{file} is code that this model was not exported with; remove it.")
 
 
-def refuse_links_out(folder: Path, files: Iterable[str]) -> None:
-    """Raises BlastlensError where one of some files is a link to a place outside of the folder.
+def check_links(folder: Path, files: Iterable[str]) -> None:
+    """Raise BlastlensError where one of the files is a link that leads out of the folder.
 
-    A snapshot in the Hub's cache consists of links; they may lead anywhere in its repository's part of the cache.
+    A snapshot in the Hub's cache consists of links, which may lead anywhere in the repository's part of the cache.
     """
     root = folder.resolve()
     if root.parent.name == "snapshots":
@@ -58,48 +79,47 @@ def refuse_links_out(folder: Path, files: Iterable[str]) -> None:
             raise BlastlensError(f"{file} is a link that leads out of the folder; put the file itself there.")
 
 
-def refuse_other_labels(config: Mapping[str, Any], labels: tuple[str, ...], metrics: Mapping[str, Any]) -> None:
-    """Raises BlastlensError where the files of a folder name its classes differently, or in another order."""
+def check_labels(config: Mapping[str, Any], labels: tuple[str, ...], metrics: Mapping[str, Any]) -> None:
+    """Raise BlastlensError where the files of a folder name its classes differently, or in another order."""
     order = [str(i) for i in range(len(labels))]
-    expected = {
-        "label_names in metrics.json": list(labels),
-        "id2label in config.json": dict(zip(order, labels, strict=True)),
-        "label2id in config.json": dict(zip(labels, order, strict=True)),
-    }
-    for what, names in expected.items():
-        key, _, file = what.split()
-        found = (metrics if file == "metrics.json" else config).get(key)
+    expected = [
+        ("metrics.json", metrics, "label_names", list(labels)),
+        ("config.json", config, "id2label", dict(zip(order, labels, strict=True))),
+        ("config.json", config, "label2id", dict(zip(labels, order, strict=True))),
+    ]
+    for file, record, key, names in expected:
+        found = record.get(key)
         if isinstance(found, dict):
             found = {str(one): str(other) for one, other in found.items()}
         if found is not None and found != names:
             raise BlastlensError(
-                f"label_names in config.json are {', '.join(labels)}, but {what} says {found!r:.300}; the order in "
-                "which the network was trained is expected in both."
+                f"label_names in config.json are {', '.join(labels)}, but {key} in {file} says {found!r:.300}; the "
+                "order in which the network was trained is expected in both."
             )
 
 
-def refuse_other_files(folder: Path, files: Mapping[str, str], recorded: object, where: str) -> None:
-    """Raises BlastlensError where a file that is there is not the one whose digest was recorded.
+def check_digests(folder: Path, files: Mapping[str, str], recorded: object, where: str) -> None:
+    """Raise BlastlensError where a file that exists differs from the one whose digest was recorded.
 
     Args:
-        files: by the names that stand for them in the record.
-        recorded: SHA-256 by name; None where nothing was recorded.
-        where: which file the record stands in.
+        files: key in the record -> path in the folder.
+        recorded: SHA-256 by key; None where nothing was recorded.
+        where: name of the file that holds the record.
     """
     if recorded is None:
         return
     if not isinstance(recorded, dict):
         raise BlastlensError(f"sha256 in {where} is {recorded!r}; a digest for each file is expected.")
-    for name, digest in digests(folder, {name: file for name, file in files.items() if name in recorded}).items():
-        if digest != recorded[name]:
+    for key, digest in digests(folder, {key: file for key, file in files.items() if key in recorded}).items():
+        if digest != recorded[key]:
             raise BlastlensError(
-                f"{files[name]}, of {(folder / files[name]).stat().st_size} bytes, is cut off, damaged or not the file "
-                f"that {where} was written for; put that one back, or export and measure the model again."
+                f"{files[key]}, of {(folder / files[key]).stat().st_size} bytes, is cut off, damaged or not the file "
+                f"that {where} was written for; restore that file, or export and measure the model again."
             )
 
 
-def refuse_odd_networks(safetensors: Path, onnx: Path, config: Mapping[str, Any]) -> None:
-    """Hold against network files, either of which may be absent, what can be where nothing is recorded of them.
+def check_same_network(safetensors: Path, onnx: Path, config: Mapping[str, Any]) -> None:
+    """Compare network files of which no digest is recorded; either may be absent.
 
     Raises:
         BlastlensError: the safetensors file is damaged or holds numbers that are not finite, or the last linear layer
@@ -109,14 +129,14 @@ def refuse_odd_networks(safetensors: Path, onnx: Path, config: Mapping[str, Any]
         return
     cfg = config.get("pretrained_cfg")
     last = cfg.get("classifier") if isinstance(cfg, dict) else None
-    tensors = finite_tensors(safetensors)
+    tensors = read_tensors(safetensors)
     if not (isinstance(last, str) and onnx.is_file() and onnx.stat().st_size):
         return
     with onnx.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
         for name in (name for name in tensors if f".{name}".endswith((f".{last}.weight", f".{last}.bias"))):
-            # As it is, or turned over, as exporters other than torch's write it.
+            # As it is, or transposed, as exporters other than torch's write it.
             if not any(graph.find(values.tobytes()) >= 0 for values in (tensors[name], tensors[name].T)):
                 raise BlastlensError(
-                    f"{onnx.parent.name}/{onnx.name} and {safetensors.name} are two different networks: {name} is "
-                    "not the same; export the model again, or take one of the two out."
+                    f"{onnx.parent.name}/{onnx.name} and {safetensors.name} are two different networks: {name} "
+                    "differs; export the model again, or remove one of the two."
                 )

@@ -1,7 +1,7 @@
-"""What a served model is: a folder, read and validated, found among the bundled ones, on disk or on the Hub.
+"""What a model folder is: its files, read and validated before anything is served from them.
 
-Downloading is `hub`'s work, loading the network `backend`'s, predicting `classifier`'s. Models that timm lacks carry
-Python code for transformers; it is neither read nor downloaded here, since their ONNX files do without it.
+`hub` finds and downloads model folders, `inference` loads their networks. Python code for transformers, which folders
+of architectures that timm lacks contain, is neither read nor downloaded here.
 """
 
 import json
@@ -12,15 +12,8 @@ from typing import Any
 
 from . import external_result
 from .errors import BlastlensError
-from .integrity import (
-    refuse_code,
-    refuse_links_out,
-    refuse_odd_networks,
-    refuse_other_files,
-    refuse_other_labels,
-)
+from .integrity import check_digests, check_labels, check_links, check_no_code, check_same_network, read_tensors
 from .ood_detection import Gate
-from .tensors import read_tensors
 from .view import View
 
 # What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
@@ -34,6 +27,7 @@ CODE = "modeling_blastlens.py"  # for transformers, in folders of models that ti
 RECORDED = NETWORKS | {"code": CODE}
 GATE_FILES = {"gate": GATE_FEATURES, "fp32": PRECISIONS["fp32"]}  # that its features belong to
 MAX_JSON_BYTES = 10_000_000  # of one JSON file, which is read into memory
+MAX_FEATURES_BYTES = 50_000_000  # of gate.safetensors, likewise
 
 
 @dataclass(frozen=True)
@@ -66,12 +60,11 @@ class ModelFolder:
     ) -> "ModelFolder":
         """Read and validate a folder; model_id defaults to the folder's name.
 
-        A folder with a revision is the Hub's, or was made from it: no pickle among its files is one that was asked
-        for, since the Hub's cache holds what other programs fetched, too.
+        A folder with a revision came from the Hub; pickles in it are ignored, since other programs share its cache.
 
         Raises:
             BlastlensError: no such folder, a missing or invalid file, labels that do not match the classes, files
-                that do not belong together (see `integrity`), or a pickle or stray code among them.
+                that do not belong together (see `integrity`), or a pickle or unknown code among them.
         """
         path = Path(path)
         model_id = model_id or path.resolve().name
@@ -79,17 +72,17 @@ class ModelFolder:
             raise BlastlensError(f"{path} is not a folder; a model folder with a config.json is expected.")
         try:
             if revision is None:
-                refuse_links_out(path, (*JSON_FILES, GATE_FEATURES, *NETWORKS.values()))
+                check_links(path, (*JSON_FILES, GATE_FEATURES, *NETWORKS.values()))
             config, metrics = read_config(path), _metrics(path)
             if revision is None:
-                refuse_code(path, [CODE] if "code" in (metrics.get("sha256") or {}) else [])
+                check_no_code(path, [CODE] if "code" in (metrics.get("sha256") or {}) else [])
             files = [*PRECISIONS.values(), SAFETENSORS]
             if not any((path / file).is_file() for file in files):
                 raise BlastlensError(f"no weights are there; one of {', '.join(files)} is expected.")
             view = View.from_folder(config, _read_json(path / "preprocessor_config.json"))
             labels = _label_names(config)
-            refuse_other_labels(config, labels, metrics)
-            refuse_other_files(path, RECORDED, metrics.get("sha256"), "metrics.json")
+            check_labels(config, labels, metrics)
+            check_digests(path, RECORDED, metrics.get("sha256"), "metrics.json")
             gate = _gate(path)
         except BlastlensError as error:
             raise _unusable(model_id, error) from error
@@ -104,13 +97,15 @@ class ModelFolder:
         protocols = self.metrics.get("protocols") or ()
         return next((protocol for protocol in protocols if protocol.get("level") == level), None)
 
-    def refuse_odd_networks(self) -> None:
-        """Raises BlastlensError where its network files are damaged or not of one network, as far as their digests,
-        which were compared when it was read, do not tell."""
+    def check_networks(self) -> None:
+        """Raise BlastlensError where its network files are damaged or of different networks.
+
+        Where digests are recorded, `load` has compared them already.
+        """
         if {"safetensors", "fp32"} <= (self.metrics.get("sha256") or {}).keys():
             return
         try:
-            refuse_odd_networks(self.path / SAFETENSORS, self.onnx_file("fp32"), self.config)
+            check_same_network(self.path / SAFETENSORS, self.onnx_file("fp32"), self.config)
         except BlastlensError as error:
             raise _unusable(self.model_id, error) from error
 
@@ -134,51 +129,6 @@ def bundled_models() -> list[str]:
     """Names of the bundled models: the main one of each task first, then its smaller ones, sorted."""
     names = {config.parent.name for config in bundled_root().glob("[!.]*/config.json")}
     return [name for name in MAIN if name in names] + sorted(names.difference(MAIN))
-
-
-def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFolder:
-    """Find a model folder by bundled name ("name" or "models/name"), path, or Hub repository ("owner/name").
-
-    From the Hub only weights and JSON are downloaded, never code or pickles, into the Hub's own cache, which
-    also serves without a network; see `hub.snapshot`.
-
-    Args:
-        name_or_path: see above, looked up in that order; "owner/name@revision" names a revision, too.
-        revision: branch, tag or commit of a Hub repository; given once, here or with the name.
-
-    Raises:
-        BlastlensError: nothing of that name, no access to it, no network, or a folder that does not validate.
-    """
-    name = os.fspath(name_or_path)
-    bundled = name.removeprefix("models/").rstrip("/")
-    if is_bundled := bundled in bundled_models():
-        folder = ModelFolder.load(bundled_root() / bundled, bundled)
-    elif name and Path(name).is_dir():
-        folder = ModelFolder.load(name)
-    else:
-        return _from_hub(name, revision)
-    if revision is not None:
-        kind = "bundled" if is_bundled else "a local folder"
-        raise BlastlensError(f"Model {name} is {kind} and has no revisions; leave revision out.")
-    return folder
-
-
-def _from_hub(name: str, revision: str | None) -> ModelFolder:
-    from .hub import snapshot, split_name  # here, because it knows from this module what to fetch
-
-    found = None if os.path.exists(name) else split_name(name)
-    if found is None:
-        known = ", ".join(bundled_models()) or "none"
-        raise BlastlensError(
-            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
-            "repository as owner/name or owner/name@revision."
-        )
-    repo_id, named = found
-    if named is not None and revision is not None:
-        raise BlastlensError(f"The revision is given twice, in {name} and as {revision}; give it once.")
-    path = snapshot(repo_id, named if revision is None else revision)
-    # The cache keeps each snapshot in a folder named by its commit.
-    return ModelFolder.load(path, repo_id, path.name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -216,8 +166,8 @@ def _gate(path: Path) -> Gate | None:
         return None
     features = path / GATE_FEATURES
     if isinstance(record.get("features"), dict):
-        refuse_other_files(path, GATE_FILES, record["features"].get("sha256"), "gate.json")
-    return Gate.from_json(record, read_tensors(features) if features.is_file() else None)
+        check_digests(path, GATE_FILES, record["features"].get("sha256"), "gate.json")
+    return Gate.from_json(record, read_tensors(features, MAX_FEATURES_BYTES) if features.is_file() else None)
 
 
 def _metrics(path: Path) -> dict[str, Any]:

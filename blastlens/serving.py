@@ -1,12 +1,11 @@
-"""Which models a page offers, and loading them so that it starts whatever the Hub does.
+"""Which models the page offers, and loading them so that the page starts whether or not the Hub answers.
 
-A Space is made with a `space.json` beside `app.py`: models of the Hub, each with the copy to fall back on.
+A Space has a `space.json` beside `app.py`: models of the Hub, each with a copy to fall back on.
 """
 
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ from typing import Any
 
 from .classifier import Classifier
 from .errors import BlastlensError
-from .hub import HubAwayError, import_client, split_name
+from .hub import HubUnavailableError, split_name
 from .model_folder import ModelFolder, bundled_models, bundled_root
 
 ROOT = Path(__file__).resolve().parents[1]
-# So long the Hub may take where there is something to fall back on: a copy of the model, or the bundled ones. The page
-# has ten seconds to start in, and its own imports, beside which `begin` lets the Hub be waited for, take about half.
+# The page should start within ten seconds, and its own imports, which run meanwhile, take about half of that.
 HUB_S = 4.0
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ class Wanted:
     Attributes:
         model: as `Classifier.from_pretrained` takes it.
         revision: branch, tag or commit on the Hub.
-        copy: a model folder made from that very revision, served where the Hub's cannot be.
+        copy: a model folder made from that revision, served if the Hub's cannot be.
     """
 
     model: str
@@ -44,8 +42,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Coming:
-    """A model that is being loaded from the Hub, and until when (`time.monotonic`) it is worth waiting for."""
+class Loading:
+    """A model that a thread is loading from the Hub, and until when (`time.monotonic`) to wait for it."""
 
     wanted: Wanted
     outcome: "Future[Classifier]"
@@ -54,161 +52,122 @@ class Coming:
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is offered, and in one sentence why it is, in place of another one; "" where it was asked for."""
+    """A model on offer; `notice` says in one sentence what it replaces and why, "" if it is the one wanted."""
 
     classifier: Classifier
     notice: str = ""
 
 
 def wanted(root: Path = ROOT) -> tuple[Wanted, ...]:
-    """What to offer: what BLASTLENS_SERVE names, else what `space.json` in `root` does, else the bundled models.
+    """What to offer: the models in BLASTLENS_SERVE, else those in `root`/space.json, else the bundled models.
 
-    BLASTLENS_SERVE holds names as `Classifier.from_pretrained` takes them, "owner/name@revision" among them, with
-    spaces between them.
+    BLASTLENS_SERVE holds names as `Classifier.from_pretrained` takes them, including "owner/name@revision", separated
+    by spaces.
 
     Raises:
         BlastlensError: a `space.json` that cannot be read, or nothing to offer.
     """
-    named = os.environ.get("BLASTLENS_SERVE", "").split()
-    if named:
+    if named := os.environ.get("BLASTLENS_SERVE", "").split():
         return tuple(map(_named, named))
-    file = root / "space.json"
-    if file.is_file():
+    if (file := root / "space.json").is_file():
         return _read(file)
     if bundled := bundled_models():
         return tuple(map(Wanted, bundled))
     raise BlastlensError(f"There is no model folder in {bundled_root()}; the demo needs at least one.")
 
 
-def begin(models: Sequence[Wanted] | None = None) -> list[Wanted | Coming]:
-    """Start loading those of some models, by default `wanted`'s, that the Hub may have to be waited for.
-
-    What it returns is for `serve`, after whatever else there is to be done meanwhile.
-    """
+def begin(models: Sequence[Wanted] | None = None) -> list[Wanted | Loading]:
+    """Start to load the Hub models among some models, by default those of `wanted`; `serve` waits for them."""
     return [_start(one) if one.copy or _is_remote(one.model) else one for one in models or wanted()]
 
 
-def serve(models: Sequence[Wanted | Coming]) -> tuple[Served, ...]:
-    """Load all models, at the same time where the Hub may have to be waited for.
-
-    Where one cannot be had because the Hub is away, and has no copy, the bundled models are offered.
+def serve(models: Sequence[Wanted | Loading]) -> tuple[Served, ...]:
+    """Load all models. If the Hub is unavailable, a copy is served, or else the bundled models.
 
     Raises:
-        BlastlensError: none, one that cannot be served, or two that would have the same name on the page.
+        BlastlensError: none, one that cannot be served, or two with the same name.
     """
     if not models:
         raise BlastlensError("There is no model to offer; name at least one.")
-    # All that have not begun, before the first is waited for.
-    coming = [one for given in models for one in ([given] if isinstance(given, Coming) else begin([given]))]
-    loaded, away = [], []
-    for one in coming:
+    started = [one for given in models for one in ([given] if isinstance(given, Loading) else begin([given]))]
+    served, unavailable = [], []
+    for one in started:
         try:
-            loaded.append(served(one))
-        except HubAwayError as error:
-            away.append(error)
-    if away:
-        loaded = _with_bundled(loaded, away)
-    names = [one.classifier.folder.model_id for one in loaded]
+            served.append(_finish(one) if isinstance(one, Loading) else Served(_load(one)))
+        except HubUnavailableError as error:
+            unavailable.append(error)
+    if unavailable:
+        served = _with_bundled(served, unavailable)
+    names = [one.classifier.folder.model_id for one in served]
     for name in names:
         if names.count(name) > 1:
             raise BlastlensError(f"Two of the models to offer are called {name}; leave one of them out.")
-    return tuple(loaded)
+    return tuple(served)
 
 
-def served(one: Wanted | Coming) -> Served:
-    """Load one model, or its copy where it cannot be had within `HUB_S`.
-
-    Raises:
-        HubAwayError: the Hub did not deliver it, and it has no copy.
-        BlastlensError: neither can be served.
-    """
-    given = one if isinstance(one, Coming) else begin([one])[0]
-    if isinstance(given, Wanted):  # nothing to wait for
-        return Served(Classifier.from_pretrained(given.model, given.revision))
-    asked = given.wanted
-    try:
-        return Served(_in_time(given))
-    except BlastlensError as error:
-        trouble = error
-    if asked.copy is None:
-        raise trouble
-    try:
-        copy = Classifier(ModelFolder.load(asked.copy, asked.model, asked.revision))
-    except BlastlensError as error:
-        raise BlastlensError(f"{trouble} Nor can its copy be served: {error}") from error
-    _logger.warning("%s Its copy %s is served instead.", trouble, asked.copy)
-    return Served(copy, _notice(asked, asked.copy, str(trouble)))
+def _load(one: Wanted) -> Classifier:
+    return Classifier.from_pretrained(one.model, one.revision)
 
 
-def _with_bundled(loaded: Sequence[Served], away: Sequence[HubAwayError]) -> list[Served]:
-    """What is there, and the bundled models; the first of these tells what is not there, and why."""
-    names = [one.classifier.folder.model_id for one in loaded]
-    bundled = [Served(Classifier.from_pretrained(name)) for name in bundled_models() if name not in names]
-    offered = [*bundled, *loaded]
-    if not offered:
-        raise away[0]
-    for error in away:
-        _logger.warning("%s The bundled models are offered instead; start the page again once it is there.", error)
-    causes = " ".join(f"{for_visitors(str(error))}." for error in away)
-    notice = f"{causes[:-1]}, so since its start this page offers the models that came with it."
-    return [replace(offered[0], notice=notice), *offered[1:]]
+def _start(one: Wanted) -> Loading:
+    # Imported before the thread starts: two threads that import the same modules can block each other.
+    from huggingface_hub import HfApi, snapshot_download  # noqa: F401
 
-
-def _is_remote(model: str) -> bool:
-    """Whether it is looked for on the Hub, as `model_folder.fetch` would."""
-    return split_name(model) is not None and not os.path.exists(model) and model.rstrip("/") not in bundled_models()
-
-
-def _start(one: Wanted) -> Coming:
-    """Load it in a thread, which goes on by itself where that takes too long."""
-    import_client()
     outcome: Future[Classifier] = Future()
 
     def work() -> None:
         try:
-            outcome.set_result(Classifier.from_pretrained(one.model, one.revision))
-        except BaseException as error:  # handed on to whoever waits
+            outcome.set_result(_load(one))
+        except BaseException as error:  # raised again where the outcome is used
             outcome.set_exception(error)
 
-    # A thread of a pool would be waited for when the page ends.
+    # Not a thread pool, whose threads are waited for when the process ends.
     threading.Thread(target=work, daemon=True).start()
-    return Coming(one, outcome, time.monotonic() + HUB_S)
+    return Loading(one, outcome, time.monotonic() + HUB_S)
 
 
-def _in_time(coming: Coming) -> Classifier:
+def _finish(loading: Loading) -> Served:
+    """The model, or its copy if it is not there within `HUB_S`."""
+    one = loading.wanted
     try:
-        return coming.outcome.result(max(0.0, coming.until - time.monotonic()))
+        return Served(loading.outcome.result(max(0.0, loading.until - time.monotonic())))
     except TimeoutError:
-        one = coming.wanted
-        at = f"{one.model} at revision {one.revision}" if one.revision else one.model
-        raise HubAwayError(f"The Hub did not deliver model {at} within {HUB_S:g} s; try again later.") from None
+        error: BlastlensError = HubUnavailableError(f"The Hub did not deliver model {one.model} within {HUB_S:g} s.")
+    except BlastlensError as refusal:
+        error = refusal
+    if one.copy is None:
+        raise error
+    try:
+        copy = Classifier(ModelFolder.load(one.copy, one.model, one.revision))
+    except BlastlensError as other:
+        raise BlastlensError(f"{error} Its copy cannot be served either: {other}") from other
+    _logger.warning("%s Its copy %s is served instead.", error, one.copy)
+    where = f"{one.copy.parent.name}/{one.copy.name}"
+    return Served(copy, f"{_cause(error, one)}, so this page falls back to the bundled copy {where}.")
 
 
-def _notice(one: Wanted, copy: Path, trouble: str) -> str:
-    made_from = "that very revision" if one.revision else one.model
-    return (
-        f"{for_visitors(trouble)}, so since its start this page answers with the copy that came with it, "
-        f"{copy.parent.name}/{copy.name}, made from {made_from}."
-    )
+def _with_bundled(served: Sequence[Served], unavailable: Sequence[HubUnavailableError]) -> list[Served]:
+    """The bundled models and what could be loaded; the first of these says what is missing and why."""
+    names = [one.classifier.folder.model_id for one in served]
+    bundled = [Served(Classifier.from_pretrained(name)) for name in bundled_models() if name not in names]
+    offered = [*bundled, *served]
+    if not offered:
+        raise unavailable[0]
+    for error in unavailable:
+        _logger.warning("%s The bundled models are offered instead; restart the page to try again.", error)
+    causes = "; ".join(map(_cause, unavailable))
+    return [replace(offered[0], notice=f"{causes}, so this page falls back to the bundled models."), *offered[1:]]
 
 
-def for_visitors(trouble: str) -> str:
-    """The cause that an error message begins with, without what only the operator of a page could do about it.
-
-    No path in it either: where things lie on this computer is not for strangers.
-
-    >>> for_visitors("Model a/b cannot be kept in /home/me/cache (disk full); make room there.")
-    'Model a/b cannot be kept in a folder here (disk full)'
-    """
-    cause = trouble.split("; ")[0].rstrip(".")
-    for place in sorted({str(Path.home()), str(ROOT), str(Path.cwd())}, key=len, reverse=True):
-        if len(place) > 1:  # the root folder is left to the pattern
-            cause = re.sub(re.escape(place) + _REST_OF_PATH, "a folder here", cause)
-    cause = re.sub(r"(?<![\w.:/~-])(?:~|[A-Za-z]:(?=\\))?[/\\][\w.~-]" + _REST_OF_PATH, "a folder here", cause)
-    return re.sub(r"\b[0-9a-f]{40}\b", lambda commit: commit[0][:7], cause)
+def _cause(error: BlastlensError, one: Wanted | None = None) -> str:
+    """What visitors may read of an error: not the advice after the semicolon, which may name a folder here."""
+    cause = str(error).split("; ")[0].rstrip(".")
+    return cause.replace(one.revision, one.revision[:7]) if one and one.revision else cause
 
 
-_REST_OF_PATH = r"[^\s,;:()'\"]*"
+def _is_remote(model: str) -> bool:
+    """Whether `hub.fetch` would look for it on the Hub."""
+    return split_name(model) is not None and not os.path.exists(model) and model.rstrip("/") not in bundled_models()
 
 
 def _named(text: str) -> Wanted:
@@ -218,8 +177,7 @@ def _named(text: str) -> Wanted:
 
 def _read(file: Path) -> tuple[Wanted, ...]:
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        models = tuple(_wanted(one, file.parent) for one in record["models"])
+        models = tuple(_wanted(one, file.parent) for one in json.loads(file.read_text(encoding="utf-8"))["models"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BlastlensError(
             f"{file} cannot be read ({type(error).__name__}: {error}); {{'models': [{{'repo_id': 'owner/name', "
@@ -231,9 +189,8 @@ def _read(file: Path) -> tuple[Wanted, ...]:
 
 
 def _wanted(record: dict[str, Any], root: Path) -> Wanted:
-    texts = {key: record.get(key) for key in ("repo_id", "revision", "copy")}
-    for key, text in texts.items():
-        if not (isinstance(text, str) and text) and not (text is None and key != "repo_id"):
-            raise ValueError(f"{key} is {text!r}")
-    copy = texts["copy"]
-    return Wanted(record["repo_id"], texts["revision"], root / copy if copy else None)
+    repo_id, revision, copy = (record.get(key) for key in ("repo_id", "revision", "copy"))
+    for text in (repo_id, revision or "-", copy or "-"):
+        if not (isinstance(text, str) and text):
+            raise ValueError(f"{text!r} is not a name")
+    return Wanted(record["repo_id"], revision or None, root / copy if copy else None)

@@ -22,9 +22,9 @@ from blastlens import external_result
 from blastlens.classifier import DISCLAIMER, INCOMPLETE, MAX_REASONS
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, TO_YCC
 from blastlens.errors import BlastlensError
-from blastlens.hub import split_name
+from blastlens.hub import fetch, split_name
 from blastlens.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, RAW_CELL_SIDE
-from blastlens.model_folder import GATE_FEATURES, PRECISIONS, ModelFolder, bundled_models, bundled_root, fetch
+from blastlens.model_folder import GATE_FEATURES, PRECISIONS, ModelFolder, bundled_models, bundled_root
 from blastlens.noise import MAX_SIGMA
 from blastlens.ood_detection import STATISTICS
 from publish import check, space, static_tryout

@@ -8,7 +8,8 @@ from helpers_models import blobs, shared_model_folder, write_json
 
 from blastlens import BlastlensError, Classifier
 from blastlens.external_result import NOT_VALIDATED, of_image, sentence
-from blastlens.model_folder import ModelFolder, bundled_models, fetch
+from blastlens.hub import fetch
+from blastlens.model_folder import ModelFolder, bundled_models
 
 WEIGHTS = "0" * 64
 CELLS = {

@@ -16,10 +16,11 @@ from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.classifier import INCOMPLETE, MAX_REASONS, suggesting
 from blastlens.corruptions import KINDS
 from blastlens.external_result import NOT_VALIDATED
-from blastlens.model_folder import ModelFolder, fetch
+from blastlens.hub import fetch
+from blastlens.integrity import read_tensors
+from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, better_model, statistics_of
 from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
-from blastlens.tensors import read_tensors
 from publish import check
 from train import ood_fitting as fitting
 from train.datasets import Row, load_rows

@@ -23,8 +23,9 @@ from benchmarks.in_browser import ASK, CODES, encoded
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.errors import BlastlensError
+from blastlens.hub import fetch
 from blastlens.images import open_image, read_image
-from blastlens.model_folder import bundled_models, bundled_root, fetch
+from blastlens.model_folder import bundled_models, bundled_root
 from blastlens.noise import add_gaussian_noise
 from blastlens.ood_detection import STATISTICS, statistics_of
 from blastlens.synthetic_images import draw_cell, draw_field

@@ -22,7 +22,7 @@ import numpy as np
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
-from blastlens.model_folder import fetch
+from blastlens.hub import fetch
 from train.datasets import labels_of, load_rows
 from train.files import write_json
 

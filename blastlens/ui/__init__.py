@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from .. import temp_files
 from ..classifier import DISCLAIMER
-from ..serving import Coming, Wanted, begin, serve
+from ..serving import Loading, Wanted, begin, serve
 from . import about, code_snippets, comparison, folder, single_image, trust, validation
 from .by_mcp import answer_by_mcp
 from .examples import examples_for
@@ -57,7 +57,7 @@ REMEMBER_TAB = """() => document.addEventListener("click", event => {
 
 
 def build(
-    models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None = None,
+    models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None = None,
     data: Path | None = None,
 ) -> gr.Blocks:
     """Build the page.
@@ -134,9 +134,9 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
     single_image.forget()
 
 
-def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Coming] | None, data: Path | None) -> Shelf:
+def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None, data: Path | None) -> Shelf:
     given = begin() if models is None else models
-    asked = [m if isinstance(m, Wanted | Coming) else Wanted(os.fspath(m)) for m in given]
+    asked = [m if isinstance(m, Wanted | Loading) else Wanted(os.fspath(m)) for m in given]
     if data is None and os.environ.get("BLASTLENS_DATA"):
         data = Path(os.environ["BLASTLENS_DATA"])
     served = {one.classifier.folder.model_id: one for one in serve(asked)}
