@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for what, (root, serve) in kinds.items():
             begun = start(root, hub, serve)
             late |= begun.seconds > LIMIT_S
-            said = "says that" if "since its start this page" in begun.page else "says nothing of it"
+            said = "says that" if "falls back to the bundled" in begun.page else "says nothing of it"
             print(f"{what}: {begun.seconds:.1f} s to the first page, which {said}")
     return int(late)
 
