@@ -43,7 +43,6 @@ def made_up_result(n: int = 24, seed: int = 0, skill: float = 1.0, **changes: An
             "epochs": 2,
             "seconds": 60.0,
             "versions": {"torch": "2.11.0"},
-            "curves": ({"epoch": 1, "loss": 0.7, "eval_loss": 0.6}, {"epoch": 2, "loss": 0.5, "eval_loss": 0.55}),
             "sigmas": sigmas,
             "index": index,
             "label": label,

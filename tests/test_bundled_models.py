@@ -1,4 +1,4 @@
-"""The models that ship: they load everywhere, answer alike through every door, and say only what was measured."""
+"""The bundled models: they load everywhere, answer alike through every interface, and state only what was measured."""
 
 import json
 import subprocess
@@ -11,15 +11,14 @@ from gradio_client import Client, handle_file
 
 from blastlens import Classifier
 from blastlens.model_folder import ModelFolder, bundled_models
-from train import readme
 from train.datasets import load_rows
 
 ROOT = Path(__file__).parents[1]
 CELLS, FIELDS, SMALL = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021", "mobilenetv4_small_035-cnmc2019"
 LABELS = {CELLS: ["ALL", "HEM"], FIELDS: ["Benign", "Early", "Pre", "Pro"], SMALL: ["ALL", "HEM"]}
 
-# Runs in an interpreter that has never heard of this project: only what a stranger has.
-STRANGER = """
+# Runs in an interpreter without this project.
+PIPELINE = """
 import json, sys
 from transformers import pipeline
 classify = pipeline("image-classification", model=sys.argv[1])
@@ -29,9 +28,9 @@ print(json.dumps([{a["label"]: a["score"] for a in answer} for answer in answers
 """
 
 
-def by_a_stranger(model: str, paths: list[Path], tmp_path: Path) -> list[dict[str, float]]:
+def by_pipeline(model: str, paths: list[Path], tmp_path: Path) -> list[dict[str, float]]:
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(ROOT / "models" / model)],
+        [sys.executable, "-c", PIPELINE, str(ROOT / "models" / model)],
         input=json.dumps([str(path) for path in paths]),
         capture_output=True,
         text=True,
@@ -67,11 +66,11 @@ def test_folder_is_complete_and_holds_no_pickle(model):
     assert max(path.stat().st_size for path in folder.path.rglob("*")) < 15e6
 
 
-def test_every_bundled_model_is_tested_here_and_the_main_ones_come_first():
+def test_the_main_models_come_first():
     assert bundled_models() == list(LABELS)
 
 
-def test_the_small_models_whole_numbers_take_less_than_a_megabyte():
+def test_the_small_int8_model_takes_less_than_a_megabyte():
     assert (ROOT / "models" / SMALL / "onnx/model_int8.onnx").stat().st_size < 1e6
 
 
@@ -81,7 +80,7 @@ def test_the_small_models_whole_numbers_take_less_than_a_megabyte():
 def test_a_stock_pipeline_gives_the_classifiers_answers_on_real_images(model, data_dir, tmp_path):
     paths = real_images(data_dir, model, 50)
     ours = Classifier.from_pretrained(model).predict(paths)
-    for path, theirs, mine in zip(paths, by_a_stranger(model, paths, tmp_path), ours, strict=True):
+    for path, theirs, mine in zip(paths, by_pipeline(model, paths, tmp_path), ours, strict=True):
         assert list(theirs) != [] and set(theirs) == set(LABELS[model])
         assert theirs == pytest.approx(mine.probabilities, abs=1e-4), path.name
 
@@ -105,35 +104,35 @@ def test_timm_gives_the_classifiers_answers_on_prepared_images(model, data_dir):
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_door(data_dir, tmp_path):
+def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_interface(data_dir, tmp_path):
     from blastlens.ui import build, launch
 
     pairs = raw_and_prepared(data_dir)
     assert len(pairs) == 24
     paths = [path for pair in pairs for path in pair]
-    doors = {
+    answers_by = {
         "Classifier": [answer.probabilities["ALL"] for answer in Classifier.from_pretrained(CELLS).predict(paths)],
-        "pipeline": [answer["ALL"] for answer in by_a_stranger(CELLS, paths, tmp_path)],
+        "pipeline": [answer["ALL"] for answer in by_pipeline(CELLS, paths, tmp_path)],
     }
     command = [sys.executable, "-m", "blastlens", "classify", "--model", CELLS, "--format", "json", *map(str, paths)]
     printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    doors["command line"] = [answer["probabilities"]["ALL"] for answer in json.loads(printed)]
+    answers_by["command line"] = [answer["probabilities"]["ALL"] for answer in json.loads(printed)]
     demo = build()
     _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
     try:
         client = Client(address, verbose=False)
-        doors["page and API"] = [
+        answers_by["page and API"] = [
             client.predict(handle_file(str(path)), CELLS, 0, 0, api_name="/classify")["probabilities"]["ALL"]
             for path in paths
         ]
     finally:
         demo.close()
-    for door, answers in doors.items():
+    for name, answers in answers_by.items():
         raw, prepared = np.array(answers).reshape(-1, 2).T
         apart = np.abs(raw - prepared)  # they were resampled by different filters
-        assert apart.max() <= 0.04 and apart.mean() <= 0.01, door
-    for door, answers in doors.items():
-        assert answers[1::2] == pytest.approx(doors["Classifier"][1::2], abs=1e-4), door
+        assert apart.max() <= 0.04 and apart.mean() <= 0.01, name
+    for name, answers in answers_by.items():
+        assert answers[1::2] == pytest.approx(answers_by["Classifier"][1::2], abs=1e-4), name
 
 
 @pytest.mark.parametrize("model", LABELS)
@@ -157,8 +156,3 @@ def test_the_measured_cells_are_the_data_sets(data_dir):
     assert {(name, g["label"]) for g in groups for name in g["group"].split("+")} == subjects
     assert set(record["training"]["subjects"]) == {name for name, _ in subjects}
     assert record["training"]["dataset"]["images"] == len(rows)
-
-
-def test_readme_shows_the_measured_figures():
-    text = (ROOT / "README.md").read_text()
-    assert text == readme.render(text, readme.current_table())

@@ -1,7 +1,6 @@
 """The table of corruptions: identity at neutral, worse with strength, repeatable, and each what it says it is."""
 
 import io
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +13,6 @@ from blastlens.corruptions import BLACK, CURVE_SIGMAS, KINDS
 from blastlens.corruptions.colour import _BLUE, _EOSIN
 from blastlens.noise import IMAGENET_C_SIGMAS, PAPER_SIGMAS, TRAIN_SIGMAS, add_gaussian_noise
 from blastlens.synthetic_images import draw_cell, draw_field
-from train import corruption_pictures
 
 CELL = np.array(draw_cell("ALL", 3, size=224))
 FIELD = np.array(draw_field("Pre", 1))
@@ -376,47 +374,3 @@ def test_every_kind_has_a_level_that_changes_nothing(kind):
 def test_an_unknown_kind_has_no_neutral_level_either(kind):
     with pytest.raises(BlastlensError, match="There is no corruption"):
         Corruption.neutral(kind)
-
-
-# How strong they are on real images, and what they look like
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("dataset", ["cnmc2019", "aria2021"])
-def test_the_recorded_strengths_are_of_the_tables_severities_and_grow(dataset, name):
-    record = json.loads((corruption_pictures.RESULTS / "corruptions.json").read_text())
-    rows = record["measured"][dataset]["kinds"][name]
-    kind = KINDS[name]
-    expected = [(severity, level) for severity in range(1, 6) for level in kind.levels_of(severity)]
-    assert [(row["severity"], row["level"]) for row in rows] == expected
-    assert record["kinds"][name] == {"source": kind.source, "unit": kind.unit}
-    ways = [rows[way :: 2 if kind.both_ways else 1] for way in range(2 if kind.both_ways else 1)]
-    assert all(weaker["rms"] < stronger["rms"] for way in ways for weaker, stronger in pairwise(way))
-
-
-def test_strength_is_nothing_for_the_same_image_and_a_known_number_for_a_known_change():
-    assert corruption_pictures.rms(CELL, CELL) == 0 and corruption_pictures.ssim(CELL, CELL) == 1
-    assert corruption_pictures.rms(np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 7, np.uint8)) == 7
-    likenesses = [corruption_pictures.ssim(FIELD, Corruption("blur", level).apply(FIELD)) for level in (1, 3, 6)]
-    assert 1 > likenesses[0] > likenesses[1] > likenesses[2] > 0
-    # Two even images differ in brightness alone: (2 a b + c) / (a^2 + b^2 + c).
-    dark, light = (np.full((20, 20, 3), value, np.uint8) for value in (100, 150))
-    expected = (2 * 100 * 150 + 6.5025) / (100**2 + 150**2 + 6.5025)
-    assert corruption_pictures.ssim(dark, light) == pytest.approx(expected)
-
-
-def test_strengths_are_means_over_the_views(monkeypatch):
-    monkeypatch.setattr(corruption_pictures, "KINDS", {"hue": KINDS["hue"]})
-    rows = corruption_pictures.strengths([CELL, FIELD])["hue"]
-    assert [row["level"] for row in rows] == [-10, 10, -20, 20, -30, 30, -45, 45, -60, 60]
-    expected = np.mean([distance(Corruption("hue", 10).apply(view), view) for view in (CELL, FIELD)])
-    assert rows[1]["rms"] == pytest.approx(expected, abs=0.01)
-
-
-def test_the_gallery_shows_a_line_for_each_direction_of_a_kind(monkeypatch):
-    heights = []
-    for names in (["jpeg"], ["hue"], ["jpeg", "hue"]):
-        monkeypatch.setattr(corruption_pictures, "KINDS", {name: KINDS[name] for name in names})
-        heights.append(corruption_pictures.gallery().height)
-    line = heights[1] - heights[0]
-    assert line > corruption_pictures.TILE and heights[2] - heights[0] == 2 * line

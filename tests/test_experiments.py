@@ -1,4 +1,4 @@
-"""The ledger of what was tried: what is compared with what, and what choosing costs."""
+"""What was tried: which trials are compared with which, and how optimistic the choice of the best one is."""
 
 import dataclasses
 from pathlib import Path
@@ -25,14 +25,14 @@ def trial(name: str, seed: int = 0, skill: float = 1.0, scaled: bool = True) -> 
 
 
 def right_on(base: experiments.Trial, name: str, folds: set[int]) -> experiments.Trial:
-    """A trial that answers these folds rightly and the others wrongly."""
+    """A trial that is right on these folds and wrong on the others."""
     answer = np.where(np.isin(base.fold, list(folds)), base.label, 1 - base.label)
     probabilities = np.broadcast_to(np.where(np.eye(2)[answer] > 0, 0.9, 0.1), base.probabilities.shape)
     without = dict.fromkeys(np.unique(base.fold).tolist(), probabilities)
     return dataclasses.replace(base, name=name, probabilities=probabilities, without=without)
 
 
-def test_each_fold_is_answered_by_what_was_best_elsewhere():
+def test_each_fold_is_answered_by_the_trial_that_was_best_on_the_others():
     base = trial("a")
     first, last = right_on(base, "good on 0 and 1", {0, 1}), right_on(base, "good on 2", {2})
     made = experiments.choice([first, last])
@@ -43,7 +43,7 @@ def test_each_fold_is_answered_by_what_was_best_elsewhere():
     assert made["chosen_by_other_folds"] == pytest.approx(made["of_best"])
 
 
-def test_a_fold_has_no_say_in_the_trial_that_answers_it():
+def test_a_fold_does_not_choose_the_trial_that_answers_it():
     base = trial("a")
     one, two = right_on(base, "one", {0}), right_on(base, "two", {1, 2})
     assert experiments.choice([one, two])["by_fold"] == {"0": "two", "1": "one", "2": "one"}
@@ -55,34 +55,23 @@ def test_trials_that_lack_a_level_of_the_criterion_are_not_chosen():
     assert experiments.choice([base, better])["best"] == "a"
 
 
-def test_a_trial_of_other_images_is_refused():
+def test_a_trial_of_other_images_is_rejected():
     base = trial("a")
     with pytest.raises(BlastlensError, match="other images or splits"):
-        experiments.ledger([base, dataclasses.replace(base, name="b", index=base.index + 1)])
-
-
-def test_changes_are_named_by_their_place_and_words_do_not_count():
-    changed = RECIPE.changed({"optimizer.lr": 0.5, "name": "x", "sources": {}})
-    assert changed.changes_from(RECIPE) == {"optimizer.lr": 0.5}
+        experiments.compared([base, dataclasses.replace(base, name="b", index=base.index + 1)])
 
 
 def test_the_table_shows_the_difference_that_a_paired_bootstrap_finds():
     base, other = trial("a", skill=0.4), trial("b", seed=9, skill=1.5)
-    record = experiments.ledger([base, other])
+    record = experiments.compared([base, other])
     row = record["trials"][1]["by_sigma"][0]
     found = bootstrap.difference(base.label, other.at(0), base.at(0), base.group, "weighted_f1", positive=0)
     assert row["difference"]["weighted_f1"]["value"] == pytest.approx(found.value, abs=1e-5)
-    assert f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" in experiments.table(record)
+    assert f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" in experiments.page({"cnmc2019": record})
 
 
-def test_a_folder_that_lacks_a_fold_is_refused(tmp_path: Path):
+def test_a_folder_without_every_fold_is_rejected(tmp_path: Path):
     made_up_result(fold=0).write(tmp_path)
     (written,) = tmp_path.glob("*/*/*.json")
     with pytest.raises(BlastlensError, match="every fold"):
         experiments.read(written.parent, RECIPE, "a")
-
-
-@pytest.mark.slow
-def test_the_committed_ledger_shows_the_recorded_runs():
-    for name, text in experiments.render().items():
-        assert (experiments.RESULTS / name).read_text() == text, "run `python -m train.experiments`"

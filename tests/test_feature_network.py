@@ -12,7 +12,8 @@ from blastlens.synthetic_images import drawn_dataset
 from train import finetune
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows
-from train.feature_network import fitted_head, load_backbone, logits_of, normalized, predicted_features, train_backbone
+from train.feature_network import fitted_head, load_backbone, logits_of, predicted_features, train_backbone
+from train.networks import normalise
 from train.pixels import load_pixels
 from train.recipe import Recipe
 
@@ -59,7 +60,7 @@ def test_the_regression_is_folded_into_one_layer(recipe, drawn, runs):
     model = LogisticModel.fit(measured, labels, [row.group for row in rows], recipe.distill.c)
     images = torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        found = fitted_head(backbone, recipe, model)(normalized(recipe, images)).numpy()
+        found = fitted_head(backbone, recipe, model)(normalise(recipe, images)).numpy()
     np.testing.assert_allclose(found, logits_of(model, measured), atol=1e-4)
     probabilities = np.exp(found) / np.exp(found).sum(1, keepdims=True)
     np.testing.assert_allclose(probabilities, model.probabilities(measured), atol=1e-4)

@@ -29,7 +29,7 @@ def test_the_results_go_as_a_data_set_whose_links_hold(hub):
     upload = collection.results_of("someone/blastlens-results")
     files = {file.path: file.read() for file in upload.files}
     assert upload.place == Place("someone/blastlens-results", "dataset")
-    assert {"comparison.json", "LEAK.md", "figures/comparison.svg"} <= set(files)
+    assert {"comparison.json", "CLAIMS.md", "figures/comparison.svg"} <= set(files)
     front, text = files["README.md"].decode().split("---\n", 2)[1:]
     assert yaml.safe_load(front)["license"] == "apache-2.0"
     assert text == (ROOT / "results" / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The record of a run: what is written is what is read, and what is not one is refused."""
+"""The record of a run: what is written is what is read, and other files are rejected."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 from helpers_results import made_up_result
 
 from blastlens.errors import BlastlensError
-from train.results import STEPS, Result, load_results, read_curves
+from train.results import STEPS, Result, load_results
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
@@ -54,31 +54,21 @@ def test_scratch_and_transferred_runs_have_files_of_their_own(tmp_path):
         ({"label": {"shape": [5], "uint16": "x"}}, "is not a recorded run"),
     ],
 )
-def test_a_file_that_is_no_record_is_refused(tmp_path, change, reason):
+def test_a_file_that_is_no_record_is_rejected(tmp_path, change, reason):
     path = made_up_result().write(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BlastlensError, match=reason):
         Result.read(path)
 
 
-def test_a_cut_file_is_refused(tmp_path):
+def test_a_truncated_file_is_rejected(tmp_path):
     path = made_up_result().write(tmp_path)
     path.write_text(path.read_text()[:200])
     with pytest.raises(BlastlensError, match="is not a recorded run"):
         Result.read(path)
 
 
-def test_curves_have_one_row_per_epoch(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text(
-        "epoch,step,loss,eval_loss,learning_rate\n"
-        "0.5,1,2.0,,0.1\n"
-        "1.0,2,1.0,,0.1\n"
-        "1.0,2,,0.9,\n"
-        "1.5,3,0.5,,0.01\n"
-        "2.0,4,,0.4,\n"
-    )
-    assert read_curves(path) == [
-        {"epoch": 1, "loss": 1.5, "learning_rate": 0.1, "eval_loss": 0.9},
-        {"epoch": 2, "loss": 0.5, "learning_rate": 0.01, "eval_loss": 0.4},
-    ]
+def test_an_older_record_with_loss_curves_is_read(tmp_path):
+    path = made_up_result().write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"curves": [{"epoch": 1, "loss": 0.7}]}))
+    assert Result.read(path).system == "mobilenet_m"

@@ -31,6 +31,7 @@ from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
 from train.pipeline_evaluation import through_pipeline
 from train.recipe import RECIPES, Recipe
+from train.report.numbers import interval
 from train.results import RUNS, Result
 from train.search import RECORDS
 
@@ -419,7 +420,7 @@ def test_a_score_that_an_absent_class_leaves_undefined_is_null_and_not_nan():
     undefined = crossval.plain(metrics.summary([0, 0], [[0.9, 0.1], [0.2, 0.8]], ["ALL", "HEM"], positive=0))
     assert undefined["specificity"] is None and undefined["sensitivity"] == 0.5
     nothing = {"value": None, "low": None, "high": None}
-    assert card.interval(nothing) == crossval._described(nothing) == "undefined"
+    assert interval(nothing) == crossval._described(nothing) == "undefined"
     json.dumps(undefined, allow_nan=False)
 
 
@@ -496,7 +497,7 @@ def test_the_card_is_rendered_from_the_metrics(model_folder):
     text = (model_folder / "README.md").read_text()
     rendered = card.render(model_folder)
     assert {name: (model_folder / name).read_bytes() for name in rendered} == rendered
-    assert card.interval(record["protocols"][0]["by_sigma"][0]["weighted_f1"]) in text
+    assert interval(record["protocols"][0]["by_sigma"][0]["weighted_f1"]) in text
     assert "not a medical device" in text and "{% " not in text
 
 

@@ -35,6 +35,8 @@ CALIBRATION = (
     "temperature and bias per class fitted on the other folds' held-out images, classes and donors weighted equally"
 )
 
+POSITIVE = 0  # ALL
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -142,6 +144,54 @@ def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
     out = np.full(held_out.logits.shape, np.nan)
     out[:, others] = calibrated(inner, scalings)
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """Recorded runs of two classes on repeated splits: calibrated probabilities of ALL by image.
+
+    Attributes:
+        sigmas: S of them. repeat, fold, index, group, sick: (N,). score: (S, N).
+    """
+
+    sigmas: tuple[float, ...]
+    repeat: np.ndarray
+    fold: np.ndarray
+    index: np.ndarray
+    group: np.ndarray
+    sick: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "Recorded":
+        """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
+        parts = []
+        for seed in sorted({r.seed for r in results}):
+            mine = sorted((r for r in results if r.seed == seed), key=lambda r: r.fold)
+            held_out = HeldOut.of_results(mine)
+            probabilities = calibrated(held_out, cross_fitted(held_out))[:, :, POSITIVE]
+            parts.append((np.full(len(held_out.index), seed), held_out, probabilities))
+        joined = {n: np.concatenate([getattr(p[1], n) for p in parts]) for n in ("fold", "index", "group", "label")}
+        score = np.concatenate([p[2] for p in parts], axis=1)
+        repeat = np.concatenate([p[0] for p in parts])
+        sigmas = tuple(float(s) for s in parts[0][1].sigmas)
+        return cls(sigmas, repeat, joined["fold"], joined["index"], joined["group"], joined["label"] == POSITIVE, score)
+
+    @property
+    def keys(self) -> set[tuple[int, int]]:
+        """The (seed, fold) of its runs."""
+        return set(zip(self.repeat.tolist(), self.fold.tolist(), strict=True))
+
+    def part(self, keys: set[tuple[int, int]]) -> "Recorded":
+        """Only the runs of these (seed, fold)."""
+        chosen = np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)])
+        names = ("repeat", "fold", "index", "group", "sick")
+        return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
+
+    def donors(self, sigma: float = 0.0) -> DonorScores:
+        """Figures by donor under noise."""
+        score = self.score[self.sigmas.index(sigma)]
+        return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
 
 
 def calibration_of(

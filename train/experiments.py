@@ -5,8 +5,8 @@
 
 All trials of a data set answer the same held-out images of the same groups, so each is compared with the shipped recipe
 image by image, and so is the same recipe without calibration. Choosing the best of several on the images that it
-is then reported on flatters the choice; `choice` says by how much: each fold is answered by the recipe that was best
-on the *other* folds.
+is then reported on is optimistic; `choice` says by how much: each fold is answered by the recipe that was best on the
+*other* folds.
 """
 
 import argparse
@@ -23,14 +23,12 @@ import yaml
 from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
-from train.calibration import Candidate, fitted
-from train.complexity import count_parameters, multiply_adds
+from train.compare import recorded_run
 from train.crossval import HeldOut, calibrated, calibrated_without, cross_fitted, plain
-from train.datasets import load_rows
 from train.folds import runs_of
-from train.networks import create_network
 from train.recipe import Recipe
-from train.results import HONEST, RUNS, Result, from_run_folder
+from train.report.templates import filled
+from train.results import HONEST, RUNS, Result
 
 RESULTS = RUNS.parent
 TRIED = RESULTS / "tried"
@@ -38,7 +36,6 @@ SHOWN = (0, 10, 20, 50)  # sigmas
 UNCALIBRATED = ", uncalibrated"
 # What the best trial is best by: of cells, the AUROC per donor, which no shares of classes or large donors decide.
 CRITERIA = {2: "AUROC per donor", 4: "weighted F1"}
-BY_IMAGE = Candidate("temperature and bias", "image")
 CRITERION_SIGMAS = (0, 20, 50)
 # The recipes that ship, by data set.
 SHIPPED = {"cnmc2019": "ours_cnmc2019", "aria2021": "ours_aria2021"}
@@ -54,7 +51,6 @@ class Trial:
         index, label, fold, group: (N,) of the held-out images, sorted by index.
         probabilities: (S, N, C), at `sigmas`, calibrated across folds or not at all. without: of each fold, those of
             the other folds' images calibrated without it, from which to choose what answers it.
-        by_image: (N, C), without noise, calibrated with every image weighing the same, as figures once were.
     """
 
     name: str
@@ -68,7 +64,6 @@ class Trial:
     group: np.ndarray
     probabilities: np.ndarray
     without: Mapping[int, np.ndarray]
-    by_image: np.ndarray
 
     @classmethod
     def of(cls, name: str, recipe: Recipe, results: Sequence[Result], scaled: bool = True) -> "Trial":
@@ -94,7 +89,6 @@ class Trial:
             group=np.concatenate([r.groups_of_images for r in results])[order],
             probabilities=found[:, order],
             without=without,
-            by_image=calibrated(held_out, fitted(held_out, held_out.group, BY_IMAGE))[0][order],
         )
 
     def donors(self, sigma: float = 0.0, chosen: np.ndarray | None = None, p: np.ndarray | None = None) -> DonorScores:
@@ -199,12 +193,10 @@ def choice(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def donor_figures(trial: Trial, base: Trial) -> dict[str, Any]:
-    """One line of the table by donor: what was reported of a two-class run, and what its donors say of it."""
-    before = metrics.summary(trial.label, trial.by_image, ["ALL", "HEM"], positive=0)
+    """One line of the table by donor of a two-class run."""
     scores = trial.donors()
     row: dict[str, Any] = {
         "name": trial.name,
-        "before": {k: before[k] for k in ("weighted_f1", "auroc", "specificity")},
         "by_sigma": [
             {"sigma": s, "auroc_per_donor": trial.donors(s).replicates(0)["auroc_per_donor"][0]}
             for s in SHOWN
@@ -217,8 +209,8 @@ def donor_figures(trial: Trial, base: Trial) -> dict[str, Any]:
     return row
 
 
-def ledger(trials: Sequence[Trial], systems: Sequence[Trial] = ()) -> dict[str, Any]:
-    """The ledger of these trials, JSON-ready; the first is the base.
+def compared(trials: Sequence[Trial], systems: Sequence[Trial] = ()) -> dict[str, Any]:
+    """The record of these trials, JSON-ready; the first is the base.
 
     `systems` are other recorded runs on the same split, which only appear in the table by donor.
 
@@ -226,137 +218,64 @@ def ledger(trials: Sequence[Trial], systems: Sequence[Trial] = ()) -> dict[str, 
         BlastlensError: trials of other images or splits than the base's.
     """
     base = trials[0]
-    raw = [t for t in trials if not t.name.endswith(UNCALIBRATED)]
     for trial in trials:
         if not (np.array_equal(trial.index, base.index) and np.array_equal(trial.fold, base.fold)):
             raise BlastlensError(f"{trial.name} answers other images or splits than {base.name}; they do not compare.")
-    return plain(
-        {
-            "protocol": base.protocol,
-            "seed": base.seed,
-            "images": len(base.index),
-            "groups": len(np.unique(base.group)),
-            "base": base.name,
-            "base_recipe": {k: v for k, v in base.recipe.flat.items() if not k.startswith("sources")},
-            "trials": [
-                {"name": t.name, "changes": t.recipe.changes_from(base.recipe)} | figures_of(t, base) for t in trials
-            ],
-            "choice": choice(trials),
-            **(
-                {"by_donor": [donor_figures(t, base) for t in (*raw, *systems)]}
-                if len(base.probabilities[0][0]) == 2
-                else {}
-            ),
-        }
-    )
+    record = {
+        "protocol": base.protocol,
+        "seed": base.seed,
+        "images": len(base.index),
+        "groups": len(np.unique(base.group)),
+        "base": base.name,
+        "base_recipe": {k: v for k, v in base.recipe.flat.items() if not k.startswith("sources")},
+        "trials": [
+            {"name": t.name, "changes": t.recipe.changes_from(base.recipe)} | figures_of(t, base) for t in trials
+        ],
+        "choice": choice(trials),
+    }
+    if base.probabilities.shape[2] == 2:
+        calibrated_trials = [t for t in trials if not t.name.endswith(UNCALIBRATED)]
+        record["by_donor"] = [donor_figures(t, base) for t in (*calibrated_trials, *systems)]
+    return plain(record)
 
 
-def table(record: dict[str, Any]) -> str:
-    """A ledger as Markdown."""
-    lines = [
-        f"{record['protocol']} (group-level), seed {record['seed']}, {record['images']:,} images of "
-        f"{record['groups']} groups, each answered by a network that was not trained on its group; calibrated across "
-        f"folds unless it says otherwise. Differences are to `{record['base']}` at the same noise, paired image by "
-        "image, with 95 % intervals over groups.",
-        "",
-        "| trial | sigma | weighted F1 | difference | AUROC | difference | ECE |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for trial in record["trials"]:
-        for row in trial["by_sigma"]:
-            gained = row.get("difference")
-            gains = [_gain(gained[k]) if gained else "" for k in ("weighted_f1", "auroc")]
-            lines.append(
-                f"| {trial['name'] if row['sigma'] == 0 else ''} | {row['sigma']} | {_measured(row['weighted_f1'])} "
-                f"| {gains[0]} | {_measured(row['auroc'])} | {gains[1]} | {row['ece']['value']:.3f} |"
-            )
-    lines += ["", f"What differs from the recipe of `{record['base']}`:", ""]
-    told: dict[str, list[str]] = {}
+def page(records: Mapping[str, dict[str, Any]], notes: str = "") -> str:
+    """TRIED.md of the records of `compared`, by data set."""
+    return filled("TRIED", records=records, notes=notes.strip(), titles=TITLES, changes=_by_changes, noisy=SHOWN[1:])
+
+
+def _by_changes(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What differs from the base's recipe, in words -> the trials."""
+    found: dict[str, list[str]] = {}
     for trial in record["trials"]:
         changes = ", ".join(f"`{k}` {_short(v)}" for k, v in trial["changes"].items())
-        told.setdefault(changes or "nothing", []).append(f"`{trial['name']}`")
-    lines += [f"- {', '.join(names)}: {changes}" for changes, names in told.items()]
-    made = record["choice"]
-    lines += [
-        "",
-        f"Best of {made['trials']} by mean {made['criterion']} at sigma 0, 20 and 50: `{made['best']}`, without noise "
-        f"{made['of_best']:.3f}. When each fold's trial is chosen by the other folds alone: "
-        f"{made['chosen_by_other_folds']:.3f}.",
-    ]
-    if "by_donor" in record:
-        lines += ["", donor_table(record["by_donor"], record["base"])]
-    return "\n".join(lines)
-
-
-def donor_table(rows: Sequence[dict[str, Any]], base: str) -> str:
-    """What was reported of each run and what its donors say, as Markdown."""
-    first = rows[0]
-    lines = [
-        f"The same runs by donor: {first['healthy_donors']} healthy donors and {first['subjects']} ALL subjects, "
-        "linked subjects counted once. *Reported before*: pooled over images and folds, every image weighing the same "
-        "in the calibration. The other columns: calibrated on the other folds, classes and donors weighted equally, "
-        "95 % "
-        f"intervals over donors, differences paired with `{base}`.",
-        "",
-        "| run | reported before: weighted F1 / AUROC / specificity | AUROC per donor | difference "
-        "| at sigma 10 / 20 / 50 | specificity per donor: mean, worst | sensitivity per ALL subject: mean, worst "
-        "| AUROC within folds | weighted F1: data / 50 % | ECE at 50 % |",
-        "| --- " * 10 + "|",
-    ]
-    for row in rows:
-        was, by_sigma = row["before"], {r["sigma"]: r["auroc_per_donor"] for r in row["by_sigma"]}
-        noise = " / ".join(f"{by_sigma[s]:.3f}" if s in by_sigma else "-" for s in SHOWN[1:])
-        gain = _gain(row["difference"]) if "difference" in row else ""
-        specificity, sensitivity = row["specificity_per_donor"], row["sensitivity_per_subject"]
-        lines.append(
-            f"| {row['name']} | {was['weighted_f1']:.3f} / {was['auroc']:.3f} / {was['specificity']:.3f} "
-            f"| {_measured(row['auroc_per_donor'])} | {gain} | {noise} "
-            f"| {_measured(specificity)}, {row['worst_specificity']:.3f} "
-            f"| {_measured(sensitivity)}, {row['worst_sensitivity']:.3f} | {_measured(row['auroc'])} "
-            f"| {row['weighted_f1']['value']:.3f} / {row['weighted_f1_at_half']['value']:.3f} "
-            f"| {row['ece_at_half']['value']:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def _measured(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+        found.setdefault(changes or "nothing", []).append(f"`{trial['name']}`")
+    return found
 
 
 def _short(value: Any) -> str:
     return " to ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)
 
 
-def _gain(interval: dict[str, float]) -> str:
-    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
-
-
 def render(tried: Path = TRIED, runs: Path = RUNS) -> dict[str, str]:
     """TRIED.md and tried.json, by name."""
-    records = {dataset: ledger(trials_of(dataset, tried, runs), systems_of(dataset, runs)) for dataset in SHIPPED}
+    records = {dataset: compared(trials_of(dataset, tried, runs), systems_of(dataset, runs)) for dataset in SHIPPED}
     notes = tried / "NOTES.md"
-    parts = ["# What was tried", "", notes.read_text().strip() if notes.exists() else ""]
-    for dataset, record in records.items():
-        parts += ["", f"## {TITLES[dataset]}", "", table(record)]
-    return {"TRIED.md": "\n".join(parts) + "\n", "tried.json": json.dumps(records, indent=1) + "\n"}
+    text = page(records, notes.read_text() if notes.exists() else "")
+    return {"TRIED.md": text, "tried.json": json.dumps(records, indent=1) + "\n"}
 
 
 def keep(cv: Path, data: Path, seed: int, tried: Path = TRIED) -> Path:
     """Record one seed of a cross-validation as a trial; returns its folder."""
     runs = runs_of(cv, seed)
-    groups = [row.group for row in load_rows(data)]
-    record = json.loads((runs[0] / "run.json").read_text())
-    recipe = Recipe.from_dict(record["recipe"])
-    network = create_network(recipe, len(record["label_names"]), "scratch")
-    complexity = count_parameters(network), multiply_adds(network, recipe.image_size)
     out = tried / cv.name
-    out.mkdir(parents=True, exist_ok=True)
     for run in runs:
-        result = from_run_folder(run, len(runs), {}, groups, complexity)
-        written = replace(result, system=cv.name).write(out)
-        written.replace(out / f"fold{result.fold}.json")
+        written = replace(recorded_run(run, data, len(runs), {}), system=cv.name).write(out)
+        record = json.loads((run / "run.json").read_text())
+        written.replace(out / f"fold{record['fold']}.json")
         for folder in (written.parent, written.parent.parent):
-            folder.rmdir() if not any(folder.iterdir()) else None
+            folder.rmdir()
+    recipe = Recipe.from_dict(record["recipe"])
     (out / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False))
     return out
 

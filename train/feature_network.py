@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
@@ -27,7 +27,7 @@ from blastlens.noise import add_gaussian_noise
 from train import transforms
 from train.cell_features import Floats, LogisticModel, columns
 from train.files import make_once, replace
-from train.networks import create_network, head_linear
+from train.networks import create_network, head_linear, normalise
 from train.recipe import Recipe
 
 CHECKPOINT = "feature_network.pt"
@@ -81,7 +81,7 @@ def train_backbone(
             chosen = np.sort(rows[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
             images = torch.from_numpy(np.ascontiguousarray(pixels[chosen])).permute(0, 3, 1, 2)
             loss = F.mse_loss(
-                network(normalized(recipe, transforms.apply(recipe.augment, images, generator))), wanted[chosen]
+                network(normalise(recipe, transforms.apply(recipe.augment, images, generator))), wanted[chosen]
             )
             optimizer.zero_grad()
             loss.backward()
@@ -145,7 +145,7 @@ def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, s
         for start in tqdm(range(0, len(pixels), 16), desc=f"features at sigma {sigma:g}", unit="batch"):
             few = range(start, min(start + 16, len(pixels)))
             batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=i) for i in few])
-            images = normalized(recipe, torch.from_numpy(batch).permute(0, 3, 1, 2))
+            images = normalise(recipe, torch.from_numpy(batch).permute(0, 3, 1, 2))
             found.append(session.run(None, {"pixels": images.contiguous().numpy()})[0])
         with part.open("wb") as opened:
             np.save(opened, np.concatenate(found).astype(np.float64))
@@ -175,12 +175,6 @@ def logits_of(model: LogisticModel, features: Floats) -> Floats:
     """Logits (N, 2) of predicted features, those of `fitted_head`'s network."""
     score = model.pipeline.decision_function(features)
     return np.stack([-score, score], axis=1) / 2
-
-
-def normalized(recipe: Recipe, images: Tensor) -> Tensor:
-    """Pixels (N, 3, H, W) on the 0 to 255 scale to what the network takes."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (recipe.channel_mean, recipe.channel_std))
-    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _frozen_to_eval(network: nn.Module, recipe: Recipe) -> None:

@@ -47,7 +47,7 @@ from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, imitation_loss, load_teacher
 from train.files import replace, write_json, writing
 from train.modeling_blastlens import enhance
-from train.networks import OURS, create_network, find_weights, head_linear
+from train.networks import OURS, create_network, find_weights, head_linear, normalise
 from train.pixels import load_pixels
 from train.recipe import Preprocess, Recipe
 
@@ -245,16 +245,6 @@ def prepare(recipe: Recipe, images: Tensor) -> Tensor:
     if steps == Preprocess():
         return images
     return enhance(images.float(), **dataclasses.asdict(steps))
-
-
-def normalise(recipe: Recipe, images: Tensor) -> Tensor:
-    """Pixels (N, 3, H, W) on the 0 to 255 scale -> what the network takes."""
-    mean, std = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1)
-        for values in (recipe.channel_mean, recipe.channel_std)
-    )
-    x = (images.float() / 255 - mean) / std
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def shrunk(images: Tensor, size: int) -> Tensor:

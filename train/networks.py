@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import nn
+from torch import Tensor, nn
 
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
@@ -47,6 +47,16 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
         if name.startswith(recipe.frozen):
             parameter.requires_grad_(False)
     return network
+
+
+def normalise(recipe: Recipe, images: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) on the 0 to 255 scale -> what the recipe's network takes."""
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1)
+        for values in (recipe.channel_mean, recipe.channel_std)
+    )
+    x = (images.float() / 255 - mean) / std
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def classifier_name(network: nn.Module) -> str:

@@ -9,6 +9,7 @@ computed again, not only read.
 import base64
 import csv
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from train.files import write_json
 from train.recipe import Recipe
 
 SCHEMA = 1
-HONEST = "group-kfold:3"  # the protocol that every system is measured on beside its paper's own
+HONEST = "group-kfold:3"  # the group-disjoint protocol that every system is measured on beside its paper's own
 RUNS = Path(__file__).parents[1] / "results" / "runs"
+LEVELS = {"image": "image-level", "group": "group-disjoint"}  # of splits, in words
 STEPS = 65535  # probabilities are stored in this many steps
 
 
@@ -55,7 +57,6 @@ class Result:
     epochs: int  # trained
     seconds: float
     versions: dict[str, str]
-    curves: tuple[dict[str, float], ...]  # per epoch: epoch, loss, learning_rate and, with validation, eval_loss
     sigmas: tuple[float, ...]
     index: NDArray[np.int64]  # (N,) position in the data set's rows, which are sorted by file name
     label: NDArray[np.int64]  # (N,)
@@ -65,7 +66,7 @@ class Result:
 
     @property
     def level(self) -> str:
-        """ "image" or "group": whether the split may put one person's images on both sides."""
+        """ "image" or "group": whether the split may put one subject's images on both sides."""
         return level_of(self.protocol)
 
     @property
@@ -78,7 +79,7 @@ class Result:
         return [self.group_names[i] for i in self.group]
 
     def write(self, folder: Path = RUNS) -> Path:
-        """Write the run's file under its name in `folder`; nobody ever sees half of it."""
+        """Write the run's file under its name in `folder`, completely or not at all."""
         path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
         data = {"schema": SCHEMA} | self.__dict__
         for name in ("index", "label", "group"):
@@ -94,11 +95,12 @@ class Result:
             data = json.loads(path.read_text())
             if data.pop("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
+            data.pop("curves", None)  # loss by epoch, which older records have
             for name in ("index", "label", "group"):
                 data[name] = _unpack(data[name]).astype(np.int64)
             first = _unpack(data["probabilities"]) / STEPS
             data["probabilities"] = np.concatenate([first, 1 - first.sum(2, keepdims=True)], 2).clip(0, 1)
-            for name in ("label_names", "curves", "sigmas", "group_names"):
+            for name in ("label_names", "sigmas", "group_names"):
                 data[name] = tuple(data[name])
             result = cls(**data)
         except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
@@ -135,7 +137,8 @@ def from_run_folder(
     arrays = np.load(run / "predictions.npz")
     index = arrays["test_index"]
     names, group = np.unique([groups[i] for i in index], return_inverse=True)
-    curves = read_curves(run / "log.csv")
+    with (run / "log.csv").open(newline="") as log:
+        epochs = [float(row["epoch"]) for row in csv.DictReader(log)]
     return Result(
         system=recipe["name"],
         paper=recipe["paper"],
@@ -156,10 +159,9 @@ def from_run_folder(
         label_names=tuple(record["label_names"]),
         parameters=complexity[0],
         multiply_adds=complexity[1],
-        epochs=max((int(row["epoch"]) for row in curves), default=0),
+        epochs=math.ceil(max(epochs, default=0) - 1e-6),
         seconds=record["seconds"],
         versions={k: v for k, v in record["versions"].items() if k != "device"},
-        curves=tuple(curves),
         sigmas=tuple(float(s) for s in arrays["sigmas"]),
         index=index,
         label=arrays["test_label"],
@@ -167,28 +169,6 @@ def from_run_folder(
         group=group,
         probabilities=np.stack([metrics.softmax(logits) for logits in arrays["test_logits"]]),
     )
-
-
-def read_curves(path: Path) -> list[dict[str, float]]:
-    """log.csv, step by step, as one row per epoch: mean training loss, last learning rate, validation loss."""
-    epochs: dict[int, dict[str, list[float]]] = {}
-    with path.open(newline="") as handle:
-        for row in csv.DictReader(handle):
-            # The loss logged at the very end of an epoch stands at a whole number and belongs to that epoch.
-            epoch = max(1, int(np.ceil(float(row["epoch"]) - 1e-6)))
-            for name in ("loss", "eval_loss", "learning_rate"):
-                if row[name]:
-                    epochs.setdefault(epoch, {}).setdefault(name, []).append(float(row[name]))
-    curves = []
-    for epoch, values in sorted(epochs.items()):
-        curve: dict[str, float] = {"epoch": epoch}
-        if "loss" in values:
-            curve["loss"] = round(float(np.mean(values["loss"])), 5)
-        for name in ("learning_rate", "eval_loss"):
-            if name in values:
-                curve[name] = float(f"{values[name][-1]:.5g}")
-        curves.append(curve)
-    return curves
 
 
 def _pack(array: NDArray[Any]) -> dict[str, Any]:

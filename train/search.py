@@ -2,21 +2,20 @@
 
     python -m train.search --data DIR --jobs 2            run what is missing, then write the table
     python -m train.search --data DIR --list              what is done and missing, with an estimate
-    python -m train.search                                the table of what is recorded
+    python -m train.search --data ""                      the table of what is recorded
     python -m train.search --data DIR --stage 2 --only cells-1 last-blocks
 
-`search.yaml` lists the candidates. Those without a network run on every split seed and on the new donors, which take
-minutes. Networks run on the first split seed (stage 1) or on all of them and the new donors (stage 2), as
-`train.compare` runs: the command can be stopped at any moment and given again, and a run that fails stops no other.
-The table can be written at any time; it says how many runs each line rests on.
+`search.yaml` lists the candidates. Those without a network run on every split seed and on the new donors, which takes
+minutes. Networks run on the first split seed (stage 1) or on all of them and the new donors (stage 2), in the queue of
+`train.compare`: rerun the command to resume, and a run that fails stops no other. The table can be written at any time;
+it says how many runs each line rests on.
 """
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -29,31 +28,29 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from blastlens.donor_metrics import DonorScores, difference, donor_weights
+from blastlens.donor_metrics import difference, donor_weights
 from blastlens.errors import BlastlensError
 from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
-from train.compare import Job, Workplace, duration, estimate, listing, run_all, speed_on
-from train.complexity import count_parameters, multiply_adds
-from train.crossval import HeldOut, calibrated, cross_fitted, plain
+from train.compare import Job, add_queue_arguments, list_or_run, recorded_run
+from train.crossval import Recorded, plain
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
-from train.feature_network import normalized
 from train.files import make_once
-from train.finetune import best_precision, dataset_folder, view_of
-from train.networks import create_network, find_weights
+from train.finetune import dataset_folder, view_of
+from train.networks import create_network, find_weights, normalise
 from train.pixels import load_pixels
 from train.recipe import Recipe
-from train.results import Result, from_run_folder, load_results
+from train.report.templates import filled
+from train.results import Result, load_results
 
 CONFIG = Path(__file__).with_suffix(".yaml")
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDS = RESULTS / "search"
 SIGMAS = (0.0, 10.0, 20.0, 50.0)
-POSITIVE = 0  # ALL
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SearchCandidate:
     """One line of search.yaml; exactly one kind of candidate is described by its fields.
 
     Attributes:
@@ -77,11 +74,11 @@ class Candidate:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, for the record."""
-        return {k: v for k, v in vars(self).items() if v != getattr(Candidate, k)}
+        return {k: v for k, v in vars(self).items() if v != getattr(SearchCandidate, k)}
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchPlan:
     """search.yaml, validated."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -91,11 +88,11 @@ class Search:
     new_donors: tuple[str, ...]
     baselines: tuple[str, ...]
     network: dict[str, Any]
-    candidates: dict[str, Candidate]
+    candidates: dict[str, SearchCandidate]
     full_size: tuple[str, ...] = ()  # candidates that keep the size and length of their recipe
 
     @classmethod
-    def load(cls, path: Path = CONFIG) -> "Search":
+    def load(cls, path: Path = CONFIG) -> "SearchPlan":
         """Raises BlastlensError naming what is wrong with the file."""
         try:
             return TypeAdapter(cls).validate_python(yaml.safe_load(path.read_text()))
@@ -145,7 +142,7 @@ class Cells:
     def groups(self) -> np.ndarray:
         return np.array([row.group for row in self.rows])
 
-    def numbers(self, candidate: Candidate) -> Floats:
+    def numbers(self, candidate: SearchCandidate) -> Floats:
         """(N, F) of every image."""
         parts = []
         if candidate.features:
@@ -169,7 +166,7 @@ class Cells:
             found = []
             for start in range(0, len(pixels), 32):
                 images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 32])).permute(0, 3, 1, 2)
-                maps = network.forward_features(normalized(recipe, images))
+                maps = network.forward_features(normalise(recipe, images))
                 found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
             with part.open("wb") as opened:
                 np.save(opened, np.concatenate(found).astype(np.float64))
@@ -178,7 +175,7 @@ class Cells:
         return np.load(path)
 
 
-def fit_and_test(candidate: Candidate, numbers: Floats, cells: Cells, split: Split) -> Floats:
+def fit_and_test(candidate: SearchCandidate, numbers: Floats, cells: Cells, split: Split) -> Floats:
     """Probabilities (N, 2) of a split's test images by a model of numbers, fitted on its training images."""
     train, test = list(split.train), list(split.test)
     labels, groups = cells.labels[train], cells.groups[train]
@@ -189,7 +186,7 @@ def fit_and_test(candidate: Candidate, numbers: Floats, cells: Cells, split: Spl
     return boosting.fit(numbers[train], labels, sample_weight=weights).predict_proba(numbers[test])
 
 
-def run_numbers(search: Search, names: Sequence[str], cells: Cells, results: Path) -> None:
+def run_numbers(search: SearchPlan, names: Sequence[str], cells: Cells, results: Path) -> None:
     """Run and record candidates that train no network, on every split."""
     splits = [split for seed in search.seeds for split in make_splits(search.protocol, cells.rows, seed)]
     splits += make_splits(search.left_out, cells.rows, search.seeds[0])
@@ -225,7 +222,7 @@ def _recorded(name: str, digest: str, split: Split, cells: Cells, results: Path)
 
 def _result(
     name: str,
-    candidate: Candidate,
+    candidate: SearchCandidate,
     digest: str,
     split: Split,
     probabilities: Floats,
@@ -259,7 +256,6 @@ def _result(
         epochs=0,
         seconds=round(seconds, 2),
         versions={},
-        curves=(),
         sigmas=(0.0,),
         index=test,
         label=cells.labels[test],
@@ -267,57 +263,6 @@ def _result(
         group=group,
         probabilities=probabilities[None],
     )
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """The recorded runs of one candidate on the repeated splits: calibrated probabilities of ALL by image.
-
-    Attributes:
-        sigmas: S of them. repeat, fold, index, group, sick: (N,). score: (S, N).
-    """
-
-    sigmas: tuple[float, ...]
-    repeat: np.ndarray
-    fold: np.ndarray
-    index: np.ndarray
-    group: np.ndarray
-    sick: np.ndarray
-    score: np.ndarray
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> "Recorded":
-        """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
-        parts = []
-        for seed in sorted({r.seed for r in results}):
-            mine = sorted((r for r in results if r.seed == seed), key=lambda r: r.fold)
-            held_out = HeldOut.of_results(mine)
-            probabilities = calibrated(held_out, cross_fitted(held_out))[:, :, POSITIVE]
-            parts.append((np.full(len(held_out.index), seed), held_out, probabilities))
-        joined = {n: np.concatenate([getattr(p[1], n) for p in parts]) for n in ("fold", "index", "group", "label")}
-        score = np.concatenate([p[2] for p in parts], axis=1)
-        repeat = np.concatenate([p[0] for p in parts])
-        sigmas = tuple(float(s) for s in parts[0][1].sigmas)
-        return cls(sigmas, repeat, joined["fold"], joined["index"], joined["group"], joined["label"] == POSITIVE, score)
-
-    @property
-    def keys(self) -> set[tuple[int, int]]:
-        """The (seed, fold) of its runs."""
-        return set(zip(self.repeat.tolist(), self.fold.tolist(), strict=True))
-
-    def part(self, keys: set[tuple[int, int]]) -> "Recorded":
-        """Only the runs of these (seed, fold)."""
-        chosen = np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)])
-        names = ("repeat", "fold", "index", "group", "sick")
-        return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
-
-    def donors(self, sigma: float = 0.0) -> DonorScores:
-        """Figures by donor under noise."""
-        score = self.score[self.sigmas.index(sigma)]
-        return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
 
 
 def averaged(members: Sequence[Recorded]) -> Recorded:
@@ -333,7 +278,7 @@ def averaged(members: Sequence[Recorded]) -> Recorded:
     return Recorded(sigmas, *first, score)
 
 
-def recorded(search: Search, protocol: str, results: Sequence[Result]) -> dict[str, Recorded]:
+def recorded(search: SearchPlan, protocol: str, results: Sequence[Result]) -> dict[str, Recorded]:
     """Every candidate that has runs under a protocol, averages included."""
     found = {}
     for name, candidate in search.candidates.items():
@@ -347,7 +292,7 @@ def recorded(search: Search, protocol: str, results: Sequence[Result]) -> dict[s
     return found
 
 
-def figures(search: Search, results: Sequence[Result]) -> dict[str, Any]:
+def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
     """results/search.json: what was measured of every candidate, the best by AUROC per donor first.
 
     Returns:
@@ -360,7 +305,6 @@ def figures(search: Search, results: Sequence[Result]) -> dict[str, Any]:
     new = recorded(search, search.left_out, results)
     candidates = {}
     for name, one in found.items():
-        summary = one.donors().summary()
         differences = {}
         for baseline in search.baselines:
             keys = one.keys & found[baseline].keys if baseline in found and baseline != name else set()
@@ -368,10 +312,10 @@ def figures(search: Search, results: Sequence[Result]) -> dict[str, Any]:
                 differences[baseline] = difference(one.part(keys).donors(), found[baseline].part(keys).donors())
         candidates[name] = {
             "runs": len(one.keys),
-            **_without_donors(summary),
+            **_summary(one),
             "auroc_by_sigma": {f"{s:g}": one.donors(s).replicates(0)["auroc_per_donor"][0] for s in one.sigmas},
             "difference": differences,
-            **({"new": _without_donors(new[name].donors().summary())} if name in new else {}),
+            **({"new": _summary(new[name])} if name in new else {}),
         }
     ordered = sorted(candidates.items(), key=lambda item: -item[1]["auroc_per_donor"].value)
     return plain(
@@ -387,68 +331,24 @@ def figures(search: Search, results: Sequence[Result]) -> dict[str, Any]:
     )
 
 
-def _without_donors(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key != "donors"}
+def _summary(runs: Recorded) -> dict[str, Any]:
+    """Scores by donor of all donors together."""
+    return {key: value for key, value in runs.donors().summary().items() if key != "donors"}
 
 
-def table(search: Search, record: Mapping[str, Any]) -> str:
-    """results/SEARCH.md from `figures`."""
-    lines = [
-        f"| candidate | runs of {record['runs']} | AUROC per healthy donor | "
-        + " | ".join(f"difference to {name}" for name in search.baselines)
-        + " | specificity per donor: mean, worst | sensitivity per ALL subject | AUROC of cells | weighted F1 at 50 % "
-        "| ECE at 50 % | AUROC per donor at sigma 10 / 20 / 50 | new donors: AUROC per donor | cells |",
-        "| --- " * (11 + len(search.baselines)) + "|",
-    ]
-    for name, one in record["candidates"].items():
-        noise = [one["auroc_by_sigma"].get(f"{sigma:g}") for sigma in SIGMAS[1:]]
-        gains = [_signed(one["difference"].get(baseline)) for baseline in search.baselines]
-        new = one.get("new")
-        lines.append(
-            f"| {name} | {one['runs']} | {_measured(one['auroc_per_donor'])} | {' | '.join(gains)} "
-            f"| {one['specificity_per_donor']['value']:.3f}, {one['worst_specificity']:.3f} "
-            f"| {one['sensitivity_per_subject']['value']:.3f} | {one['auroc']['value']:.3f} "
-            f"| {one['weighted_f1_at_half']['value']:.3f} | {one['ece_at_half']['value']:.3f} "
-            f"| {' / '.join('-' if area is None else f'{area:.3f}' for area in noise)} "
-            + (f"| {_measured(new['auroc_per_donor'])} | {new['auroc']['value']:.3f} |" if new else "| - | - |")
-        )
+def render(results: Path = RECORDS, config: Path = CONFIG) -> dict[str, str]:
+    """search.json and SEARCH.md, by name."""
+    search = SearchPlan.load(config)
+    record = figures(search, load_results(results))
     missing = [name for name in search.candidates if name not in record["candidates"]]
-    return "\n".join(
-        [
-            "# Search for a single-cell model",
-            "",
-            f"{search.protocol}, split seeds {', '.join(map(str, search.seeds))}; {record['healthy_donors']} healthy "
-            f"donors and {record['subjects']} ALL subjects, linked subjects counted once. Every cell is scored by a "
-            "model that saw no cell of its donor. Calibrated on the other folds, classes and donors weighted equally. "
-            "95 % intervals resample donors within their class and include the repeats; differences are paired on the "
-            "same runs. Donors with fewer than three cells are left out of figures per donor. New donors: "
-            f"{', '.join(search.new_donors)}, left out as a whole. Networks: {_listed(search.network)}. Rendered by "
-            "`python -m train.search` from [search/](search).",
-            "",
-            *lines,
-            "",
-            f"Not run yet: {', '.join(missing) or 'none'}.",
-            "",
-            "| candidate | settings |",
-            "| --- | --- |",
-            *(f"| {name} | {_listed(c.settings)} |" for name, c in search.candidates.items()),
-            "",
-        ]
-    )
+    page = filled("SEARCH", search=search, record=record, missing=missing, sigmas=[f"{s:g}" for s in SIGMAS[1:]])
+    return {"search.json": json.dumps(record, indent=1) + "\n", "SEARCH.md": page}
 
 
-def _measured(interval: Mapping[str, float]) -> str:
-    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _signed(interval: Mapping[str, float] | None) -> str:
-    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})" if interval else "-"
-
-
-def keep(search: Search, name: str, cv: Path, data: str, results: Path) -> int:
+def keep(search: SearchPlan, name: str, cv: Path, data: str, results: Path) -> int:
     """Record the finished run folders in `cv` as runs of a candidate; returns how many there were.
 
-    For runs that were not made here, such as those of a recipe at its full size. The candidate's settings must be
+    For runs that were made elsewhere, such as those of a recipe at its full size. The candidate's settings must be
     theirs.
 
     Raises:
@@ -456,44 +356,26 @@ def keep(search: Search, name: str, cv: Path, data: str, results: Path) -> int:
     """
     (job, *_) = search.jobs([name], 1)
     folder = dataset_folder(data, job.recipe)
-    groups = [row.group for row in load_rows(folder)]
-    network = create_network(job.recipe, 2, "scratch")
-    complexity = count_parameters(network), multiply_adds(network, job.recipe.image_size)
+    rows = load_rows(folder)
     runs = sorted(path.parent for path in cv.glob("**/run.json"))
     for run in runs:
         record = json.loads((run / "run.json").read_text())
-        recipe = Recipe.from_dict(record["recipe"])
-        if recipe.digest != job.recipe.digest:
+        if Recipe.from_dict(record["recipe"]).digest != job.recipe.digest:
             raise BlastlensError(f"{run} was made with another recipe than the candidate {name}.")
-        folds = len(make_splits(record["protocol"], load_rows(folder), record["seed"]))
-        replace(from_run_folder(run, folds, job.changes, groups, complexity), system=name).write(results)
+        folds = len(make_splits(record["protocol"], rows, record["seed"]))
+        replace(recorded_run(run, folder, folds, job.changes), system=name).write(results)
     if not runs:
         raise BlastlensError(f"{cv} has no finished runs.")
     return len(runs)
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return ", ".join(
-        f"`{key}` {', '.join(map(str, v)) if isinstance(v, list | tuple) else v}" for key, v in flat.items()
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.search", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("BLASTLENS_DATA"), help="prepared dataset; without: the table")
-    parser.add_argument("--list", action="store_true", help="only show what is done, running and missing")
+    add_queue_arguments(parser, Path("runs/search"), RECORDS)
     parser.add_argument("--only", nargs="+", metavar="CANDIDATE", help="default: every candidate")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="networks: 1 first seed, 2 all seeds")
     parser.add_argument("--keep", nargs=2, metavar=("CANDIDATE", "FOLDER"), help="record runs of train.crossval")
-    parser.add_argument("--jobs", type=int, default=1, help="networks trained side by side")
-    parser.add_argument("--weights", default=os.environ.get("BLASTLENS_WEIGHTS", "hub"), help="as for train.finetune")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the candidates")
-    parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="run folders, with checkpoints")
-    parser.add_argument("--results", type=Path, default=RECORDS, help="where runs are recorded")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where pixels and features are kept")
     arguments = parser.parse_args(argv)
     try:
         return _search(arguments)
@@ -503,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    search = Search.load(arguments.config)
+    search = SearchPlan.load(arguments.config)
     names = arguments.only or list(search.candidates)
     if unknown := set(names) - set(search.candidates):
         raise BlastlensError(f"There is no candidate {', '.join(sorted(unknown))}; {', '.join(search.candidates)} are.")
@@ -514,33 +396,17 @@ def _search(arguments: argparse.Namespace) -> int:
     elif arguments.data:
         folder = dataset_folder(arguments.data, Recipe.load("ours_cnmc2019"))
         cells = Cells(folder, load_rows(folder), arguments.weights, arguments.cache)
-        place = Workplace(
-            arguments.data,
-            arguments.weights,
-            arguments.runs,
-            arguments.results,
-            arguments.cache,
-            best_precision(),
-            {"cnmc2019": cells.hash},
-            SIGMAS,
-        )
+        if not arguments.list:
+            run_numbers(search, names, cells, arguments.results)
         jobs = search.jobs(names, arguments.stage)
+        failed = list_or_run(jobs, {"cnmc2019": list(cells.rows)}, arguments, SIGMAS)
         if arguments.list:
-            speeds = speed_on("CPU", load_results(arguments.results))
-            seconds = [estimate(job, {"cnmc2019": list(cells.rows)}, speeds) for job in jobs]
-            states = [place.state(job) for job in jobs]
-            print(listing(jobs, states, seconds))
-            left = sum(s or 0 for s, state in zip(seconds, states, strict=True) if state != "done")
-            print(f"About {duration(left)} of training is left, two runs side by side take about half of it.")
             return 0
-        run_numbers(search, names, cells, arguments.results)
-        failed = run_all(jobs, place, {"cnmc2019": list(cells.rows)}, arguments.jobs)
-    record = figures(search, load_results(arguments.results))
-    text = table(search, record)
+    files = render(arguments.results, arguments.config)
     if arguments.results == RECORDS:
-        (RESULTS / "search.json").write_text(json.dumps(record, indent=1) + "\n")
-        (RESULTS / "SEARCH.md").write_text(text)
-    print(text)
+        for name, text in files.items():
+            (RESULTS / name).write_text(text)
+    print(files["SEARCH.md"])
     return 1 if failed else 0
 
 

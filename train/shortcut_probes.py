@@ -611,7 +611,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the prepared dataset that they were trained on")
     parser.add_argument("--every", type=int, default=1, help="ask about every so-manieth image of each group")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--out", type=Path, help="JSON file; those in results/probes stand in results/ABLATION.md")
+    parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args(argv)
     try:
         networks = FoldNetworks.load(arguments.folds, arguments.data, arguments.cache)

@@ -3,7 +3,7 @@
 Severities are ImageNet-C's (Hendrycks & Dietterich 2019, arXiv:1903.12261; their code's constants, at 224 px) where it
 has the kind and a microscope can do that; MedMNIST-C's for blood cells (Di Salvo et al. 2024, arXiv:2406.17536) where
 those fit better; the ranges of stain augmentation (Tellez et al. 2019, doi 10.1016/j.media.2019.101544) for stain; and
-our own where nobody has published any. `results/corruptions.json` tells how far each moves the pixels of our images.
+our own where nobody has published any.
 
 Why no library makes them: `imagecorruptions` (ImageNet-C) knows five fixed severities, draws from numpy's global
 generator and wants OpenCV, scikit-image and numba; `albumentations` wants OpenCV; `torchvision` wants torch, with which

@@ -1,10 +1,9 @@
-"""A model folder's card: its README.md and figures, rendered from what was measured. Data in, bytes out.
+"""Model cards: the README.md and figures of a model folder, rendered from what was measured.
 
     python -m train.card models/mobilenetv1-cnmc2019
 
-The prose is in `model_card.md`, with no figure typed in it. `facts` reads the files, `known` says what is known of data
-sets and first weights, `numbers` turns measured values into words, `metadata` makes the front matter, `figures` draws,
-`page` puts it all together.
+The prose is in `model_card.md` of the project. `facts` reads the records, `origins` says what is known about first
+weights and recipes, `metadata` makes the front matter, `page` puts it all together.
 """
 
 import argparse
@@ -14,18 +13,17 @@ from functools import partial
 from pathlib import Path
 
 from blastlens.errors import BlastlensError
-from train.card.numbers import interval
 from train.card.page import render
 from train.files import replace
 
-__all__ = ["interval", "main", "render"]
+__all__ = ["main", "render"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the card into each folder. Returns 2 where one cannot be rendered or written."""
     parser = argparse.ArgumentParser(prog="python -m train.card", description="Render the cards of model folders.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--repo-id", help="what the lines to copy call the model (default: models/FOLDER)")
+    parser.add_argument("--repo-id", help="name of the model in code examples (default: models/FOLDER)")
     arguments = parser.parse_args(argv)
     for folder in arguments.folders:
         try:

@@ -1,27 +1,21 @@
-"""What a card is rendered from, read: a model folder's JSON files, and the project's comparison of systems."""
+"""What a card is rendered from, read: a model folder's JSON files, and the project's records about its recipe."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from blastlens.dataset_info import CNMC2019, DatasetInfo, dataset_info
 from blastlens.errors import BlastlensError
-from blastlens.published_systems import Comparison, Dataset, System
 from blastlens.view import View
-from train.card.dataset_info import DataSet, Start, data_set, start
-from train.card.numbers import verdict
-from train.report.evidence import Evidence
-from train.report.measured import paired
+from train.card.origins import FirstWeights, first_weights_of
+from train.report.readme import BASELINES
+from train.report.templates import ROOT
 
-ROOT = Path(__file__).parents[2]
-CITATION = ROOT / "CITATION.cff"
-RESULTS = ROOT / "results"
-TRIED = RESULTS / "TRIED.md"
-REQUIREMENTS = ROOT / "requirements.txt"
+CITATION, REQUIREMENTS, RESULTS = ROOT / "CITATION.cff", ROOT / "requirements.txt", ROOT / "results"
 
 
 @dataclass(frozen=True)
@@ -30,16 +24,13 @@ class Facts:
 
     Attributes:
         name: the model's.
-        place: what the lines to copy call it: "owner/name" on the Hub, else "models/name".
-        on_hub: which of the two.
+        place: what code examples call it: "owner/name" on the Hub (`on_hub`), else "models/name".
         config, metrics: of the folder.
-        gate: gate.json; None where the folder has no input check.
-        view: how the network looks at an image.
-        comparison: the measured comparison of systems, where it holds the model's recipe, or what needs no network was
-            compared with it.
-        differences: the recipe's scores minus those of each baseline on the same images, by baseline, one row for each
-            sigma; nothing where `train.baselines` recorded none.
-        search: results/search.json, where the model was a candidate of it; its baselines are on the same splits.
+        gate: gate.json; None where the folder has no OOD detection.
+        view: how the network sees an image.
+        search: the model's entry in results/search.json; empty where it was no candidate of the search.
+        baselines: what models without a network reach on the same splits, by what they use.
+        differences: the recipe's scores minus those of each baseline on the same images without noise.
         project: CITATION.cff.
     """
 
@@ -50,9 +41,9 @@ class Facts:
     metrics: dict[str, Any]
     gate: dict[str, Any] | None
     view: View
-    comparison: Comparison | None
-    differences: dict[str, list[dict[str, Any]]]
-    search: dict[str, Any] | None
+    search: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+    differences: dict[str, dict[str, Any]]
     project: dict[str, Any]
 
     @classmethod
@@ -63,9 +54,7 @@ class Facts:
             raise BlastlensError(f"{folder} has no config.json; a model folder is expected.")
         if metrics is None:
             raise BlastlensError(f"{folder} has no metrics.json; `python -m train.evaluate` writes it.")
-        comparison, differences = Comparison.load(), _differences(metrics)
-        if comparison and not (differences or _system(comparison, metrics)):
-            comparison = None
+        search, baselines, differences = _without_network(metrics)
         return cls(
             name=metrics["model"],
             place=repo_id or f"models/{metrics['model']}",
@@ -74,9 +63,9 @@ class Facts:
             metrics=metrics,
             gate=_json(folder / "gate.json"),
             view=View.from_folder(config, _json(folder / "preprocessor_config.json")),
-            comparison=comparison,
+            search=search,
+            baselines=baselines,
             differences=differences,
-            search=_search(metrics),
             project=yaml.safe_load(CITATION.read_text(encoding="utf-8")),
         )
 
@@ -87,7 +76,7 @@ class Facts:
 
     @property
     def clean(self) -> dict[str, Any]:
-        """Its scores on images as they are."""
+        """Its scores without noise."""
         return self.protocol["by_sigma"][0]
 
     @property
@@ -100,72 +89,47 @@ class Facts:
         return "auto_map" in self.config
 
     @cached_property
-    def data(self) -> DataSet:
-        return data_set(self.training["dataset"]["name"], self.metrics["label_names"])
+    def data(self) -> DatasetInfo:
+        return dataset_info(self.metrics["label_names"], self.training["dataset"]["name"])
 
     @cached_property
-    def start(self) -> Start:
-        return start(self.training["initial_weights"])
+    def origin(self) -> FirstWeights:
+        return first_weights_of(self.training["initial_weights"])
 
     @property
-    def tried(self) -> str | None:
-        """Where the project tells what was tried to make it hold better; None where nothing is written down."""
-        return str(TRIED.relative_to(ROOT)) if TRIED.is_file() else None
+    def images_published(self) -> int | None:
+        """How many images the data set's authors publish."""
+        dataset = (_json(RESULTS / "comparison.json") or {"datasets": {}})["datasets"].get(self.data.name)
+        return dataset and dataset["images_published"]
 
     @property
-    def system(self) -> System | None:
-        """The model's recipe in the comparison."""
-        return _system(self.comparison, self.metrics) if self.comparison else None
-
-    @property
-    def compared(self) -> Dataset | None:
-        """Its data set there, where the model was measured by the protocol of the comparison."""
-        if not self.comparison or self.protocol["name"] != self.comparison.honest_protocol:
-            return None
-        return self.comparison.datasets.get(self.training["dataset"]["name"])
-
-    @cached_property
-    def against(self) -> Counter[str]:
-        """How many systems of its data set the recipe is better and worse than on people neither saw, by paired
-        differences in accuracy, and of how many no difference was shown."""
-        return _against(self.system.name) if self.system else Counter()
+    def parameters(self) -> int | None:
+        """Of the network, where the recipe is one of the project's."""
+        return (_json(RESULTS / "networks.json") or {}).get(self.training["recipe"]["name"], {}).get("parameters")
 
 
-@cache
-def _against(recipe: str) -> Counter[str]:
-    evidence = Evidence.read(RESULTS, ROOT / "models")
-    (own,) = (row for row in evidence.rows if row.name == recipe)
-    others = (row for row in evidence.of(own.recipe.dataset) if row is not own and row.group and row.group.complete)
-    found = (paired(own.group, other.group) for other in others if own.group and other.group)
-    return Counter(verdict(vars(difference)) for difference in found if difference)
-
-
-def _differences(metrics: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    training, protocol = metrics["training"], metrics["protocols"][0]["name"]
+def _without_network(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The model's entry in the search, baselines on the same splits, and differences to them."""
+    training, protocol = metrics["training"], metrics["protocols"][0]
+    search = _json(RESULTS / "search.json") or {}
+    if "donors" in protocol["by_sigma"][0]:
+        fits = training["dataset"]["name"] == CNMC2019.name and search.get("protocol") == protocol["name"]
+        found = search["candidates"] if fits else {}
+        own = found.get(metrics["model"], {})
+        return own, {title: found[name] for name, title in BASELINES.items() if name in found} if own else {}, {}
     record = _json(RESULTS / f"baselines_{training['dataset']['name']}.json") or {}
-    if record.get("protocol") != protocol:
-        return {}
+    if record.get("protocol") != protocol["name"]:
+        return {}, {}, {}
     recipe = training["recipe"]["name"]
-    return record["differences"] if record.get("recipe") == recipe else record.get("also", {}).get(recipe, {})
-
-
-def _search(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    record = _json(RESULTS / "search.json") or {}
-    fits = metrics["model"] in record.get("candidates", {}) and record["protocol"] == metrics["protocols"][0]["name"]
-    return record if fits else None
+    rows = record["differences"] if record.get("recipe") == recipe else record.get("also", {}).get(recipe, {})
+    return {}, record["scores"], {name: by_sigma[0] for name, by_sigma in rows.items()}
 
 
 def pinned(*packages: str) -> str:
-    """The packages as `pip install` takes them, with the versions that the project is measured with."""
+    """The packages as `pip install` takes them, with the versions in requirements.txt."""
     lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
     pins = {line.partition("==")[0]: line for line in lines if line}
     return " ".join(pins[name] for name in packages)
-
-
-def _system(comparison: Comparison, metrics: dict[str, Any]) -> System | None:
-    training = metrics["training"]
-    wanted = training["recipe"]["name"], training["dataset"]["name"]
-    return next((system for system in comparison.systems if (system.name, system.dataset) == wanted), None)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -4,11 +4,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train.card.dataset_info import UNKNOWN
+from blastlens.dataset_info import UNKNOWN
 from train.card.facts import Facts
+from train.results import LEVELS
 
 SIGMAS = (0, 10, 20)  # of the noise, in the model-index; the card's table has them all
-LEVELS = {"group": "group-disjoint", "image": "image-level"}
 # Key in metrics.json -> the metric's type as the Hub calls it, its name, and how it is averaged over the classes.
 METRICS = {
     "weighted_f1": ("f1", "weighted F1", {"average": "weighted"}),
@@ -25,7 +25,7 @@ METRICS = {
 def card_data(facts: Facts) -> ModelCardData:
     """The whole front matter."""
     data = facts.data
-    base = {"base_model": facts.start.hub_name, "base_model_relation": "finetune"} if facts.start.hub_name else {}
+    base = {"base_model": facts.origin.hub_name, "base_model_relation": "finetune"} if facts.origin.hub_name else {}
     return ModelCardData(
         library_name="transformers" if facts.needs_code else "timm",
         pipeline_tag="image-classification",
@@ -69,7 +69,7 @@ def _positive(facts: Facts, key: str) -> dict[str, str]:
     """Which class a score of two classes is about, or how one of a single class becomes one of several."""
     if len(facts.metrics["label_names"]) == 2 and key in ("auroc", "sensitivity", "specificity"):
         return {"positive_class": facts.metrics["label_names"][0]}
-    return {"average": "macro", "multi_class": "one against the rest"} if key == "auroc" else {}
+    return {"average": "macro", "multi_class": "one versus rest"} if key == "auroc" else {}
 
 
 def _row(facts: Facts, protocol: dict[str, Any], row: dict[str, Any]) -> list[EvalResult]:

@@ -1,5 +1,5 @@
-"""Pages and figures rendered from `results/`: what papers claim beside what was measured.
+"""Every document that is rendered from records: `python -m train.report` writes all of them again.
 
-`published` holds the claims, `measured` turns recorded runs into figures with intervals, `figures` draws, `pages`
-renders. Nothing here trains, or needs an image. `python -m train.report` writes everything again.
+`published` holds what papers claim, `measured` turns recorded runs into scores with intervals, `systems` arranges both
+by system, `pages` makes tables of them and `figures` figures, `templates` holds the prose. Model cards: `train.card`.
 """

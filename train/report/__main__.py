@@ -1,35 +1,48 @@
-"""Write every page and figure of `results/` again, and the comparison in README.md; a test fails when they disagree.
+"""Write every page and figure of `results/`, the results table of README.md and the cards; tests compare them.
 
 python -m train.report
 """
 
+import json
 import sys
-from pathlib import Path
+from typing import Any
 
 from blastlens.errors import BlastlensError
-from train import readme
-from train.report import pages
-from train.report.evidence import Evidence
+from train import card, experiments, search
+from train.report import pages, readme
+from train.report.systems import Evidence
+from train.report.templates import ROOT
 
-ROOT = Path(__file__).parents[2]
+
+def documents() -> dict[str, str]:
+    """The text of every rendered document but the cards, by its path in the project.
+
+    Raises:
+        BlastlensError: a record is not what it should be.
+    """
+    results = ROOT / "results"
+    found = pages.render(Evidence.read(results), bundled_records())
+    found |= experiments.render() | search.render()
+    front = readme.filled_in((ROOT / "README.md").read_text(encoding="utf-8"), bundled_records())
+    return {f"results/{name}": text for name, text in found.items()} | {"README.md": front}
+
+
+def bundled_records() -> list[dict[str, Any]]:
+    """metrics.json of the bundled models, by name."""
+    return [json.loads(path.read_text()) for path in sorted((ROOT / "models").glob("[!.]*/metrics.json"))]
 
 
 def main() -> int:
-    results, front = ROOT / "results", ROOT / "README.md"
     try:
-        evidence = Evidence.read(results, ROOT / "models")
-        files = pages.render(evidence)
-        text = readme.render(front.read_text(), pages.readme_block(evidence), readme.COMPARISON)
+        files = documents()
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    for stale in {*(results / "figures").glob("*.svg")} - {results / name for name in files}:
+    for stale in {*(ROOT / "results/figures").glob("*.svg")} - {ROOT / name for name in files}:
         stale.unlink()
-    for name, content in files.items():
-        (results / name).parent.mkdir(parents=True, exist_ok=True)
-        (results / name).write_text(content, encoding="utf-8")
-    front.write_text(text, encoding="utf-8")
-    return 0
+    for name, text in files.items():
+        (ROOT / name).write_text(text, encoding="utf-8")
+    return card.main([str(path.parent) for path in sorted((ROOT / "models").glob("[!.]*/metrics.json"))])
 
 
 if __name__ == "__main__":

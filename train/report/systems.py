@@ -1,0 +1,313 @@
+"""All that the comparison of published systems is made from, as one row per system; and the record that the page reads.
+
+`Evidence.read` reads `results/` and `models/`; `comparison_record` is `results/comparison.json`, which
+`blastlens.published_systems` reads.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blastlens.metrics import Interval
+from train.recipe import Recipe
+from train.report.measured import RunSet, choose, donor_scores, leak, paired, scores
+from train.report.numbers import NOTHING, interval, verdict
+from train.report.published import Claim, Publications
+from train.results import HONEST, LEVELS, Result, load_results
+
+# Rows beside the papers' systems: the ablation of MobileNet_M, and our own recipes.
+ABLATION = "mobilenet_m_plain"
+OWN = ("ours_cnmc2019", "ours_aria2021")
+# Without ImageNet weights: `train.modeling_blastlens.OURS`, whose import takes long. A test compares them.
+NETWORKS_OF_OURS = ("custom_cnn", "alnett")
+# These train in minutes to hours without a GPU; every other backbone needs one.
+SMALL = ("mobilenetv1_100", "mobilenetv2_100", *NETWORKS_OF_OURS)
+SCHEMA = 1  # of the record
+
+
+@dataclass(frozen=True, eq=False)
+class SystemRow:
+    """One system, with its paper's claim and its runs on the paper's split and on the group-disjoint one."""
+
+    recipe: Recipe
+    image: RunSet | None
+    group: RunSet | None
+    claim: Claim
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def title(self) -> str:
+        return self.recipe.title
+
+    @property
+    def first_weights(self) -> str:
+        return "ImageNet" if first_weights(self.recipe) == "imagenet" else "random, as published"
+
+    @property
+    def measured(self) -> dict[str, RunSet]:
+        """Its runs by level."""
+        return {level: runs for level in LEVELS if (runs := self.at(level))}
+
+    def at(self, level: str) -> RunSet | None:
+        return self.image if level == "image" else self.group
+
+    @functools.cached_property
+    def leak(self) -> Interval | None:
+        """Image-level minus group-disjoint accuracy, once every group was held out."""
+        return leak(self.image, self.group) if self.image and self.group and self.group.complete else None
+
+    def missing(self, level: str) -> str:
+        """Why there is no score."""
+        if level == "image" and self.recipe.paper is None:
+            return "not measured: our recipes are measured group-disjoint only"
+        return "not run yet" if self.recipe.backbone in SMALL else "not run yet: needs ImageNet weights and a GPU"
+
+    def score(self, level: str, name: str = "accuracy") -> Interval | None:
+        """What was measured."""
+        runs = self.at(level)
+        return scores(runs)[name] if runs else None
+
+    def cell(self, level: str, name: str = "accuracy") -> str:
+        """The score in a table, with the number of folds where some are missing, or why there is none."""
+        runs = self.at(level)
+        if not runs:
+            return self.missing(level)
+        folds = "" if runs.complete else f", {len(runs.folds)} of {runs.first.folds} folds"
+        return interval(scores(runs)[name], missing=NOTHING) + folds
+
+    @property
+    def changes(self) -> str:
+        """How its runs differ from the recipe: `epochs 14 instead of 100`, `nothing`, or `-` where it was not run."""
+        words = {LEVELS[level]: changes_of(runs.first, self.recipe) for level, runs in self.measured.items()}
+        if len(set(words.values())) > 1:
+            return "; ".join(f"{level}: {text}" for level, text in words.items())
+        return next(iter(words.values()), NOTHING)
+
+
+def changes_of(run: Result, recipe: Recipe) -> str:
+    """How a run differs from the recipe as committed, in words."""
+    values = recipe.flat
+    return ", ".join(f"{key} {new} instead of {values[key]}" for key, new in run.changes.items()) or "nothing"
+
+
+def first_weights(recipe: Recipe) -> str:
+    """The published initialisation; architectures that timm lacks have no ImageNet weights."""
+    return "scratch" if recipe.backbone in NETWORKS_OF_OURS else "imagenet"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was recorded.
+
+    Attributes:
+        baselines: scores without a network by what is measured, by data set.
+        latency: "machine" and "systems", or nothing.
+        networks: "parameters" and "multiply_adds", by recipe.
+        probes: of `train.shortcut_probes`, of systems other than the bundled ones.
+    """
+
+    published: Publications
+    results: tuple[Result, ...]
+    recipes: Mapping[str, Recipe]
+    baselines: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    probes: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, results: Path) -> "Evidence":
+        """Raises BlastlensError where a file is not what it should be."""
+        published = Publications.load(results / "published.yaml")
+        baselines = {path.stem.removeprefix("baselines_"): path for path in results.glob("baselines_*.json")}
+        return cls(
+            published=published,
+            results=tuple(load_results(results / "runs")),
+            recipes={name: Recipe.load(name) for name in (*published.claims, ABLATION, *OWN)},
+            baselines={name: json.loads(path.read_text())["scores"] for name, path in sorted(baselines.items())},
+            latency=json.loads((results / "latency.json").read_text()),
+            networks=json.loads((results / "networks.json").read_text()),
+            probes=tuple(json.loads(path.read_text()) for path in sorted(results.glob("probes/*.json"))),
+        )
+
+    @functools.cached_property
+    def rows(self) -> tuple[SystemRow, ...]:
+        """Every system in the papers' order, run or not, then the ablation, then our recipes. Only runs from the
+        published first weights are shown."""
+        shown = choose(run for run in self.results if self.is_current(run))
+        return tuple(
+            SystemRow(
+                recipe,
+                image=shown.get((recipe.name, recipe.protocol)) if recipe.paper else None,
+                group=shown.get((recipe.name, HONEST)),
+                claim=self.published.claims.get(recipe.name, Claim()),
+            )
+            for recipe in self.recipes.values()
+        )
+
+    def is_current(self, run: Result) -> bool:
+        """Whether a run trained what the committed recipe and the run's changes say, from the published weights."""
+        recipe = self.recipes.get(run.system)
+        if recipe is None or run.initialisation != first_weights(recipe):
+            return False
+        return recipe.changed(run.changes).digest == run.recipe_digest
+
+    def of(self, dataset: str) -> list[SystemRow]:
+        return [row for row in self.rows if row.recipe.dataset == dataset]
+
+    def row(self, name: str) -> SystemRow:
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def not_shown(self) -> list[str]:
+        """Recorded runs that are in no table, in words."""
+        used = {id(run) for row in self.rows for runs in row.measured.values() for run in runs.runs}
+        return sorted(
+            f"{run.system}, {run.protocol}, seed {run.seed}, fold {run.fold}, {run.initialisation}, "
+            + (
+                f"changed: {changes_of(run, self.recipes[run.system])}"
+                if self.is_current(run)
+                else "with other first weights or an earlier recipe"
+            )
+            for run in self.results
+            if id(run) not in used
+        )
+
+    def images_at_hand(self, dataset: str) -> int | None:
+        """How many images of a data set the scores come from."""
+        return max((r.first.dataset["images"] for row in self.of(dataset) for r in row.measured.values()), default=None)
+
+    def pairs(self, row: SystemRow) -> Counter[str]:
+        """How many systems of its data set a system is better or worse than, group-disjoint, by paired differences in
+        accuracy; and of how many no difference was shown. Incomplete cross-validations are left out."""
+        found: Counter[str] = Counter()
+        for other in self.of(row.recipe.dataset):
+            if other is not row and row.group and other.group and row.group.complete and other.group.complete:
+                difference = paired(row.group, other.group)
+                if difference:
+                    found[verdict(difference)] += 1
+        return found
+
+
+def claimed_accuracy(claim: Claim) -> str:
+    if claim.accuracy is not None:
+        return f"{claim.accuracy:.4g}"
+    if claim.accuracy_by_fold:
+        return f"{claim.mean_accuracy:.3f}, mean of {', '.join(f'{v:g}' for v in claim.accuracy_by_fold)}"
+    if "accuracy" in claim.printed:
+        return claim.printed["accuracy"]
+    f1 = claimed_f1(claim)
+    return NOTHING if f1 == NOTHING else f"only F1, {f1}"
+
+
+def claimed_f1(claim: Claim) -> str:
+    if claim.macro_f1 is not None:
+        return f"macro {claim.macro_f1:.4g}"
+    return f"{claim.f1:.4g}" if claim.f1 is not None else claim.printed.get("f1", NOTHING)
+
+
+def comparison_record(evidence: Evidence) -> str:
+    """The text of results/comparison.json: the pages' own scores and words, as data."""
+    record = {
+        "schema": SCHEMA,
+        "honest_protocol": HONEST,
+        "n_published": len(evidence.published.claims),
+        "machine": evidence.latency.get("machine"),
+        "datasets": {name: _dataset(evidence, name) for name in evidence.published.datasets},
+        "papers": {
+            name: {
+                "citation": paper.citation,
+                "protocol": paper.protocol,
+                "contradictions": list(paper.contradictions),
+                "systems": list(paper.systems),
+            }
+            for name, paper in evidence.published.papers.items()
+        },
+        "systems": [_system(evidence, row) for row in evidence.rows if row.name != ABLATION],
+    }
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _dataset(evidence: Evidence, name: str) -> dict[str, Any]:
+    """Its title, labels, size, and what is reached without any network."""
+    first = next((runs for row in evidence.of(name) for runs in (row.group, row.image) if runs), None)
+    return {
+        "title": evidence.published.datasets[name].title,
+        "labels": list(first.first.label_names) if first else [],
+        "images_published": evidence.published.datasets[name].images,
+        "images_measured": evidence.images_at_hand(name),
+        "most_frequent_share": _rounded(most_frequent_share(first)) if first else None,
+        "without_network": {
+            what: _numbers(Interval(**values["weighted_f1"]))
+            for what, values in evidence.baselines.get(name, {}).items()
+        },
+    }
+
+
+def most_frequent_share(runs: RunSet) -> float:
+    """The accuracy of always answering the most frequent class."""
+    return float(np.bincount(runs.label).max() / len(runs.label))
+
+
+def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
+    time = evidence.latency.get("systems", {}).get(row.name, {})
+    accuracy = row.claim.mean_accuracy
+    return {
+        "name": row.name,
+        "title": row.title,
+        "paper": row.recipe.paper,
+        "dataset": row.recipe.dataset,
+        "first_weights": row.first_weights,
+        "input_px": row.recipe.image_size,
+        "claimed": {
+            "accuracy": None if accuracy is None else _rounded(accuracy),
+            "accuracy_in_words": claimed_accuracy(row.claim),
+            "f1_in_words": claimed_f1(row.claim),
+        },
+        **{level: _level(row, level) for level in LEVELS},
+        "leak": _numbers(row.leak),
+        "changed": row.changes,
+        "noise": row.group
+        and {
+            "sigmas": list(row.group.sigmas),
+            "weighted_f1": [_numbers(scores(row.group, sigma)["weighted_f1"]) for sigma in row.group.sigmas],
+        },
+        "parameters": evidence.networks.get(row.name, {}).get("parameters"),
+        "milliseconds": time.get("onnx_fp32_ms"),
+        "times_mobilenetv1": time.get("times_mobilenetv1"),
+    }
+
+
+def _level(row: SystemRow, level: str) -> dict[str, Any]:
+    """The scores without noise, and how they were measured; or, in words, why there are none."""
+    runs = row.at(level)
+    if not runs:
+        return {"missing": row.missing(level)}
+    values = {name: scores(runs)[name] for name in ("accuracy", "weighted_f1", "macro_f1")}
+    by_donor = donors.summary() if (donors := donor_scores(runs)) else {}
+    values |= {name: by_donor[name] for name in ("auroc_per_donor", "specificity_per_donor") if name in by_donor}
+    return {
+        "protocol": runs.first.protocol,
+        "folds": len(runs.folds),
+        "of_folds": runs.first.folds,
+        "seeds": list(runs.seeds),
+        **{name: _numbers(value) for name, value in values.items()},
+    }
+
+
+def _numbers(value: Interval | None) -> dict[str, float] | None:
+    if value is None or np.isnan(value.value):
+        return None
+    return {name: _rounded(number) for name, number in vars(value).items()}
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 5)
