@@ -108,7 +108,7 @@ class Visitor:
         text = result["content"][0]["text"]
         if not result["isError"]:
             return ast.literal_eval(text)  # as Gradio writes it
-        if "Queue is full" in text:
+        if "page is busy" in text:
             raise BusyError(text)
         return _refusal({"error": text})
 

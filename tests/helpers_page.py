@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKEN = "hf_" + "NobodyMayReadThis" * 2
-# Left to the defaults, as for somebody who sets nothing.
+TOKEN = "hf_" + "MustNotBeLogged" * 2
+# Left to the defaults, as for an operator who sets nothing.
 _UNSET = (
     "GRADIO_TEMP_DIR",
     "BLASTLENS_DATA",
@@ -25,15 +25,14 @@ _UNSET = (
 )
 _UNSET += (
     "BLASTLENS_KEEP_S",
-    "BLASTLENS_RATE",
     "BLASTLENS_STORE_MB",
     "BLASTLENS_LOG",
     "SPACE_ID",
     "FORWARDED_ALLOW_IPS",
 )
 
-# Notes every address that Python code asks for, breaks the classifier down over one file name, and tells twice a second
-# what the page has in memory. Then it is app.py.
+# app.py, with a record of every address that Python code connects to, a classifier that fails for one file name, and a
+# report twice a second of what the page has in memory.
 _SCRIPT = """
 import json, os, sys, threading, time
 
@@ -99,8 +98,8 @@ class RunningPage:
         """What is in memory, half a second ago at most."""
         return json.loads((self.home / "kept").read_text())
 
-    def asked_for(self) -> set[str]:
-        """Every address that Python code has asked for or sent to."""
+    def requested(self) -> set[str]:
+        """Every address that Python code has resolved or connected to."""
         return {json.loads(line)[1] for line in (self.home / "watched").read_text().splitlines()}
 
     def files(self) -> list[str]:

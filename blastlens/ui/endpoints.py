@@ -1,32 +1,41 @@
-"""Functions as public endpoints, for gradio_client, curl and MCP, with what a caller needs to know of each argument."""
+"""Functions as public endpoints, for gradio_client, curl and MCP, with a description of each argument."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 from gradio.utils import get_function_description
 
-from .model_registry import Shelf
+from ..errors import BlastlensError
 
-Function = TypeVar("Function", bound=Callable[..., dict[str, Any]])
-# Many images at once keep the processor busy for minutes: one such run at a time, whoever asks for it.
-_PREVALENCE = (
-    "prevalence: share of leukemic images that the probabilities assume, between 0 and 1; 0 for the model's own."
-)
+One = TypeVar("One")
+# Runs over many images take minutes: one at a time, from the page and the API together.
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "many images", "concurrency_limit": 1}
+# What these marks stand for in the docstrings of endpoints.
+_ARGUMENTS = {
+    "{model}": "model: id of one of the models on offer, as list_models returns them; empty for the first.",
+    "{prevalence}": (
+        "prevalence: share of leukemic images that the probabilities assume, between 0 and 1; 0 for the model's own."
+    ),
+}
 
 
 def endpoint(function: Callable[..., dict[str, Any]], queue: Mapping[str, Any] | None = None, **examples: Any) -> None:
     """Make a typed function an endpoint of its own name, inside the Blocks that are being built.
 
-    Its docstring describes it and, in a line each under "Args:", its arguments.
+    MCP calls go to the function directly, since Gradio's own client would lose some of those that run in parallel;
+    all other calls pass the queue.
 
     Args:
-        function: returns JSON values.
-        queue: how many may run at a time, as `ONE_AT_A_TIME` says it; by default as many as of any other event.
+        function: returns JSON values. Its docstring describes it and, in a line each under "Args:", its arguments;
+            {model} and {prevalence} stand for the description of these.
+        queue: how many may run at a time, such as `ONE_AT_A_TIME`; by default as many as of any other event.
         examples: a value to show for each argument; a file name for an argument that takes files.
     """
-    made = gr.api(function, api_name=function.__name__, **(queue or {}))
+    for mark, text in _ARGUMENTS.items():
+        function.__doc__ = (function.__doc__ or "").replace(mark, text)
+    made = gr.api(function, api_name=function.__name__, queue=False, **(queue or {}))
     _, described, _ = get_function_description(function)
     blocks = gr.context.Context.root_block
     assert blocks is not None  # gr.api has just refused to work without one
@@ -38,19 +47,24 @@ def endpoint(function: Callable[..., dict[str, Any]], queue: Mapping[str, Any] |
         component.example_payload = component.example_value = lambda value=examples[name]: value
 
 
-def model_described(shelf: Shelf) -> Callable[[Function], Function]:
-    """Decorate an endpoint's function: "{model}" and "{prevalence}" in its docstring become what may be given there."""
-    said = "model: id of one of the models on offer, as list_models gives them; empty for the first."
-
-    def describe(function: Function) -> Function:
-        told = {"{model}": said, "{prevalence}": _PREVALENCE}
-        for mark, text in told.items():
-            function.__doc__ = (function.__doc__ or "").replace(mark, text)
-        return function
-
-    return describe
-
-
 def example_file(name: str) -> dict[str, Any]:
     """A file argument's example, as the client would send it."""
     return {"path": name, "url": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def while_wanted(steps: Iterable[One]) -> Iterator[One]:
+    """Yield the same steps as long as the client of the running event is connected.
+
+    Raises:
+        BlastlensError: the client has disconnected; the other steps are not taken.
+    """
+    blocks, name = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = blocks._queue.event_ids_to_events.get(name) if blocks and name else None
+    try:
+        for step in steps:
+            if event and not event.alive:
+                raise BlastlensError("The client has disconnected.")
+            yield step
+    finally:
+        if isinstance(steps, Generator):
+            steps.close()  # now, not when the error and all that hangs on it are cleared away

@@ -12,10 +12,9 @@ from ..errors import BlastlensError
 from ..image_sources import MAX_IMAGES
 from .batch import NOT_NAMED, Run, image_rows, patient_rows
 from .batch_html import images_html, patients_html, progress, summary
-from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
+from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .examples import drawn_zip
 from .model_registry import Shelf, refusals
-from .queueing import while_wanted
 from .tables import RESORT, TableView
 from .uploads import Upload, uploaded, write_csv
 
@@ -166,7 +165,6 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
 def _endpoint(tab: FolderTab) -> None:
     """Make the tab's public endpoint, inside the Blocks that are being built."""
 
-    @model_described(tab.shelf)
     def score_images(
         files: list[gr.FileData], model: str = "", sigma: float = 0, seed: int = 0, prevalence: float = 0
     ) -> dict[str, Any]:

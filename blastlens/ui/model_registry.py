@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder, is_in_or_equal
 
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
 from ..hub import split_name
-from ..images import ACCEPTED
 from ..model_folder import ModelFolder
 from .examples import Example
 from .words import model_choice
@@ -83,22 +81,8 @@ def provenance(folder: ModelFolder, sigma: float = 0.0, warnings: Sequence[str] 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Inside an API function: a BlastlensError reaches the caller as its one sentence, without a traceback."""
+    """Turn a BlastlensError into the gr.Error that clients display, as `server.Page` does for every event."""
     try:
         yield
     except BlastlensError as error:
         raise gr.Error(str(error), print_exception=False) from error
-
-
-def path_of(upload: dict[str, Any] | str | None) -> str:
-    """Path of an uploaded file as Gradio hands it over; raises BlastlensError where there is none.
-
-    Gradio checks only some of what callers send, so the path is held against the folder of uploads here: nobody can
-    have other files of this computer read.
-    """
-    path = upload.get("path") if isinstance(upload, dict) else upload
-    if not path:
-        raise BlastlensError(f"There is no image yet; give a {ACCEPTED} file.")
-    if not isinstance(path, str) or "\0" in path or not is_in_or_equal(path, get_upload_folder()):
-        raise BlastlensError(f"{str(path)!r} was not uploaded here; upload it first.")
-    return path

@@ -1,43 +1,53 @@
-"""What strangers reach of the page over HTTP: which addresses, how much they may send, and what browsers are told.
+"""What clients reach over HTTP and MCP: open routes, size limits, security headers, and errors in one sentence.
 
-Gradio serves more than a page needs: an editor, recordings, deep links, proxies, statistics. What is not listed here
-does not exist for anybody.
+Gradio serves more than this page needs (recordings, proxies, statistics); routes that are not listed here are closed.
+Limits per client, on the rate and duration of requests, are the task of a proxy.
 """
 
+import asyncio
 import ipaddress
-import math
+import logging
 import os
 import re
 import secrets
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
-from gradio import processing_utils, route_utils, routes
-from gradio.route_utils import FnIndexInferError
+import gradio as gr
+from gradio import route_utils, state_holder
+from gradio.block_function import BlockFunction
+from gradio.exceptions import InvalidPathError
 from gradio.utils import get_upload_folder
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import temp_files
-from .logging import WENT_WRONG, report
-from .rate_limit import Allowance, client_of
+from ..errors import BlastlensError
 
 MAX_FILE_SIZE = "100mb"
-# Of one request: uploads, of which Gradio's own limit is a thousand files, and everything else. The latter is read into
-# memory, and holds images as data: URIs at most.
+# Of one request. All but uploads are read into memory; they hold images as data: URIs at most.
 MAX_UPLOAD_MB, MAX_BODY_MB = 1000, 32
-# Of all that is kept at a time, see `Limits`.
-MAX_FILES = 50_000
-MINUTE = 60.0
+MAX_FILES = 50_000  # stored at a time
+MAX_WAITING = 64  # requests in the queue
+CONCURRENCY = 2  # requests of each kind that run at a time
 
-# Method, path. Those of the page, of gradio_client, of curl and of MCP clients.
+FAILED = "This request failed because of an error of the page; try again, or with another file."
+NOT_UPLOADED = "This file was not uploaded here; upload it first."
+NO_ADDRESSES = "Files are not fetched from addresses; upload the file, or send it as a data: URI."
+BUSY = f"This page is busy: {MAX_WAITING} requests are waiting. Try again in a minute."
+FULL = "This page has no room for more files; old files are deleted soon, so try again later."
+
+_FILE, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+# Methods and paths that the page, gradio_client, curl and MCP clients need.
 _OPEN = tuple(
     (methods.split(), re.compile(f"(?:{path})"))
     for methods, path in (
@@ -45,22 +55,18 @@ _OPEN = tuple(
         ("GET HEAD", r"/(assets|static)/.+"),
         ("GET", r"/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon|/robots\.txt"),
         ("GET", r"/gradio_api/(info/?|openapi\.json|app_id/?|startup-events|theme\.css|upload_progress|queue/status)"),
-        ("GET HEAD", r"/gradio_api/file=.+"),
+        ("GET HEAD", r"/gradio_api/file=(?!https?:).+"),
         ("POST", r"/gradio_api/(upload|queue/join|cancel|reset/?)"),
         ("GET", r"/gradio_api/queue/data|/gradio_api/heartbeat/[^/]+"),
-        ("POST", r"/gradio_api/run/[^/]+/?"),  # what needs no waiting; all else Gradio refuses there
-        ("POST", r"/gradio_api/call/(v2/)?[^/]+/?"),
+        ("POST", r"/gradio_api/(run|call|call/v2)/[^/]+/?"),
         ("GET", r"/gradio_api/call/(v2/)?[^/]+/[^/]+"),
         ("GET POST DELETE", r"/gradio_api/mcp/?"),
         ("GET", r"/gradio_api/mcp/(schema|sse)"),
         ("POST", r"/gradio_api/mcp/messages/.*"),
     )
 )
-# The same for everybody, so that it neither counts nor need be fetched anew.
-_STATIC = re.compile(r"/(assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon|/robots\.txt")
-_FILE, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
-
-# Gradio's page has scripts and styles inside, and makes functions of the scripts that components bring along.
+_CACHED = re.compile(r"/(assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon|/robots\.txt")
+# Gradio's page has inline scripts and styles, and compiles the scripts of components.
 _PAGE_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -77,187 +83,229 @@ _PAGE_POLICY = "; ".join(
         "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
     )
 )
-# A file that a visitor gave is shown or saved, and runs nothing.
+# An uploaded file is displayed or saved; nothing in it runs.
 _FILE_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
 
+_logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Limits:
-    """What the operator may set.
 
-    Attributes:
-        requests: of one client within a minute; 0 for any number.
-        store_mb: size of all that visitors gave and got, in 10**6 bytes; one client may fill half of it.
-        hosts: names of a page that listens on this computer alone, beside localhost; see `_is_misnamed`.
+class Shield:
+    """ASGI middleware: closes routes, limits request bodies and stored uploads, and sets security headers.
+
+    BLASTLENS_STORE_MB limits the size of all stored files (10**6 bytes, by default 10,000). BLASTLENS_HOSTS lists
+    further names, separated by spaces, of a page that listens on this computer only.
     """
 
-    requests: int
-    store_mb: int
-    hosts: frozenset[str]
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> "Limits":
-        """BLASTLENS_RATE, by default 600 on a Space and any number elsewhere, BLASTLENS_STORE_MB and BLASTLENS_HOSTS.
-
-        Raises:
-            BlastlensError: one of them is no such number.
-        """
-        on_a_space = bool(environment.get("SPACE_ID"))
-        return cls(
-            requests=temp_files.number("BLASTLENS_RATE", 600 if on_a_space else 0, 0, 1_000_000, environment),
-            store_mb=temp_files.number("BLASTLENS_STORE_MB", 10_000, 10, 100_000_000, environment),
-            hosts=frozenset(environment.get("BLASTLENS_HOSTS", "").lower().split()),
-        )
-
-
-class Door:
-    """ASGI middleware: lets in what is open, within the limits, and sends nothing out without its headers."""
-
     def __init__(self, app: ASGIApp) -> None:
-        limits = Limits.of()
         self.app = app
-        self._rate = Allowance(limits.requests, MINUTE)
-        self._store = Store(limits.store_mb * 1_000_000)
-        self._hosts = limits.hosts
+        self._most = stored_mb() * 1_000_000
+        self._hosts = frozenset(os.environ.get("BLASTLENS_HOSTS", "").lower().split())
+        self._checked, self._bytes, self._files = -1.0, 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path, started = _path(scope), False
-        address = scope.get("client") or (None,)
 
-        async def send_dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _dress(MutableHeaders(scope=message), path)
+                _set_headers(MutableHeaders(scope=message), path)
             await send(message)
 
-        refusal = self._refusal(scope, path, client_of(address[0]))
-        if refusal is None:
+        answer = self._refusal(scope, path)
+        if answer is None:
             if path.startswith(_FILE):
-                # Asked for a part, Gradio answers with the headers of the request, its type among them.
+                # Gradio answers a range request with the request's own headers, its content type among them.
                 scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
             try:
-                return await self.app(scope, _counted(receive, path), send_dressed)
-            except FnIndexInferError:
-                refusal = _say(404, "There is no endpoint of this name.", path, Headers(scope=scope))
-            except Exception as error:
-                if started and isinstance(error.__cause__, HTTPException):
-                    # A stream of messages for a visitor whom nobody knows: it has said so and is over.
-                    return await send({"type": "http.response.body", "body": b""})
+                return await self.app(scope, _limited(receive, path), send_with_headers)
+            except route_utils.FnIndexInferError:
                 if started:
                     raise
-                report(error)
-                refusal = _say(500, WENT_WRONG, path, Headers(scope=scope))
-        await refusal(scope, receive, send_dressed)
+                answer = _refuse(404, "There is no endpoint of this name.", scope)
+        await answer(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope, path: str, client: str) -> Response | None:
+    def _refusal(self, scope: Scope, path: str) -> Response | None:
+        """The response to a request that may not pass; None for one that may."""
         headers, method = Headers(scope=scope), scope["method"]
-        if _is_misnamed(scope, headers, self._hosts):
-            told = "This page is not known by this name here; BLASTLENS_HOSTS may list more names than localhost."
-            return _say(421, told, path, headers)
-        if not _is_open(method, path):
-            return _say(404, "There is nothing at this address.", path, headers)
-        if not _STATIC.fullmatch(path) and (wait := self._rate.take(client)):
-            seconds = math.ceil(wait)
-            told = f"Too many requests came from your address; please try again in {seconds} s."
-            return _say(429, told, path, headers, {"retry-after": str(seconds)})
+        if _is_rebound(scope, headers, self._hosts):
+            return _refuse(421, "This host name is unknown; BLASTLENS_HOSTS can add names to localhost.", scope)
+        if not any(method in methods and pattern.fullmatch(path) for methods, pattern in _OPEN):
+            return _refuse(404, "There is nothing at this address.", scope)
         if method != "POST":
             return None
-        if _from_elsewhere(headers):
-            return _say(403, "Pages of other sites cannot send anything here; open this page itself.", path, headers)
-        most, length = _most(path), headers.get("content-length", "")
-        size = int(length) if length.isdecimal() else most
-        if size > most:
-            return _say(413, _too_large(path), path, headers)
-        if told := self._store.refuse(client, size):
-            return _say(507, told, path, headers)
+        if _is_cross_site(headers):
+            return _refuse(403, "Pages of other sites cannot send requests; open this page itself.", scope)
+        length = headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else _max_bytes(path)
+        if size > _max_bytes(path):
+            return _refuse(413, _too_large(path), scope)
+        if not self._has_room(size):
+            return _refuse(507, FULL, scope)
         return None
 
-
-class Store:
-    """How full the folder of uploads is, and who filled it.
-
-    Args:
-        most: bytes that may lie there.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._given = Allowance(max(1, most // 2), temp_files.keep_s() + temp_files.every_s())
-        self._looked, self._bytes, self._files = -math.inf, 0, 0
-
-    def refuse(self, client: str, size: int) -> str:
-        """Why so many bytes more cannot be taken, in one sentence; "" where they can, and then they are counted."""
-        with self._lock:
-            if (now := time.monotonic()) - self._looked > 1:
-                self._looked = now
-                self._bytes, self._files = temp_files.stored(Path(get_upload_folder()))
-            if self._bytes + size > self._most or self._files >= MAX_FILES:
-                return "This page has no room for more files now; what is old is deleted soon, so try again later."
-            if wait := self._given.take(client, size):
-                minutes = math.ceil(wait / 60)
-                return f"You have sent as much as this page keeps for one visitor; try again in {minutes} min."
-            self._bytes += size
-            return ""
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more can be stored; the folder is looked at once a second at most."""
+        if (now := time.monotonic()) - self._checked > 1:
+            self._checked = now
+            self._bytes, self._files = temp_files.stored(Path(get_upload_folder()))
+        if self._bytes + size > self._most or self._files >= MAX_FILES:
+            return False
+        self._bytes += size
+        return True
 
 
-def close() -> None:
-    """Close what Gradio leaves open between visitors, for all pages of this process.
+class _Refusal(gr.Error):
+    """A sentence for the client, and nothing for the log."""
 
-    It keeps an upload under a hash of its content: whoever has the same file knows where it lies, and could find out
-    under what name another visitor gave it. And it lets pages of any other site read this one.
-    """
-    processing_utils.hash_seed = secrets.token_bytes(32)
-    route_utils.GradioUploadFile = _Upload
-    routes.CustomCORSMiddleware = _no_other_sites
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, print_exception=False)
+
+    def __str__(self) -> str:
+        return self.message  # gr.Error puts it in quotes, which MCP clients would read
 
 
-class _Upload(route_utils.GradioUploadFile):
-    """A file on its way in; its place depends on its content and on chance."""
+class Page(gr.Blocks):
+    """Blocks whose events fail with one sentence, fetch no address, and wait in line when called by MCP."""
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._lines: dict[str, asyncio.Semaphore] = {}
+        self._waiting = 0
+
+    async def process_api(self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **named: Any) -> Any:
+        """Run one event; arguments and result are those of `gr.Blocks.process_api`.
+
+        Raises:
+            gr.Error: with a sentence for the client; of an internal error it names neither cause nor paths.
+        """
+        function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        # Calls by MCP and by /run do not pass Gradio's queue.
+        waits = function.api_visibility == "public" and named.get("event_id") is None
+        try:
+            async with self._turn(function) if waits else nullcontext():
+                return await super().process_api(function, _without_addresses(inputs), *args, **named)
+        except gr.Error:
+            raise
+        except BlastlensError as error:
+            raise _Refusal(str(error)) from error
+        except InvalidPathError as error:
+            raise _Refusal(NOT_UPLOADED) from error
+        except Exception as error:
+            _logger.error("A request failed: %s", _described(error))
+            raise _Refusal(FAILED) from error
+
+    @asynccontextmanager
+    async def _turn(self, function: BlockFunction) -> AsyncIterator[None]:
+        """Wait until fewer calls of this kind are running than may."""
+        if self._waiting >= MAX_WAITING:
+            raise _Refusal(BUSY)
+        limit = function.concurrency_limit if isinstance(function.concurrency_limit, int) else CONCURRENCY
+        line = self._lines.setdefault(function.concurrency_id, asyncio.Semaphore(limit))
+        self._waiting += 1
+        try:
+            await line.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            line.release()
+
+
+def extend_gradio() -> None:
+    """Replace two names of Gradio that have no setting, for all pages of this process."""
+    route_utils.GradioUploadFile = _PrivateUpload  # uploads of the same file would share one address
+    state_holder.SessionState = _Session  # each API call would copy all components, which takes as long as a prediction
+
+
+class _PrivateUpload(route_utils.GradioUploadFile):
+    """A file whose address depends on random bytes as well as on its content."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
         self.sha.update(secrets.token_bytes(32))
 
 
-def _no_other_sites(app: ASGIApp, **_: Any) -> ASGIApp:
-    return app
+class _Session(state_holder.SessionState):
+    """What a client's events share, without the copy of all components that Gradio keeps for links to a session."""
+
+    def __init__(self, blocks: gr.Blocks) -> None:
+        super().__init__(cast(gr.Blocks, SimpleNamespace(default_config=blocks.default_config, blocks={})))
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.config_values.clear()
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
 
 
-def _is_misnamed(scope: Scope, headers: Headers, known: frozenset[str]) -> bool:
-    """Whether a browser of this computer was led here by a name that belongs to somebody else (DNS rebinding).
+def stored_mb() -> int:
+    """BLASTLENS_STORE_MB: the most that may be stored at a time, in 10**6 bytes.
 
-    A page that listens beyond this computer may have any name, and what it shows is for strangers anyhow.
+    Raises:
+        BlastlensError: not an integer from 10 on.
     """
-    try:
-        address = ipaddress.ip_address((scope.get("server") or ("",))[0])
-    except ValueError:
-        return False
+    return temp_files.number("BLASTLENS_STORE_MB", 10_000, 10, 100_000_000)
+
+
+def _without_addresses(inputs: Any) -> Any:
+    """Inputs in which the address of an upload is its path; raises gr.Error for any other address."""
+
+    def local(file: dict[str, Any]) -> dict[str, Any]:
+        if not is_http_url_like(file["path"]):
+            return file
+        path = unquote(file["path"].partition(_FILE)[2])
+        if not path:
+            raise _Refusal(NO_ADDRESSES)
+        return {**file, "path": path}
+
+    return traverse(inputs, local, is_file_obj_with_meta)
+
+
+def _described(error: Exception) -> str:
+    """An error without its message, which can hold names of patients' files; BLASTLENS_LOG=full gives all of it."""
+    if os.environ.get("BLASTLENS_LOG") == "full":
+        return "".join(traceback.format_exception(error))
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-4:])
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} ({frame.name})" for frame in frames)
+    return f"{type(error).__name__} at {places}"
+
+
+def _is_rebound(scope: Scope, headers: Headers, known: frozenset[str]) -> bool:
+    """Whether a page on the loopback is addressed by an unknown host name, as in DNS rebinding."""
     name = (urlsplit(f"//{headers.get('host', '')}").hostname or "").lower()
-    if not address.is_loopback or name == "localhost" or name.endswith(".localhost") or name in known:
+    if not _is_loopback((scope.get("server") or ("",))[0]) or name == "localhost" or name in known:
         return False
+    return not name.endswith(".localhost") and not _is_address(name)
+
+
+def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        return bool(ipaddress.ip_address(name))
     except ValueError:
-        return True
-    return False
+        return False
 
 
-def _is_open(method: str, path: str) -> bool:
-    return any(method in methods and pattern.fullmatch(path) for methods, pattern in _OPEN)
+def _is_loopback(name: str) -> bool:
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
 
 
 def _path(scope: Scope) -> str:
-    """The path below the page's own root, as the router sees it."""
+    """The path below the page's root, as the router reads it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _from_elsewhere(headers: Headers) -> bool:
-    """Whether a page of another site has a visitor's browser send this; only browsers say where they are."""
+def _is_cross_site(headers: Headers) -> bool:
+    """Whether a browser sends this on behalf of another site's page."""
     if site := headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
@@ -265,7 +313,7 @@ def _from_elsewhere(headers: Headers) -> bool:
     return origin is not None and urlsplit(origin).netloc not in own
 
 
-def _most(path: str) -> int:
+def _max_bytes(path: str) -> int:
     return (MAX_UPLOAD_MB if path == _UPLOAD else MAX_BODY_MB) * 1_000_000
 
 
@@ -275,11 +323,11 @@ def _too_large(path: str) -> str:
     return f"This request is larger than {MAX_BODY_MB} MB; upload files first and give their paths."
 
 
-def _counted(receive: Receive, path: str) -> Receive:
-    """The body of a request that may not say how large it is, or not truly."""
-    most, seen = _most(path), 0
+def _limited(receive: Receive, path: str) -> Receive:
+    """The body of a request, cut off at the limit whatever its declared length."""
+    most, seen = _max_bytes(path), 0
 
-    async def counted() -> Message:
+    async def limited() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
@@ -287,20 +335,20 @@ def _counted(receive: Receive, path: str) -> Receive:
             raise HTTPException(413, _too_large(path))
         return message
 
-    return counted
+    return limited
 
 
-def _say(status: int, told: str, path: str, headers: Headers, more: Mapping[str, str] | None = None) -> Response:
-    """A refusal in the form in which each asker shows it: Gradio's page reads `detail` or `error`, or plain text."""
-    if path == _UPLOAD or "text/html" in headers.get("accept", ""):
-        return PlainTextResponse(told, status, dict(more or {}))
-    return JSONResponse({"detail": told, "error": told}, status, dict(more or {}))
+def _refuse(status: int, sentence: str, scope: Scope) -> Response:
+    """A response in the form that each client displays: Gradio's page reads `detail` or `error`, or plain text."""
+    if _path(scope) == _UPLOAD or "text/html" in Headers(scope=scope).get("accept", ""):
+        return PlainTextResponse(sentence, status)
+    return JSONResponse({"detail": sentence, "error": sentence}, status)
 
 
-def _dress(headers: MutableHeaders, path: str) -> None:
+def _set_headers(headers: MutableHeaders, path: str) -> None:
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
     headers["Content-Security-Policy"] = _FILE_POLICY if path.startswith(_FILE) else _PAGE_POLICY
-    if not _STATIC.fullmatch(path):
+    if not _CACHED.fullmatch(path):
         headers["Cache-Control"] = "private, no-store"

@@ -17,10 +17,10 @@ from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..noise import checked_seed
-from .endpoints import endpoint, example_file, model_described
+from .endpoints import endpoint, example_file
 from .examples import Example
 from .links import Scene, name_of, read_scene
-from .model_registry import Shelf, path_of, provenance, refusals
+from .model_registry import Shelf, provenance, refusals
 from .pictures import curve_figure, figure, heat_overlay
 from .single_image_html import (
     caution_html,
@@ -33,6 +33,7 @@ from .single_image_html import (
     remarks_html,
     seen_html,
 )
+from .uploads import path_of
 from .words import facts, label_text
 
 # An uploaded file as Gradio hands it over with `preprocess=False`. Left to itself, gr.Image would open the
@@ -258,7 +259,6 @@ def endpoints(shelf: Shelf) -> None:
     """Make the tab's two public endpoints, inside the Blocks that are being built."""
     other_kinds = Literal["none", *(kind for kind in KINDS if kind != NOISE)]  # type: ignore[valid-type]
 
-    @model_described(shelf)
     def classify(
         image: gr.FileData,
         model: str = "",
@@ -292,7 +292,6 @@ def endpoints(shelf: Shelf) -> None:
             prediction = shelf.classifier(model).predict(path, sigma, seed, change, prevalence or None)
             return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
 
-    @model_described(shelf)
     def noise_curve(
         image: gr.FileData,
         model: str = "",

@@ -1,4 +1,4 @@
-"""Files that come from visitors and go to them: only what was uploaded is read, and all of it is deleted in time."""
+"""Files from clients and for them: only uploads are read, and all of them are deleted in time."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -8,29 +8,41 @@ from urllib.parse import unquote
 
 import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
-from gradio.utils import get_upload_folder
+from gradio.utils import get_upload_folder, is_in_or_equal
 
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..spreadsheet import to_csv
-from .model_registry import path_of
-from .offline import REFUSAL
+from .server import NO_ADDRESSES
 
 Upload = dict[str, Any] | str
 
 
-def uploaded(files: Sequence[Upload] | Upload | None, keeper: gr.components.Component) -> list[str]:
-    """Paths of files as the page or a caller of the API hands them over.
+def path_of(upload: Upload | None) -> str:
+    """The path of an uploaded file as Gradio passes it on.
 
-    Each path is held against the folder of uploads, as `path_of` does. From MCP the files of a list come as
-    addresses or as data: URIs.
+    Gradio checks only some inputs, so every path is compared with the folder of uploads here.
+
+    Raises:
+        BlastlensError: no file, or one that was not uploaded.
+    """
+    path = upload.get("path") if isinstance(upload, dict) else upload
+    if not path:
+        raise BlastlensError(f"There is no image yet; give a {ACCEPTED} file.")
+    if not isinstance(path, str) or "\0" in path or not is_in_or_equal(path, get_upload_folder()):
+        raise BlastlensError(f"{str(path)!r} was not uploaded here; upload it first.")
+    return path
+
+
+def uploaded(files: Sequence[Upload] | Upload | None, keeper: gr.components.Component) -> list[str]:
+    """Paths of files as the page or an API client passes them; MCP clients pass addresses or data: URIs in lists.
 
     Args:
         files: dicts with "path", or strings.
-        keeper: the component in whose name what is fetched is stored, and later deleted.
+        keeper: the component for which files from data: URIs are stored, and later deleted.
 
     Raises:
-        BlastlensError: no file, or one that was not uploaded or cannot be fetched.
+        BlastlensError: no file, or one that was not uploaded.
     """
     given = [files] if isinstance(files, str | dict) else list(files or [])
     if not given:
@@ -40,9 +52,7 @@ def uploaded(files: Sequence[Upload] | Upload | None, keeper: gr.components.Comp
 
 def _path(place: Any, keeper: gr.components.Component) -> str:
     if not isinstance(place, str) or not place:
-        raise BlastlensError(
-            "A file without a path was given; upload files first, as gradio_client's handle_file does."
-        )
+        raise BlastlensError("A file has no path; upload files first, as gradio_client's handle_file does.")
     if place.startswith("data:"):
         try:
             place = save_base64_to_cache(place, keeper.GRADIO_CACHE)
@@ -52,14 +62,14 @@ def _path(place: Any, keeper: gr.components.Component) -> str:
     elif "/gradio_api/file=" in place:
         place = unquote(place.partition("/gradio_api/file=")[2])
     elif place.startswith(("http://", "https://")):
-        raise BlastlensError(REFUSAL)
+        raise BlastlensError(NO_ADDRESSES)
     if not Path(path_of(place)).is_file():
-        raise BlastlensError(f"{place!r} was not uploaded here; upload it first.")  # as if it were elsewhere
+        raise BlastlensError(f"{place!r} was not uploaded here; upload it first.")
     return place
 
 
 def write_csv(name: str, rows: Iterable[dict[str, object]]) -> str:
-    """Write a table where the download button's `delete_cache` finds and deletes it; returns its path."""
+    """Write a table to the folder of uploads, where it is served and later deleted; returns its path."""
     folder = Path(get_upload_folder(), secrets.token_hex(20))
     folder.mkdir(parents=True)
     path = folder / name

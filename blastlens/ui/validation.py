@@ -19,11 +19,10 @@ from ..folder_labels import MAX_LABELLED, LabelledImages, match_labels
 from ..image_sources import is_zip, list_sources
 from ..validation_summary import caveats, verdict
 from ..wording import count, duration
-from .endpoints import ONE_AT_A_TIME, endpoint, example_file, model_described
-from .model_registry import Shelf, path_of, provenance, refusals
-from .queueing import while_wanted
+from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
+from .model_registry import Shelf, provenance, refusals
 from .report_page import body, how_to_prepare, standalone
-from .uploads import uploaded
+from .uploads import path_of, uploaded
 from .words import label_text
 
 # An uploaded file as Gradio hands it over with `preprocess=False`.
@@ -164,7 +163,6 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
 
 
 def _endpoint(tab: YourSlides) -> None:
-    @model_described(tab.shelf)
     def test_on_labelled_images(archive: gr.FileData, model: str = "") -> dict[str, Any]:
         """Test a model on labelled images of one's own. Research demonstration, not a medical device.
 

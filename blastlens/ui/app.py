@@ -1,0 +1,167 @@
+"""The page: model picker, one module per tab, and how it is launched."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from .. import temp_files
+from ..classifier import DISCLAIMER
+from ..serving import Loading, Wanted, begin, serve
+from . import about, code_snippets, comparison, folder, single_image, trust, validation
+from .examples import examples_for
+from .links import TABS
+from .model_registry import Shelf
+from .server import CONCURRENCY, MAX_FILE_SIZE, MAX_WAITING, Page, Shield, extend_gradio, stored_mb
+from .theme import THEME
+from .words import TASKS, facts
+
+HERE = Path(__file__).parent
+LOGO = HERE / "logo.svg"
+
+LAUNCH: dict[str, Any] = {
+    "theme": THEME,
+    "css_paths": sorted(HERE.glob("*.css")),
+    "favicon_path": str(LOGO),
+    "footer_links": ["api", "settings"],
+    "max_file_size": MAX_FILE_SIZE,
+    "ssr_mode": False,
+    "mcp_server": True,
+    "state_session_capacity": 500,
+    "enable_monitoring": False,
+    "run_history": False,
+}
+# Gradio works its statistics of calls out anew after each request, although monitoring is disabled.
+os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
+
+# The open tab is part of the address, so that a link restores it. `gr.Tabs.select` would also report the tab that is
+# open at first, and overwrite the one of the link.
+REMEMBER_TAB = """() => document.addEventListener("click", event => {
+  const tab = event.target.closest("[role=tab][data-tab-id]"), here = new URL(location);
+  if (!tab) return;
+  here.searchParams.set("tab", tab.dataset.tabId);
+  document.title = `${tab.innerText} · blastlens`;
+  history.replaceState(history.state, "", here);
+})"""
+
+
+def build(
+    models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None = None,
+    data: Path | None = None,
+) -> gr.Blocks:
+    """Build the page.
+
+    Args:
+        models: to offer, as `Classifier.from_pretrained` takes them or as `serving.begin` returns them; by default
+            `serving.wanted`.
+        data: folder of data sets whose images are offered beside the synthetic ones; by default BLASTLENS_DATA.
+
+    Raises:
+        BlastlensError: no model to offer, one that cannot be served, or an invalid limit in the environment.
+    """
+    stored_mb()  # an invalid value is refused now rather than at the launch
+    extend_gradio()
+    schedule = temp_files.every_s(), temp_files.keep_s()
+    shelf = _shelf(models, data)
+    with Page(title="blastlens", analytics_enabled=False, delete_cache=schedule) as demo:
+        gr.HTML(_masthead())
+        if shelf.notices:
+            gr.HTML(_notices(shelf.notices))
+        with gr.Group():
+            model = gr.Radio(
+                shelf.choices,
+                value=shelf.first.folder.model_id,
+                label="What do you want to ask?",
+                elem_classes="models",
+            )
+            told = gr.HTML(facts(shelf.first.folder), padding=True)
+        with gr.Tabs(elem_classes="tabs") as tabs:
+            with gr.Tab("Try a cell", id="try"):
+                single_image.build(shelf, demo, model, told)
+            with gr.Tab("A patient or a folder", id="folder"):
+                folder.build(shelf, model)
+            with gr.Tab("Test it on your slides", id="slides"):
+                validation.build(shelf, model)
+            with gr.Tab("How far to trust it", id="trust"):
+                trust.build(shelf, model)
+            with gr.Tab("Models compared", id="compared"):
+                comparison.build(shelf, model)
+            with gr.Tab("Use it from code", id="code"):
+                code_snippets.build(shelf, model)
+            with gr.Tab("About", id="about"):
+                about.build(shelf, model)
+        gr.HTML(_fineprint())
+        demo.load(None, js=REMEMBER_TAB)
+        demo.load(_open_tab, None, tabs, show_progress="hidden", api_visibility="private")
+    return demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False)
+
+
+def launch(demo: gr.Blocks, **settings: Any) -> Any:
+    """Serve the page; arguments and result are those of `gr.Blocks.launch`."""
+    # Gradio adds to `app_kwargs`, so each launch has its own.
+    return demo.launch(**LAUNCH | settings, app_kwargs={"middleware": [Middleware(Shield)], "openapi_url": None})
+
+
+def forget(demo: gr.Blocks, older_than: float) -> None:
+    """Drop what is kept in memory of clients that have been idle for `older_than` seconds, and all caches.
+
+    Names of files that are deleted are dropped, too; Gradio keeps them.
+    """
+    holder, now = demo.state_holder, datetime.now()
+    with holder.lock:
+        for name, at in list(holder.time_last_used.items()):
+            if (now - at).total_seconds() > older_than:
+                holder.session_data.pop(name, None)
+                holder.time_last_used.pop(name, None)
+    for files in demo.temp_file_sets:
+        files -= {file for file in list(files) if not os.path.exists(file)}
+    single_image.forget()
+
+
+def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None, data: Path | None) -> Shelf:
+    given = begin() if models is None else models
+    asked = [m if isinstance(m, Wanted | Loading) else Wanted(os.fspath(m)) for m in given]
+    if data is None and os.environ.get("BLASTLENS_DATA"):
+        data = Path(os.environ["BLASTLENS_DATA"])
+    served = {one.classifier.folder.model_id: one for one in serve(asked)}
+    labels_of = {name: one.classifier.label_names for name, one in served.items()}
+    by_labels = {labels: examples_for(labels, data) for labels in set(labels_of.values())}
+    return Shelf(
+        classifiers={name: one.classifier for name, one in served.items()},
+        examples={name: by_labels[labels] for name, labels in labels_of.items()},
+        notices={name: one.notice for name, one in served.items() if one.notice},
+    )
+
+
+def _open_tab(request: gr.Request) -> Any:
+    # Without a tab in the link, one that the user has opened meanwhile stays open.
+    tab = request.query_params.get("tab")
+    return gr.Tabs(selected=tab) if tab in TABS else gr.skip()
+
+
+def _masthead() -> str:
+    return f"""
+<header class="masthead">{LOGO.read_text(encoding="utf-8")}<div>
+<h1>blastlens</h1>
+<p>Ask a leukemia screening model about a blood cell, then make the image worse and watch how long its answer
+holds.</p>
+</div></header>
+<p class="disclaimer"><strong>{escape(DISCLAIMER)}</strong> It cannot tell whether anybody is ill;
+please make no decision about health with it.</p>"""
+
+
+def _notices(notices: Mapping[str, str]) -> str:
+    told = "".join(f"<p>{escape(notice)}</p>" for notice in notices.values())
+    return f'<aside class="notices" aria-label="Where the models come from">{told}</aside>'
+
+
+def _fineprint() -> str:
+    credits = "; ".join(escape(task.credit) for task in TASKS.values())
+    return f"""
+<footer class="fineprint">Images you give stay on the computer that runs this page and are deleted within the
+hour. The models learned from {credits}.</footer>"""
