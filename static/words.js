@@ -1,6 +1,6 @@
 // What the page says about models and answers, in whole sentences. Strings and numbers only; no elements.
 
-/** What the models of one label set are asked: the wording of blastlens.ui.words, which a test compares. */
+/** What the models of one label set are asked: see blastlens.dataset_info. */
 export const TASKS = {
   "ALL,HEM": {
     question: "One cell: leukemic or healthy?",

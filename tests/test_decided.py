@@ -166,7 +166,7 @@ def test_the_assumed_share_moves_answer_and_curve_and_becomes_the_other_models_o
     (own, set_to_own, low) = (tab.answer(cell, "tiny-cell", NOISE, 0, 0, share) for share in (0, 0.68, 0.05))
     assert own[3] == set_to_own[3] and "assume that 68 % of the images are leukemic" in own[5]
     assert "assume that 5 % of the images are leukemic" in low[5] and low[4] == own[4]
-    leukemic = "ALL · leukemic blast"
+    leukemic = "ALL · leukemic B-lymphoblast"
     assert low[3]["value"][leukemic] < own[3]["value"][leukemic]
     curves = [tab.curve(cell, "tiny-cell", NOISE, 0, 0, share) for share in (0, 0.68, 0.05)]
     assert curves[0] == curves[1] != curves[2]

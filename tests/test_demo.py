@@ -290,7 +290,10 @@ def test_the_page_opens_with_its_first_example_answered(tab):
     model, *_, path, seen, _, caution, verdict, _, _, _ = tab.open(SimpleNamespace(query_params={}))
     assert model == CELL
     assert path == str(tab.shelf.examples[CELL][0].path)
-    assert "<img" in seen and set(verdict["value"]) == {"ALL · leukemic blast", "HEM · healthy precursor cell"}
+    assert "<img" in seen and set(verdict["value"]) == {
+        "ALL · leukemic B-lymphoblast",
+        "HEM · normal B-lymphoid precursor",
+    }
     assert caution.count("<li>") == 1 and "<li>Not externally validated.</li>" in caution
 
 
@@ -400,7 +403,7 @@ def test_an_activation_overlay_is_grey_without_heat_and_warm_where_it_is():
                     "weighted_f1": {"value": 0.8765, "low": 0.84, "high": 0.91},
                 }
             },
-            "weighted F1 0.88</strong> (95 % interval 0.84 to 0.91) on cells of people it had never seen",
+            "weighted F1 0.88</strong> (95 % interval 0.84 to 0.91) on cells of subjects",
         ),
         (
             {"headline": {"protocol": "image 70/10/20", "weighted_f1": {"value": 0.95}}},

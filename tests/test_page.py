@@ -12,12 +12,12 @@ from blastlens.synthetic_images import draw_cell
 from blastlens.ui.links import TABS
 
 TITLES = {
-    "try": "Try a cell",
-    "folder": "A patient or a folder",
-    "slides": "Test it on your slides",
-    "trust": "How far to trust it",
-    "compared": "Models compared",
-    "code": "Use it from code",
+    "try": "Single image",
+    "folder": "Folder or patient",
+    "slides": "Validate on your data",
+    "trust": "Reliability",
+    "compared": "Compare systems",
+    "code": "Code",
     "about": "About",
 }
 
@@ -245,7 +245,7 @@ def test_an_explanation_opens_on_a_tap(visit):
 def test_another_model_brings_its_own_examples(visit):
     page = visit().page
     answered(page)
-    page.get_by_role("radio", name=re.compile("smear field|Benign")).check()
+    page.get_by_role("radio", name=re.compile("Smear field")).check()
     page.wait_for_url(re.compile("model=tiny-field"))
     assert "Benign" in page.locator(".verdict").inner_text()
     assert page.locator(".examples button", has_text="Pro").count() == 1
@@ -255,7 +255,7 @@ def test_a_link_restores_model_example_change_level_and_seed(visit):
     link = "/?model=tiny-field&image=drawn-Pre-1&change=blur&level=2.5&seed=7"
     page = visit(link).page
     answered(page)
-    assert page.get_by_role("radio", name=re.compile("tiny-field")).is_checked()
+    assert page.get_by_role("radio", name=re.compile("Smear field")).is_checked()
     assert "blur 2.5 px" in caption(page)
     assert page.get_by_role("spinbutton", name="Noise pattern").input_value() == "7"
     one = visit("/" + page.locator(".share a").get_attribute("href")).page
@@ -321,7 +321,7 @@ def test_the_lines_of_code_can_be_copied_and_follow_the_model(visit):
     copied = page.evaluate("navigator.clipboard.readText()")
     assert "/call/v2/classify" in copied and "tiny-cell" in copied
     assert page.url.partition("/?")[0] in copied  # the address of the page the visitor is on
-    page.get_by_role("radio", name=re.compile("tiny-field")).check()
+    page.get_by_role("radio", name=re.compile("Smear field")).check()
     page.locator("pre", has_text="tiny-field").first.wait_for()
     page.get_by_role("button", name="Copy the lines for curl").click()
     assert "tiny-field" in page.evaluate("navigator.clipboard.readText()")

@@ -18,10 +18,9 @@ from blastlens import BlastlensError, Classifier, serving
 from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
 from blastlens.serving import Wanted, begin, serve, wanted
 from blastlens.ui import build
-from blastlens.ui.code_snippets import described
+from blastlens.ui.code_snippets import Origin, described
 from blastlens.ui.examples import examples_for
 from blastlens.ui.model_registry import Shelf
-from blastlens.ui.snippets import Origin
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

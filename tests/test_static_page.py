@@ -442,19 +442,7 @@ def test_a_browser_that_changes_pixels_is_found_out(page):
     assert refusal.startswith("This browser changes the pixels that a page may read")
 
 
-def test_the_words_and_numbers_of_the_page_are_those_of_the_package(page):
-    from blastlens.ui.words import TASKS
-
-    tasks = page.evaluate("async () => (await import('./words.js')).TASKS")
-    assert tasks == {
-        ",".join(labels): {
-            "question": task.question,
-            "looksAt": task.looks_at,
-            "meanings": task.meanings,
-            "unseen": task.unseen,
-        }
-        for labels, task in TASKS.items()
-    }
+def test_the_numbers_of_the_page_are_those_of_the_package(page):
     assert page.evaluate("async () => (await import('./settings.js')).default.sigmas") == list(CURVE_SIGMAS)
 
 

@@ -44,21 +44,21 @@ def answered(page):
 def test_the_tab_fits_has_no_barrier_and_follows_the_model(visit, width):
     opened = visit("/?tab=trust", width=width, dark=width == 390)
     page = opened.page
-    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
     page.locator(".trust .tiles").wait_for()
     assert opened.fits() and opened.barriers() == []
     for summary in page.locator(".trust > section > details > summary").all():
         summary.click()
     assert opened.fits() and opened.barriers() == []
     assert page.locator(".trust h2", has_text="People, not cells").count() == 1
-    page.get_by_role("radio", name=re.compile("tiny-field")).check()
+    page.get_by_role("radio", name=re.compile("Smear field")).check()
     page.locator(".trust h2", has_text="tiny-field").wait_for()
     assert page.locator(".trust h2", has_text="People, not cells").count() == 0
 
 
 def test_a_tile_leads_to_its_part_by_keyboard(visit):
     page = visit("/?tab=trust").page
-    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
     part = page.locator("#trust-shortcut-probes")
     away = "e => e.getBoundingClientRect().top > innerHeight"
     assert part.evaluate(away)
@@ -72,7 +72,7 @@ def test_a_tile_leads_to_its_part_by_keyboard(visit):
 
 def test_the_threshold_is_one_line_through_all_people(visit):
     page = visit("/?tab=trust").page
-    page.get_by_role("tab", name="How far to trust it", exact=True, selected=True).wait_for()
+    page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
     tracks = page.locator(".interval-rows").first.locator(".track")
     sides = "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.width].map(Math.round))"
     places = tracks.evaluate_all(sides)
@@ -112,7 +112,7 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click
     assert opened.fits() and opened.barriers() == []
     button.click()
     page.wait_for_url(re.compile("model=tiny-cell"))
-    assert page.get_by_role("radio", name=re.compile("tiny-cell")).is_checked()
+    assert page.get_by_role("radio", name=re.compile("Single cell")).is_checked()
     decision = page.locator(".notes.decision")
     decision.wait_for()
     assert "At 90 %" in decision.inner_text() and "Set to miss few" in decision.inner_text()

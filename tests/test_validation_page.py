@@ -1,4 +1,4 @@
-"""The tab "Test it on your slides" in a browser: from a zip to a report that stands alone."""
+"""The tab "Validate on your data" in a browser: from a zip to a report that stands alone."""
 
 import re
 import time
@@ -12,7 +12,7 @@ TAB = "/?tab=slides"
 
 
 def open_panel(one):
-    one.page.get_by_role("tab", name="Test it on your slides", selected=True).wait_for()
+    one.page.get_by_role("tab", name="Validate on your data", selected=True).wait_for()
     return one.page.get_by_role("tabpanel").and_(one.page.locator(":visible"))
 
 

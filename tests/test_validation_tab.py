@@ -1,4 +1,4 @@
-"""The tab "Test it on your slides" and its endpoint: what comes in, what stops it, and what goes out."""
+"""The tab "Validate on your data" and its endpoint: what comes in, what stops it, and what goes out."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def test_what_was_found_is_told_before_anything_is_tested(tab, tmp_path):
     upload = write_zip(tmp_path / "a.zip", [*SLIDES, "odd/1.png"])
     found, *_, start, stop = tab.look(upload, CELL)
     assert "12 labelled images, 6 people" in found and "Folder odd (1 image) is named like none" in found
-    assert "<strong>leukemia</strong> read as ALL · leukemic blast (6)" in found
+    assert "<strong>leukemia</strong> read as ALL · leukemic B-lymphoblast (6)" in found
     assert (start.interactive, stop.interactive) == (True, False)
     # Another model, another reading of the same folders.
     assert "Folder leukemia (6 images) is named like none" in tab.look(upload, FIELD)[0]

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from .. import temp_files
 from ..classifier import DISCLAIMER
+from ..dataset_info import DATASETS
 from ..serving import Loading, Wanted, begin, serve
 from . import about, code_snippets, comparison, folder, single_image, trust, validation
 from .examples import examples_for
@@ -19,7 +20,7 @@ from .links import TABS
 from .model_registry import Shelf
 from .server import CONCURRENCY, MAX_FILE_SIZE, MAX_WAITING, Page, Shield, extend_gradio, stored_mb
 from .theme import THEME
-from .words import TASKS, facts
+from .words import facts
 
 HERE = Path(__file__).parent
 LOGO = HERE / "logo.svg"
@@ -76,22 +77,22 @@ def build(
             model = gr.Radio(
                 shelf.choices,
                 value=shelf.first.folder.model_id,
-                label="What do you want to ask?",
+                label="Model",
                 elem_classes="models",
             )
-            told = gr.HTML(facts(shelf.first.folder), padding=True)
+            shown = gr.HTML(facts(shelf.first.folder), padding=True)
         with gr.Tabs(elem_classes="tabs") as tabs:
-            with gr.Tab("Try a cell", id="try"):
-                single_image.build(shelf, demo, model, told)
-            with gr.Tab("A patient or a folder", id="folder"):
+            with gr.Tab("Single image", id="try"):
+                single_image.build(shelf, demo, model, shown)
+            with gr.Tab("Folder or patient", id="folder"):
                 folder.build(shelf, model)
-            with gr.Tab("Test it on your slides", id="slides"):
+            with gr.Tab("Validate on your data", id="slides"):
                 validation.build(shelf, model)
-            with gr.Tab("How far to trust it", id="trust"):
+            with gr.Tab("Reliability", id="trust"):
                 trust.build(shelf, model)
-            with gr.Tab("Models compared", id="compared"):
+            with gr.Tab("Compare systems", id="compared"):
                 comparison.build(shelf, model)
-            with gr.Tab("Use it from code", id="code"):
+            with gr.Tab("Code", id="code"):
                 code_snippets.build(shelf, model)
             with gr.Tab("About", id="about"):
                 about.build(shelf, model)
@@ -148,20 +149,19 @@ def _masthead() -> str:
     return f"""
 <header class="masthead">{LOGO.read_text(encoding="utf-8")}<div>
 <h1>blastlens</h1>
-<p>Ask a leukemia screening model about a blood cell, then make the image worse and watch how long its answer
-holds.</p>
+<p>Classify a blood cell with a leukemia screening model, add noise, and see when the prediction changes.</p>
 </div></header>
-<p class="disclaimer"><strong>{escape(DISCLAIMER)}</strong> It cannot tell whether anybody is ill;
-please make no decision about health with it.</p>"""
+<p class="disclaimer"><strong>{escape(DISCLAIMER)}</strong> It cannot diagnose disease; do not base decisions
+about health on it.</p>"""
 
 
 def _notices(notices: Mapping[str, str]) -> str:
-    told = "".join(f"<p>{escape(notice)}</p>" for notice in notices.values())
-    return f'<aside class="notices" aria-label="Where the models come from">{told}</aside>'
+    items = "".join(f"<p>{escape(notice)}</p>" for notice in notices.values())
+    return f'<aside class="notices" aria-label="Source of the models">{items}</aside>'
 
 
 def _fineprint() -> str:
-    credits = "; ".join(escape(task.credit) for task in TASKS.values())
+    credits = "; ".join(escape(info.citation) for info in DATASETS.values())
     return f"""
-<footer class="fineprint">Images you give stay on the computer that runs this page and are deleted within the
-hour. The models learned from {credits}.</footer>"""
+<footer class="fineprint">Uploaded images stay on the computer that runs this page and are deleted within the
+hour. Training data: {credits}.</footer>"""

@@ -1,6 +1,6 @@
-"""Example images of the page: drawn by this project, and real ones where a data set lies on this machine.
+"""Example images of the page: synthetic ones, and real ones if a data set is on this computer.
 
-They are written into the temporary folder of this process; nothing else is copied.
+They are written to the temporary folder of this process.
 """
 
 import csv
@@ -15,18 +15,17 @@ from pathlib import Path
 from PIL import Image
 
 from .. import temp_files
+from ..dataset_info import dataset_info
 from ..synthetic_images import draw_cell, draw_field
 
 PER_LABEL = 3
-# Of the made-up people of a zip to try: how many there are for each label, and images of each.
-PEOPLE, IMAGES_OF_EACH = 2, 6
-# Folder of each data set under BLASTLENS_DATA, by the labels of the models it belongs to.
-DATASETS = {("ALL", "HEM"): "cnmc2019", ("Benign", "Early", "Pre", "Pro"): "aria2021"}
+# Of the synthetic zip: patients of each label, and images of each patient.
+PATIENTS, IMAGES_OF_EACH = 2, 6
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image on offer: the file a click hands to the page, its label, and whether it is drawn or real."""
+    """One example: its file, its label, and whether it is synthetic."""
 
     path: Path
     label: str
@@ -34,25 +33,25 @@ class Example:
 
 
 def examples_for(label_names: Sequence[str], data: Path | None) -> tuple[Example, ...]:
-    """The examples for models with these labels: drawn ones, then real ones if `data` has that set."""
-    labels = tuple(label_names)
-    if labels not in DATASETS:
+    """The examples for models with these labels: synthetic ones, then real ones if `data` has the data set."""
+    labels, info = tuple(label_names), dataset_info(label_names)
+    if not info.known:
         return ()
     drawn = [_draw(label, seed) for seed in range(_drawn_per_label(labels)) for label in labels]
-    return (*drawn, *(_local(data / DATASETS[labels], labels) if data else ()))
+    return (*drawn, *(_local(data / info.name, labels) if data else ()))
 
 
 @cache
 def drawn_zip(label_names: tuple[str, ...]) -> Path | None:
-    """A zip of drawn images of made-up people, with a table of whose they are; None for labels nobody draws."""
-    if label_names not in DATASETS:
+    """A zip of synthetic images with a table of their synthetic patients; None for unknown labels."""
+    if not dataset_info(label_names).known:
         return None
     path = _folder() / "drawn-examples.zip" if len(label_names) == 2 else _folder() / "drawn-fields.zip"
     rows = ["file_name,subject"]
     with zipfile.ZipFile(path, "w") as archive:
         for number, label in enumerate(label_names):
-            for image in range(PEOPLE * IMAGES_OF_EACH):
-                name, person = f"{label}-{image + 1}.png", number * PEOPLE + image // IMAGES_OF_EACH + 1
+            for image in range(PATIENTS * IMAGES_OF_EACH):
+                name, person = f"{label}-{image + 1}.png", number * PATIENTS + image // IMAGES_OF_EACH + 1
                 file = BytesIO()
                 _drawing(label, 100 + image).save(file, "PNG")
                 archive.writestr(name, file.getvalue())
@@ -87,7 +86,7 @@ def _local(root: Path, labels: tuple[str, ...]) -> Iterator[Example]:
 
 
 def _files_of(root: Path, label: str) -> list[Path]:
-    """A few images of one label, from different subjects where metadata.csv names them."""
+    """A few images of one label, from different subjects if metadata.csv names them."""
     table = root / "metadata.csv"
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as file:
@@ -96,7 +95,7 @@ def _files_of(root: Path, label: str) -> list[Path]:
         for row in rows:
             one_per_subject.setdefault(row.get("subject"), root / row["file_name"])
         return list(one_per_subject.values())[:PER_LABEL]
-    # The published layout: one folder per class, perhaps inside another.
+    # As published: one folder per class, possibly in a folder Original.
     files = sorted(file for folder in (root, root / "Original") for file in (folder / label).glob("*.*"))
     return files[:: max(1, len(files) // PER_LABEL)][:PER_LABEL]
 

@@ -1,5 +1,6 @@
-"""The models the page offers, and what every answer of its API carries."""
+"""The models on offer, and the fields that every response of the API has."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from .examples import Example
 from .words import model_choice
 
 LONGEST_NAME = 300
-Choice = tuple[str, str]  # what is read in the picker, and the name of the model it stands for
+Choice = tuple[str, str]  # label in the picker, and model id
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Shelf:
 
     @property
     def choices(self) -> list[Choice]:
-        """The models on offer, as the picker takes them."""
-        return [(model_choice(c.folder), name) for name, c in self.classifiers.items()]
+        """The models on offer, as the picker takes them; equal labels are completed by the model's id."""
+        labels = {name: model_choice(one.folder) for name, one in self.classifiers.items()}
+        counts = Counter(labels.values())
+        return [(label if counts[label] == 1 else f"{label} · {name}", name) for name, label in labels.items()]
 
     def classifier(self, model: str) -> Classifier:
         """The model of that name: the id of one on offer, alone or followed by "@" and its revision; "" for the first.
@@ -55,9 +58,9 @@ class Shelf:
         offered = ", ".join(self.classifiers)
         named = split_name(model) if isinstance(model, str) and len(model) <= LONGEST_NAME else None
         if named is None:
-            told = repr(model)
-            told = told if len(told) <= LONGEST_NAME else f"{told[:LONGEST_NAME]}..."
-            raise BlastlensError(f"There is no model {told} here; choose one of {offered}.")
+            text = repr(model)
+            text = text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+            raise BlastlensError(f"There is no model {text} here; choose one of {offered}.")
         model_id, revision = named
         if model_id in self.classifiers and revision == self.classifiers[model_id].folder.revision:
             return self.classifiers[model_id]
@@ -69,7 +72,7 @@ class Shelf:
 
 
 def provenance(folder: ModelFolder, sigma: float = 0.0, warnings: Sequence[str] = ()) -> dict[str, Any]:
-    """What every answer says of its origin: model_id, revision, sigma, warnings, disclaimer."""
+    """Fields of every response: model_id, revision, sigma, warnings, disclaimer."""
     return {
         "model_id": folder.model_id,
         "revision": folder.revision,

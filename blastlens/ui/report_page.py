@@ -98,7 +98,7 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
         ("Images", given),
         ("Model", folder.model_id + (f" at revision {folder.revision}" if folder.revision else "")),
         ("Asked", task.question),
-        ("Made for", task.looks_at),
+        ("Made for", task.input_description),
         ("Date", f"{when:%d %B %Y, %H:%M} UTC"),
     ]
     return _TEMPLATES.get_template("report.html").render(
@@ -108,7 +108,7 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
         disclaimer=DISCLAIMER,
         body=Markup(body(evaluation, folder)),
         words=[*words, ("95 % interval", MEANINGS["95 % interval"])],
-        credit=f"The model learned from {task.credit}." if task.credit else "",
+        credit=f"Training data: {task.citation}." if task.known else "",
     )
 
 
