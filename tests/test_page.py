@@ -315,16 +315,15 @@ def test_a_grey_picture_gets_a_warning(visit, tmp_path):
     page.locator(".notes .warning", has_text="no colour").wait_for()
 
 
-def test_the_lines_of_code_can_be_copied_and_follow_the_model(visit):
+def test_code_can_be_copied_and_follows_the_model(visit):
     page = visit("/?tab=code").page
-    page.get_by_role("button", name="Copy the lines for curl").click()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert "/call/v2/classify" in copied and "tiny-cell" in copied
-    assert page.url.partition("/?")[0] in copied  # the address of the page the visitor is on
-    page.get_by_role("radio", name=re.compile("Smear field")).check()
-    page.locator("pre", has_text="tiny-field").first.wait_for()
-    page.get_by_role("button", name="Copy the lines for curl").click()
-    assert "tiny-field" in page.evaluate("navigator.clipboard.readText()")
+    curl = page.locator(".snippets .code_wrap", has_text="/call/v2/classify")
+    for model in ("tiny-cell", "tiny-field"):
+        curl.filter(has_text=model).get_by_title("copy").click()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert "/call/v2/classify" in copied and model in copied
+        assert page.url.partition("/?")[0] in copied  # the address of the page that is open
+        page.get_by_role("radio", name=re.compile("Smear field")).check()
 
 
 def test_a_systems_curve_can_be_left_out(visit):

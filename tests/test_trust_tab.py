@@ -13,7 +13,6 @@ from helpers_trust import gate_measured, with_trust
 from blastlens.corruptions import KINDS
 from blastlens.model_folder import ModelFolder, bundled_root
 from blastlens.published_systems import Comparison
-from blastlens.ui.about import about_html
 from blastlens.ui.comparison import model_html, noise_html, speed_html, systems_html
 from blastlens.ui.trust import trust_html
 from blastlens.ui.trust_values import level, plain, points, share, signed
@@ -225,7 +224,6 @@ def test_nothing_in_the_record_of_a_model_can_write_into_the_page():
     pages = {
         "words": facts,
         "trust": trust_html,
-        "about": lambda f: about_html(f, [f], compared),
         "systems": lambda f: systems_html(compared, [f], f),
         "model": model_html,
         "noise": lambda f: noise_html(compared, f, ()),

@@ -1,6 +1,6 @@
-"""Links that restore what a visitor looks at: which model, which example, changed how, on which tab.
+"""Links that restore what the first tab shows: model, example, corruption, level and seed; and which tab is open.
 
-Only names and numbers stand in a link. An image of the visitor's own is never part of one.
+A link holds only names and numbers, never an uploaded image.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class Scene:
 
     Attributes:
         model: id of the model.
-        example: name of the example, such as "drawn-ALL-1"; "" for an image of the visitor's own, or none.
-        change: how the image is changed.
+        example: name of the example, such as "drawn-ALL-1"; "" for an uploaded image or none.
+        change: the corruption.
         seed: of the noise.
     """
 
@@ -33,44 +33,44 @@ class Scene:
     seed: int
 
     def query(self) -> str:
-        """As the query of a link, "model=...&image=...&change=jpeg&level=40&seed=0"."""
+        """The query of a link, "model=...&image=...&change=jpeg&level=40&seed=0"."""
         parts = {"model": self.model, "image": self.example, "change": self.change.kind}
         return urlencode(parts | {"level": f"{self.change.level:g}", "seed": self.seed})
 
 
 def read_scene(query: Mapping[str, str], shelf: Shelf) -> tuple[Scene, tuple[str, ...]]:
-    """The scene a link asks for, and one remark for each part of it that is not to be had here.
+    """The scene of a link, and one remark for each part of it that does not exist here.
 
-    Without a query it is the first model and its first example, unchanged. A part that is unknown or out of
-    range falls back to that; the others are kept.
+    By default it is the first model and its first example, uncorrupted. An unknown part, or one out of range, falls
+    back to that; the others are kept.
     """
     remarks = []
     classifier = shelf.first
     try:
         classifier = shelf.classifier(query.get("model", ""))
     except BlastlensError as error:
-        remarks.append(f"The link names a model that is not on offer here. {error}")
+        remarks.append(f"The model of the link is not on offer here. {error}")
     names = [name_of(example) for example in shelf.examples_of(classifier)]
     example = query.get("image", "")
     if example and example not in names:
-        remarks.append(f"The link names an example that is not here ({example}).")
+        remarks.append(f"The example of the link is not here ({example}).")
     if example not in names:
         example = names[0] if names else ""
     change = Corruption("gaussian_noise", 0)
     try:
         kind = query.get("change") or "gaussian_noise"
         level = query.get("level") or (KINDS[kind].neutral if kind in KINDS else 0)
-        change = Corruption(kind, level)  # type: ignore[arg-type]  # text is turned into a number, or refused
+        change = Corruption(kind, level)  # type: ignore[arg-type]  # a text that is no number is refused
     except BlastlensError as error:
         remarks.append(str(error))
     seed = 0
     try:
         seed = checked_seed(int(query.get("seed") or 0))
     except (ValueError, BlastlensError):
-        remarks.append("The link's seed is no whole number from 0 on.")
+        remarks.append("The seed of the link is not an integer from 0 on.")
     return Scene(classifier.folder.model_id, example, change, seed), tuple(remarks)
 
 
 def name_of(example: Example) -> str:
-    """What a link calls an example."""
+    """The name of an example in links."""
     return example.path.stem
