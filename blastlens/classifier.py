@@ -20,42 +20,38 @@ from .images import ImageSource, name_of, read_view
 from .inference import Backend, load_backend
 from .model_folder import ModelFolder
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
-from .ood_detection import Verdict, better_model, statistics_of
+from .ood_detection import OODResult, statistics_of
 from .patients import leukemic_labels
 from .thresholds import Decision
 
 DISCLAIMER = "Research demonstration, not a medical device."
-# Images that are looked at together, for each thread of the network.
-BATCH = 4
-# Of an image unlike the model's, the gate may have a dozen things to say; the plainest are enough.
-MAX_REASONS = 3
+BATCH = 4  # images per thread of the network that are in memory together
+MAX_REASONS = 3  # of an out-of-distribution image
 INCOMPLETE = "the input check could not look at the network's features; only its simple checks were made"
-# Untouched views whose verdict is kept, so that an image changed again and again is judged once.
-REMEMBERED = 32
+REMEMBERED = 32  # results of the OOD check that are kept, since a slider changes the same image again and again
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image.
+    """The classification of one image.
 
     Attributes:
         label: the most probable label.
-        probabilities: softmax of the logits by label, in the model's order, adding up to 1; at `prevalence`.
-        logits: the network's, one per label, in the same order.
-        warnings: what may make this prediction mean less than it seems to, one short remark each. The first is about
-            the model: its external validation in one sentence; the others are about the image.
+        probabilities: softmax of the logits by label, in the model's order, at `prevalence`.
+        logits: one per label, in the same order.
+        warnings: short remarks that limit what this prediction means. The first is about the model: its external
+            validation in one sentence; the others are about the image.
         model_id, revision: which model; revision is None unless it came from the Hub.
         sigma: of the Gaussian noise that was added, on the 0 to 255 scale.
-        corruption: what was done to the view beforehand, as {"kind", "level"}; None if nothing.
-        in_domain: whether this looks like the images the model was trained on; if not, warnings say why. None
-            where the model folder has no gate.json to tell by.
-        label_set: the labels that cannot be ruled out, at the confidence that metrics.json states. None where the
-            folder has no such figures, or found that they do not hold.
-        flagged: whether this reaches the operating point, the threshold that misses few diseased images; None where
-            the folder has none. This and `label_set` are thresholds on the probabilities at the model's own prevalence
-            and do not depend on `prevalence`.
-        suggestion: id of another model that this image fits, where it does not fit this one; see `suggesting`.
-        prevalence: the share of leukemic images that the probabilities assume; None where the model states none.
+        corruption: applied to the view before the noise, as {"kind", "level"}; None if none was.
+        in_domain: whether the image looks like the training images; if not, warnings say why. None if the model folder
+            has no gate.json.
+        label_set: the labels that cannot be ruled out, at the confidence that metrics.json states; None if the folder
+            has no such thresholds, or found that they do not hold.
+        flagged: whether this reaches the operating point; None if the folder has none. This and `label_set` are
+            thresholds on the probabilities at the model's own prevalence and do not depend on `prevalence`.
+        suggestion: id of another model whose training images this one looks like; see `suggesting`.
+        prevalence: the share of leukemic images that the probabilities assume; None if the model states none.
     """
 
     label: str
@@ -86,16 +82,16 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """How the probabilities of one image move as it gets worse in one way.
+    """The probabilities of one image under one kind of corruption at several levels.
 
     Attributes:
         kind: of corruption, a name in `corruptions.KINDS`.
-        levels: S levels of it, in the order asked for.
-        probabilities: float (S, C), one row per level: the mean over the seeds.
-        low, high: float (S, C), the smallest and the largest over the seeds; of one seed, the same again.
+        levels: S levels, in the order given.
+        probabilities: float (S, C), the mean over the seeds.
+        low, high: float (S, C), minimum and maximum over the seeds.
         label_names: of the C columns.
-        flip_level: the level nearest to neutral at which the label, the most probable one on average, is not
-            that of the untouched image; None where it holds throughout.
+        flip_level: the level nearest to neutral whose most probable label differs from that of the unchanged image;
+            None if there is none.
     """
 
     kind: str
@@ -108,17 +104,17 @@ class Curve:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The levels, which for Gaussian noise are its sigmas on the 0 to 255 scale."""
+        """The levels; of Gaussian noise, sigmas on the 0 to 255 scale."""
         return self.levels
 
     @property
     def flip_sigma(self) -> float | None:
-        """The flip level, which for Gaussian noise is the smallest sigma that changes the label."""
+        """The flip level; of Gaussian noise, a sigma."""
         return self.flip_level
 
 
 class Classifier:
-    """A model folder ready to classify images; threads may share one.
+    """A model folder ready to classify images; safe to share between threads.
 
     Attributes:
         folder: the model folder it serves.
@@ -133,17 +129,14 @@ class Classifier:
         backend: Backend | None = None,
         threads: int | None = None,
     ) -> None:
-        """Load the network of a folder, unless a loaded one is given.
-
-        See `from_pretrained`, which also finds the folder.
-        """
+        """Load the network of a folder; `from_pretrained` also finds the folder."""
         self.folder = folder
         self.label_names = folder.label_names
         self._backend = backend or load_backend(folder, precision, threads)
         gate, figures = folder.gate, folder.metrics.get("calibration")
         self._scores_features = gate is not None and gate.features is not None and self._backend.has_features
-        self._verdicts: dict[bytes, Verdict] = {}
-        self._remembering = Lock()
+        self._ood_results: dict[bytes, OODResult] = {}
+        self._lock = Lock()
         self._decision = Decision.from_json(figures) if isinstance(figures, dict) else None
         self._leukemic = leukemic_labels(folder.label_names)
         stated = (figures or {}).get("prevalence") if self._leukemic else None
@@ -164,13 +157,13 @@ class Classifier:
             name_or_path: "mobilenetv1-cnmc2019" (or "models/..."), a path, or the Hub's "owner/name" or
                 "owner/name@revision".
             revision: branch, tag or commit of a Hub repository, if not given with its name. A commit that is in
-                the Hub's cache is loaded from there without asking the Hub.
-            precision: "fp32", or "int8" for the quantised ONNX file: quicker, a little less accurate.
-            threads: of each run of the network; by default every core that this process may use. 1 where several
-                threads of yours ask this classifier at once.
+                the Hub's cache is loaded without a request.
+            precision: "fp32", or "int8" for the quantized ONNX file: faster, slightly less accurate.
+            threads: of each run of the network; by default all cores that this process may use. Use 1 if several
+                threads of yours share this classifier.
 
         Raises:
-            BlastlensError: no such model, none that may be read or can be fetched, or one that cannot be served.
+            BlastlensError: no such model, no access to it, or one that cannot be served.
         """
         return cls(fetch(name_or_path, revision), precision, threads=threads)
 
@@ -205,9 +198,9 @@ class Classifier:
         Args:
             images: anything `blastlens.images.open_image` reads, or a list or tuple of such.
             sigma: standard deviation of Gaussian noise added to the pixels the network sees, 0 to 100.
-            seed: of the noise; every image gets the same field.
-            corruption: done to the pixels the network sees, before noise is added. Gaussian noise given here
-                is the same as given by its sigma, and is accepted once.
+            seed: of the noise; every image gets the same noise field.
+            corruption: applied to the pixels the network sees, before the noise. Gaussian noise is given here or by
+                sigma, not both.
             prevalence: the share of leukemic images to assume, between 0 and 1; by default the model's own. The
                 logits of the leukemic labels are shifted by the difference of the log odds (Saerens et al. 2002,
                 doi 10.1162/089976602753284446).
@@ -220,10 +213,15 @@ class Classifier:
                 for a sigma or seed out of range, or for a prevalence that is out of range or that the model does not
                 support because it states none.
         """
-        if isinstance(images, list | tuple):
-            return [_or_raise(outcome) for outcome in self.predict_each(images, sigma, seed, corruption, prevalence)]
         change = _Change.of(sigma, seed, corruption, self.assumed(prevalence))
-        return self._predictions([self._look(images)], change)[0]
+        if not isinstance(images, list | tuple):
+            return self._predict([self._read(images)], change)[0]
+        predictions = []
+        for outcome in self._outcomes(images, change):
+            if isinstance(outcome, BlastlensError):
+                raise outcome
+            predictions.append(outcome)
+        return predictions
 
     def predict_each(
         self,
@@ -233,29 +231,33 @@ class Classifier:
         corruption: Corruption | None = None,
         prevalence: float | None = None,
     ) -> Iterator[Prediction | BlastlensError]:
-        """Classify a stream of images in batches; one that cannot be read yields its error and stops nothing.
+        """Classify a stream of images in batches; an image that cannot be read yields its error.
 
-        Only a batch of views is in memory at a time. Arguments are those of `predict`.
+        Arguments are those of `predict`; images may be any iterable.
         """
         return self._outcomes(images, _Change.of(sigma, seed, corruption, self.assumed(prevalence)))
 
     def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
+        def read(numbered: tuple[int, ImageSource]) -> _View | BlastlensError:
+            try:
+                return self._read(numbered[1], f"image {numbered[0]}")
+            except BlastlensError as error:
+                return error
+
         numbered = enumerate(images, start=1)
         while chunk := list(islice(numbered, BATCH * self._backend.threads)):
-            outcomes = self._backend.map(lambda one: self._try_look(one[1], f"image {one[0]}"), chunk)
-            looks = [look for look in outcomes if isinstance(look, _Look)]
-            predictions = iter(self._predictions(looks, change))
-            for look in outcomes:
-                yield next(predictions) if isinstance(look, _Look) else look
+            outcomes = self._backend.map(read, chunk)
+            predictions = iter(self._predict([view for view in outcomes if isinstance(view, _View)], change))
+            for outcome in outcomes:
+                yield next(predictions) if isinstance(outcome, _View) else outcome
 
     def fits(self, image: ImageSource) -> bool | None:
-        """Whether an image is of the kind this model knows; None where its folder has no gate to tell by.
+        """Whether an image looks like the model's training images; None if its folder has no gate.json.
 
         Raises:
             BlastlensError: an unreadable image.
         """
-        verdict = self._verdict_of_view(self._look(image).pixels)
-        return verdict.fits if verdict else None
+        return self._check(self._read(image).pixels).fits if self.folder.gate else None
 
     def curve(
         self,
@@ -271,7 +273,7 @@ class Classifier:
             image: anything `blastlens.images.open_image` reads.
             kind: a name in `corruptions.KINDS`.
             levels: one or more, in any order; by default the kind's own.
-            seeds: one or more, each a draw of the noise; kinds that draw no random numbers do without.
+            seeds: one or more; kinds without random numbers use only the first.
             prevalence: as in `predict`.
 
         Raises:
@@ -281,28 +283,26 @@ class Classifier:
         if not isinstance(kind, str) or kind not in KINDS:
             raise BlastlensError(f"There is no corruption {kind!r}; one of {', '.join(KINDS)} is accepted.")
         chosen = KINDS[kind].levels if levels is None else levels
-        asked = tuple(Corruption(kind, level).level for level in chosen)
-        draws = [checked_seed(seed) for seed in seeds]
-        if not asked or not draws:
+        levels = tuple(Corruption(kind, level).level for level in chosen)
+        seeds = [checked_seed(seed) for seed in seeds]
+        if not levels or not seeds:
             raise BlastlensError("A curve needs at least one level and at least one seed.")
-        clean = self._look(image).pixels
-        # Row 0 is the untouched image, whose label the others are held against.
-        rows = [corruption for level in dict.fromkeys(asked) if not (corruption := Corruption(kind, level)).is_neutral]
-        draws = draws if KINDS[kind].seeded else draws[:1]
-        changes = [(corruption, seed) for seed in draws for corruption in rows]
-        stack = [clean, *self._backend.map(lambda change: change[0].apply(clean, change[1]), changes)]
-        untouched, *others = self._probabilities(self._logits(stack), prevalence)
-        by_draw = np.reshape(others, (len(draws), len(rows), len(self.label_names)))
-        by_draw = np.concatenate([np.broadcast_to(untouched, (len(draws), 1, untouched.size)), by_draw], axis=1)
-        place = {corruption.level: row for row, corruption in enumerate(rows, start=1)}
-        by_draw = by_draw[:, [place.get(level, 0) for level in asked]]
-        mean = by_draw.mean(axis=0)
-        flipped = [
-            level for level, label in zip(asked, mean.argmax(axis=1), strict=True) if label != untouched.argmax()
-        ]
+        seeds = seeds if KINDS[kind].seeded else seeds[:1]
         neutral = KINDS[kind].neutral
+        clean = self._read(image).pixels
+        corrupted = [Corruption(kind, level) for level in dict.fromkeys(levels) if level != neutral]
+        changes = [(corruption, seed) for seed in seeds for corruption in corrupted]
+        views = [clean, *self._backend.map(lambda change: change[0].apply(clean, change[1]), changes)]
+        unchanged, *others = self._probabilities(self._backend.run(["logits"], views)[0], prevalence)
+        # (seeds, 1 + levels, C); row 0 is the unchanged image, which every neutral level shows.
+        rows = np.reshape(others, (len(seeds), len(corrupted), len(self.label_names)))
+        rows = np.concatenate([np.broadcast_to(unchanged, (len(seeds), 1, unchanged.size)), rows], axis=1)
+        row_of = {corruption.level: row for row, corruption in enumerate(corrupted, start=1)}
+        rows = rows[:, [row_of.get(level, 0) for level in levels]]
+        mean = rows.mean(axis=0)
+        flipped = [level for level, label in zip(levels, mean.argmax(1), strict=True) if label != unchanged.argmax()]
         flip = min(flipped, key=lambda level: (abs(level - neutral), level), default=None)
-        return Curve(kind, asked, mean, by_draw.min(axis=0), by_draw.max(axis=0), self.label_names, flip)
+        return Curve(kind, levels, mean, rows.min(axis=0), rows.max(axis=0), self.label_names, flip)
 
     def noise_curve(
         self,
@@ -311,25 +311,11 @@ class Classifier:
         seed: int = 0,
         prevalence: float | None = None,
     ) -> Curve:
-        """Classify one image at each level of Gaussian noise, with one noise field scaled by sigma.
-
-        Args:
-            image: anything `blastlens.images.open_image` reads.
-            sigmas: one or more standard deviations on the 0 to 255 scale, each 0 to 100.
-            seed: of the noise field.
-            prevalence: as in `predict`.
-
-        Raises:
-            BlastlensError: an unreadable image, no sigma, or a sigma or seed out of range.
-        """
+        """`curve` of Gaussian noise: one noise field, scaled by each sigma (0 to 100, on the 0 to 255 scale)."""
         return self.curve(image, "gaussian_noise", sigmas, (seed,), prevalence)
 
     def assumed(self, prevalence: float | None) -> float | None:
-        """The prevalence to assume: the model's own unless one is given.
-
-        Raises:
-            BlastlensError: it is out of range, or the model states none.
-        """
+        """The given prevalence, or the model's own; raises BlastlensError if out of range, or if the model has none."""
         if prevalence is None:
             return self.prevalence
         if self.prevalence is None:
@@ -340,20 +326,17 @@ class Classifier:
         return checked_prevalence(prevalence)
 
     def activation_map(self, image: ImageSource, label: str | None = None) -> np.ndarray:
-        """Where in its view the network found evidence for a label.
+        """Class activation map of a label (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
 
-        The class activation map of Zhou et al. (2016), "Learning Deep Features for Discriminative
-        Localization": the last linear layer applied to every position of the last feature map, enlarged
-        bilinearly. It is scaled to 0..1 for each image on its own, so maps of two images do not compare in
-        strength.
+        The last linear layer applied to every position of the last feature map, enlarged bilinearly, and scaled to
+        0..1 for each image, so that the strengths of two images do not compare.
 
         Args:
             image: anything `blastlens.images.open_image` reads.
             label: one of `label_names`; by default the predicted one.
 
         Returns:
-            float32 (S, S) in 0..1 for the S x S view `pixels` returns; all zeros where every position says
-            the same.
+            float32 (S, S) in 0..1 for the S x S view that `pixels` returns; all zeros where it is constant.
 
         Raises:
             BlastlensError: an unreadable image, an unknown label, or a network without such a last layer.
@@ -365,7 +348,7 @@ class Classifier:
                 f"Model {self.folder.model_id} has no activation map; its network does not end in average "
                 "pooling and one linear layer."
             )
-        (logits,), (cam,) = self._backend.logits_and_cam([self._look(image).pixels])
+        (logits,), (cam,) = self._backend.run(["logits", "cam"], [self._read(image).pixels])
         chosen = int(logits.argmax()) if label is None else self.label_names.index(label)
         size = (self.folder.view.size, self.folder.view.size)
         heat = np.asarray(Image.fromarray(cam[chosen]).resize(size, Image.Resampling.BILINEAR))
@@ -380,70 +363,49 @@ class Classifier:
         Raises:
             BlastlensError: an unreadable image, or a sigma or seed out of range.
         """
-        change = _Change.of(sigma, seed, corruption)
-        return change.apply(self._look(image).pixels)
+        return _Change.of(sigma, seed, corruption).apply(self._read(image).pixels)
 
-    def _look(self, image: ImageSource, unnamed: str = "image") -> "_Look":
+    def _read(self, image: ImageSource, unnamed: str = "image") -> "_View":
         pixels, remarks = read_view(image, self.folder.view, name_of(image, unnamed))
         if _is_grey(pixels):
             remarks += ("image has no colour; the model was trained on stained cells in colour",)
         gate = self.folder.gate
         if gate and (gate.incomplete or (gate.features and not self._scores_features)):
             remarks += (INCOMPLETE,)
-        return _Look(pixels, remarks)
+        return _View(pixels, remarks)
 
-    def _try_look(self, image: ImageSource, unnamed: str) -> "_Look | BlastlensError":
-        try:
-            return self._look(image, unnamed)
-        except BlastlensError as error:
-            return error
-
-    def _logits(self, views: list[np.ndarray]) -> np.ndarray:
-        return self._backend.logits(views) if views else np.empty((0, len(self.label_names)), np.float32)
-
-    def _predictions(self, looks: "list[_Look]", change: "_Change") -> list[Prediction]:
-        gate, views = self.folder.gate, [look.pixels for look in looks]
-        if not change.is_none:
-            views = self._backend.map(change.apply, views)
-        verdicts: list[Verdict | None]
-        if gate is None:
-            logits, verdicts = self._logits(views), [None] * len(looks)
-        elif self._scores_features and not change.is_none:
-            # The untouched view is judged: what a reader adds on purpose says nothing about the image.
-            verdicts = [self._verdict_of_view(look.pixels) for look in looks]
-            logits = self._logits(views)
-        else:
-            # Before the network runs, while the views are still in the processor's cache: half the time.
-            found = self._backend.map(lambda look: statistics_of(look.pixels), looks)
-            features: list[np.ndarray | None] = [None] * len(looks)
-            if self._scores_features:
-                logits, of_views = self._logits_and_features(views)
-                features = list(of_views)
-            else:
-                logits = self._logits(views)
-            verdicts = [gate.verdict(*one) for one in zip(found, features, strict=True)]
-        return [self._prediction(*one, change) for one in zip(logits, looks, verdicts, strict=True)]
-
-    def _verdict_of_view(self, pixels: np.ndarray) -> Verdict | None:
-        gate = self.folder.gate
-        if gate is None:
-            return None
-        # Known by their digest: the views themselves would take 5 MB.
-        key = blake2b(pixels.tobytes(), digest_size=16).digest()
-        verdict = self._verdicts.get(key)
-        if verdict is None:
-            features = self._logits_and_features([pixels])[1][0] if self._scores_features else None
-            verdict = gate.judge(pixels, features)
-            with self._remembering:
-                self._verdicts[key] = verdict
-                while len(self._verdicts) > REMEMBERED:
-                    del self._verdicts[next(iter(self._verdicts))]
-        return verdict
-
-    def _logits_and_features(self, views: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, views: "list[_View]", change: "_Change") -> list[Prediction]:
         if not views:
-            return self._logits(views), np.empty((0, 0), np.float32)
-        return self._backend.logits_and_features(views)
+            return []
+        gate, seen = self.folder.gate, [view.pixels for view in views]
+        results: Sequence[OODResult | None] = [None] * len(views)
+        if not change.is_none:
+            # The OOD check sees the view without corruption: a deliberate change says nothing about the image.
+            results = [self._check(pixels) for pixels in seen] if gate else results
+            (logits,) = self._backend.run(["logits"], self._backend.map(change.apply, seen))
+        elif gate:
+            # Before the network runs, while the views are still in the processor's cache: half the time.
+            statistics = self._backend.map(statistics_of, seen)
+            logits, *features = self._backend.run(["logits", "features"] if self._scores_features else ["logits"], seen)
+            results = [gate.verdict(*one) for one in zip(statistics, *features, strict=True)]
+        else:
+            (logits,) = self._backend.run(["logits"], seen)
+        return [self._prediction(*one, change) for one in zip(logits, views, results, strict=True)]
+
+    def _check(self, pixels: np.ndarray) -> OODResult:
+        """The OOD check of a view without corruption."""
+        gate = self.folder.gate
+        assert gate is not None
+        key = blake2b(pixels.tobytes(), digest_size=16).digest()
+        result = self._ood_results.get(key)
+        if result is None:
+            features = self._backend.run(["features"], [pixels])[0][0] if self._scores_features else None
+            result = gate.judge(pixels, features)
+            with self._lock:
+                self._ood_results[key] = result
+                while len(self._ood_results) > REMEMBERED:
+                    del self._ood_results[next(iter(self._ood_results))]
+        return result
 
     def _probabilities(self, logits: np.ndarray, prevalence: float | None) -> np.ndarray:
         """Softmax of logits (..., C), shifted from the model's own prevalence to another one."""
@@ -452,21 +414,21 @@ class Classifier:
         shift = _log_odds(prevalence) - _log_odds(self.prevalence)
         return _softmax(logits + shift * np.isin(self.label_names, self._leukemic))
 
-    def _prediction(self, logits: np.ndarray, look: "_Look", verdict: Verdict | None, change: "_Change") -> Prediction:
+    def _prediction(self, logits: np.ndarray, view: "_View", ood: OODResult | None, change: "_Change") -> Prediction:
         softmax = self._probabilities(logits, change.prevalence)
         at_own_prevalence = dict(zip(self.label_names, _softmax(logits).tolist(), strict=True))
-        # Of an image that is not of the model's kind nothing can be decided.
-        decision = self._decision if verdict is None or verdict.fits else None
+        # Thresholds say nothing about an image that is out of distribution.
+        decision = self._decision if ood is None or ood.fits else None
         return Prediction(
             label=self.label_names[int(softmax.argmax())],
             probabilities=dict(zip(self.label_names, softmax.tolist(), strict=True)),
             logits=tuple(logits.tolist()),
-            warnings=(self._about_model, *look.warnings, *(verdict.reasons[:MAX_REASONS] if verdict else ())),
+            warnings=(self._about_model, *view.warnings, *(ood.reasons[:MAX_REASONS] if ood else ())),
             model_id=self.folder.model_id,
             revision=self.folder.revision,
             sigma=change.sigma,
             corruption=vars(change.corruption).copy() if change.corruption else None,
-            in_domain=verdict.fits if verdict else None,
+            in_domain=ood.fits if ood else None,
             label_set=decision.labels(at_own_prevalence) if decision else None,
             flagged=decision.flagged(at_own_prevalence) if decision else None,
             prevalence=change.prevalence,
@@ -474,24 +436,23 @@ class Classifier:
 
 
 def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable[Classifier]) -> Prediction:
-    """A prediction with the model that should have been asked, where there is one.
+    """Add to the prediction of an out-of-distribution image the first other model whose training images it resembles.
 
     Args:
-        prediction: of any model. Only where its gate refused the image are others asked.
-        image: the one it is of, which must be readable again: a path, a source, or pixels.
-        classifiers: models to choose from; the first that the image fits is suggested. Those with the labels of the
-            model that was asked answer the same question, so that a refusal must not be talked round by them.
+        image: the image of the prediction, which must be readable again: a path, a source, or pixels.
+        classifiers: models to choose from. Those with the same labels are left out: they answer the same question, and
+            must not overrule the check.
     """
     if prediction.in_domain is not False:
         return prediction
-    asked = set(prediction.probabilities)
-    others = (one for one in classifiers if set(one.folder.label_names) != asked)
-    return replace(prediction, suggestion=better_model(image, others))
+    labels = set(prediction.probabilities)
+    others = (one for one in classifiers if set(one.label_names) != labels)
+    return replace(prediction, suggestion=next((one.folder.model_id for one in others if one.fits(image)), None))
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One image as the network sees it, uint8 (S, S, 3) without noise, and what to say about it."""
+class _View:
+    """One image as the network sees it, uint8 (S, S, 3) without corruption, and remarks on it."""
 
     pixels: np.ndarray
     warnings: tuple[str, ...]
@@ -499,7 +460,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Change:
-    """What is done to every view of a call: a corruption that is no noise and not neutral, then Gaussian noise.
+    """Applied to every view of a call: a corruption other than Gaussian noise and not neutral, then Gaussian noise.
 
     And the prevalence that the probabilities assume.
     """
@@ -513,8 +474,7 @@ class _Change:
     def of(cls, sigma: float, seed: int, corruption: Corruption | None, prevalence: float | None = None) -> "_Change":
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         if corruption is not None and corruption.kind == "gaussian_noise":
-            # With one seed both would be the same field, and add up to another sigma than either says.
-            if sigma:
+            if sigma:  # of one seed, so both would be the same field and add up
                 raise BlastlensError(
                     f"Gaussian noise is given twice, as sigma {sigma:g} and as {corruption}; give one."
                 )
@@ -534,24 +494,18 @@ class _Change:
         return add_gaussian_noise(pixels, self.sigma, self.seed)
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    # Nearly every image shows its colours on the middle row, where they are quick to find.
-    return all(
-        (part[..., 0] == part[..., other]).all() for part in (pixels[len(pixels) // 2], pixels) for other in (1, 2)
-    )
-
-
-def _or_raise(outcome: Prediction | BlastlensError) -> Prediction:
-    if isinstance(outcome, BlastlensError):
-        raise outcome
-    return outcome
-
-
 def checked_prevalence(prevalence: float) -> float:
-    """The same as a float; raises BlastlensError unless it is between 0 and 1, neither of them included."""
+    """The same as a float; raises BlastlensError unless it is between 0 and 1, both excluded."""
     if isinstance(prevalence, bool) or not isinstance(prevalence, int | float) or not 0 < prevalence < 1:
         raise BlastlensError(f"The prevalence is {prevalence!r}; a share between 0 and 1, such as 0.5, is accepted.")
     return float(prevalence)
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    # Nearly every image shows its colours on the middle row, where they are found quickly.
+    return all(
+        (part[..., 0] == part[..., other]).all() for part in (pixels[len(pixels) // 2], pixels) for other in (1, 2)
+    )
 
 
 def _log_odds(share: float) -> float:

@@ -1,25 +1,20 @@
-"""The input gate: does an image look like those a model was trained on? It warns, and never withholds an answer.
+"""Out-of-distribution (OOD) detection: does an image look like a model's training images? It warns, and rejects none.
 
-A few plain statistics of the view the network gets, each held against the range that training images keep to; and, for
-what these let pass, how far the network's own pooled features lie from those of its training images. The ranges stand
-in a model folder's gate.json, the features' distribution in gate.safetensors beside it; `train.ood_fitting` fits and
-measures both. The gate sees the view before any noise or other corruption that a reader adds on purpose.
+Simple statistics of the view are compared with the ranges of training images in gate.json, and the distance of the
+network's pooled features to those of training images with a limit (gate.safetensors); `train.ood_fitting` fits both.
+The check sees the view before any noise or other corruption.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .corruptions import BLACK, TO_YCC
 from .errors import BlastlensError
-
-if TYPE_CHECKING:
-    from .classifier import Classifier
-    from .images import ImageSource
 
 SCHEMA = 2
 SCHEMAS = (1, SCHEMA)  # that are read; the first has no feature score
@@ -31,11 +26,11 @@ _FLAT = 0.5
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number about a view, and how to say that it is out of range.
+    """A number about a view, and the reasons given if it is out of range.
 
     Attributes:
         meaning: what it is, with its unit.
-        low, high: what to say when it is too low or too high; "than the cells the model knows" is added.
+        low, high: the reason if it is too low or too high; "than the cells the model knows" is added.
         grain: the least by which it must leave the range of training images to count.
     """
 
@@ -115,8 +110,8 @@ STATISTICS = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether an image fits, and if not why, the plainest reason first; each a friendly part of a sentence."""
+class OODResult:
+    """Whether an image fits, and if not the reasons, most obvious first; each is part of a sentence."""
 
     fits: bool
     reasons: tuple[str, ...]
@@ -124,19 +119,19 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class FeatureScore:
-    """How far a network's pooled features lie from those of its training images, and how far they may.
+    """The distance of a network's pooled features from those of its training images, and its limit.
 
     The Mahalanobis distance (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples
     and Adversarial Attacks") to the mean of all classes, under a Gaussian that has its own variance along K principal
-    directions and one for all the others (Tipping & Bishop 1999, "Mixtures of Probabilistic Principal Component
-    Analyzers"), so that a strange image shows in directions in which training images hardly vary, as in ViM (Wang et
+    directions and one for all others (Tipping & Bishop 1999, "Mixtures of Probabilistic Principal Component
+    Analyzers"), so that an unusual image shows in directions in which training images hardly vary (as in ViM, Wang et
     al. 2022).
 
     Attributes:
         mean: float (F,), of the training images' features.
         directions: float (K, F), principal and orthonormal, each divided by its standard deviation.
         rest: the standard deviation along each of the other F - K directions.
-        limit: scores up to this are those of images the model knows.
+        limit: the highest score that is in distribution.
     """
 
     mean: np.ndarray
@@ -146,7 +141,7 @@ class FeatureScore:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "FeatureScore":
-        """Read what gate.safetensors holds; raises BlastlensError where it is not what is expected."""
+        """From the arrays of gate.safetensors; raises BlastlensError if they are not as expected."""
         try:
             mean, directions, rest = (tensors[name].astype(np.float64) for name in ("mean", "directions", "rest"))
         except KeyError as error:
@@ -183,13 +178,13 @@ class FeatureScore:
 
 @dataclass(frozen=True)
 class Gate:
-    """The ranges that a model's training images keep to.
+    """The ranges of a model's training images, and their features.
 
     Attributes:
         images: what those are called, "cells" or "fields".
         ranges: lowest and highest accepted value, by name of a statistic in `STATISTICS`.
-        features: the score of the network's features; None where there is none.
-        incomplete: whether gate.json speaks of such a score and gate.safetensors is not there.
+        features: the score of the network's features, if there is one.
+        incomplete: whether gate.json mentions such a score and gate.safetensors is missing.
     """
 
     images: str
@@ -199,12 +194,10 @@ class Gate:
 
     @classmethod
     def from_json(cls, record: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> "Gate":
-        """Read the content of a gate.json, and the arrays beside it; raises BlastlensError where it is not one.
+        """From the content of gate.json, schema 1 or 2, and the arrays of gate.safetensors, None if it is missing.
 
-        Args:
-            record: of schema 1 or 2.
-            tensors: of gate.safetensors; None where there is none. A record that has a feature score all the same
-                makes a gate that goes by its statistics alone, and is `incomplete`.
+        Raises:
+            BlastlensError: invalid content.
         """
         if record.get("schema") not in SCHEMAS:
             known = " or ".join(map(str, SCHEMAS))
@@ -228,21 +221,16 @@ class Gate:
             raise BlastlensError(f"The features in gate.json are {given!r}; a limit of their score is expected.")
         return cls(images, ranges, FeatureScore.from_tensors(tensors, float(limit)))
 
-    def judge(self, pixels: np.ndarray, features: np.ndarray | None = None) -> Verdict:
-        """Judge a view.
-
-        Args:
-            pixels: uint8 (S, S, 3), as `View.apply` returns it, without noise.
-            features: (F,) of the network for this view; without them, or without a score for them, the statistics
-                decide alone.
+    def judge(self, pixels: np.ndarray, features: np.ndarray | None = None) -> OODResult:
+        """Check a view, uint8 (S, S, 3) without corruption, and the network's features (F,) of it, if there are any.
 
         Raises:
             BlastlensError: features of another network.
         """
         return self.verdict(statistics_of(pixels), features)
 
-    def verdict(self, found: Mapping[str, float], features: np.ndarray | None = None) -> Verdict:
-        """`judge` of a view whose statistics are known, see `statistics_of`."""
+    def verdict(self, found: Mapping[str, float], features: np.ndarray | None = None) -> OODResult:
+        """`judge` of a view with these statistics, see `statistics_of`."""
         reasons = []
         for name, statistic in STATISTICS.items():
             low, high = self.ranges.get(name, (-math.inf, math.inf))
@@ -252,20 +240,7 @@ class Gate:
                 reasons.append(f"{phrase} than the {self.images} the model knows")
         if self.features and features is not None and not self.features.of(features[None])[0] <= self.features.limit:
             reasons.append(f"what the network sees in it is unlike the {self.images} the model knows")
-        return Verdict(not reasons, tuple(reasons))
-
-
-def better_model(image: "ImageSource", classifiers: "Iterable[Classifier]") -> str | None:
-    """The id of the first of some models whose gate accepts an image; None where none does.
-
-    Args:
-        image: one that can be read again, where another model has refused it: a path, or pixels.
-        classifiers: models to ask, in this order; one without a gate cannot tell.
-
-    Raises:
-        BlastlensError: an unreadable image.
-    """
-    return next((one.folder.model_id for one in classifiers if one.fits(image)), None)
+        return OODResult(not reasons, tuple(reasons))
 
 
 def statistics_of(pixels: np.ndarray) -> dict[str, float]:
