@@ -16,10 +16,9 @@ from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.classifier import INCOMPLETE, MAX_REASONS, suggesting
 from blastlens.corruptions import KINDS
 from blastlens.external_result import NOT_VALIDATED
-from blastlens.hub import fetch
 from blastlens.integrity import read_tensors
 from blastlens.model_folder import ModelFolder
-from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, better_model, statistics_of
+from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
 from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
 from publish import check
 from train import ood_fitting as fitting
@@ -98,10 +97,6 @@ def test_detail_is_the_step_between_neighbours_in_standard_deviations():
     assert statistics_of(broad)["coarse_detail"] == pytest.approx(2, rel=1e-4)
 
 
-def test_the_step_from_a_cell_to_black_is_no_detail():
-    assert statistics_of(disc())["fine_detail"] == statistics_of(disc())["contrast"] == 0
-
-
 def test_large_parts_are_in_a_nucleus_and_not_in_grain():
     halves = canvas(side=240)
     halves[:, :120], halves[:, 120:] = 100, 140
@@ -168,11 +163,6 @@ def gate(**ranges):
     return Gate("cells", ranges)
 
 
-def test_a_view_within_every_range_fits():
-    verdict = gate(black=(0.7, 0.9), spread=(0.9, 1.1)).judge(disc())
-    assert verdict.fits and verdict.reasons == ()
-
-
 def test_a_view_out_of_range_gets_a_reason_for_each_side():
     black = statistics_of(disc())["black"]
     assert gate(black=(black, black)).judge(disc()).fits
@@ -191,11 +181,6 @@ def test_a_view_out_of_range_gets_a_reason_for_each_side():
 def test_an_all_black_view_is_refused_for_its_black_alone():
     verdict = gate(black=(0.3, 0.95), contrast=(5, 20), tint=(0, 1)).judge(canvas())
     assert verdict.reasons == ("far more black than the cells the model knows",)
-
-
-def test_a_gate_reads_back_from_its_json():
-    record = {"schema": 1, "images": "cells", "statistics": {"black": {"low": 0.25, "high": 1, "meaning": "share"}}}
-    assert Gate.from_json(record) == Gate("cells", {"black": (0.25, 1.0)})
 
 
 @pytest.mark.parametrize(
@@ -308,11 +293,6 @@ def test_a_prediction_carries_the_verdict_and_is_given_all_the_same(tmp_path):
     assert json.loads(json.dumps(alien.to_dict()))["in_domain"] is False
 
 
-def test_a_folder_without_gate_gives_no_verdict():
-    prediction = Classifier.from_pretrained(shared_model_folder("cell")).predict(disc())
-    assert prediction.in_domain is None and prediction.warnings == (NOT_VALIDATED,)
-
-
 def with_features(tmp_path, limit, kind="cell"):
     """A folder whose gate goes by features alone, those of `blobs`; statistics let everything pass."""
     folder = shutil.copytree(shared_model_folder(kind), tmp_path / f"gated-{kind}")
@@ -348,21 +328,16 @@ def test_the_untouched_view_is_judged_once_however_often_it_is_changed(tmp_path,
     classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
     clean = [classifier.predict(image).in_domain for image in (blobs(3), canvas(colour=(255, 255, 255)))]
     batches = []
-    asked = classifier._backend.logits_and_features
+    run = classifier._backend.run
     monkeypatch.setattr(
-        classifier._backend, "logits_and_features", lambda batch: batches.append(len(batch)) or asked(batch)
+        classifier._backend,
+        "run",
+        lambda names, views: (batches.append(len(views)) if "features" in names else None) or run(names, views),
     )
     for sigma in (20, 60, 100):
         noisy = classifier.predict([blobs(3), canvas(colour=(255, 255, 255))], sigma=sigma)
         assert [prediction.in_domain for prediction in noisy] == clean == [True, False]
     assert batches == [1, 1]
-
-
-def test_int8_is_judged_by_the_same_distribution(tmp_path):
-    folder = with_features(tmp_path, limit=3)
-    classifier = Classifier.from_pretrained(folder, precision="int8")
-    assert [classifier.predict(blobs(n)).in_domain for n in range(4)] == [True] * 4
-    assert classifier.predict(canvas(colour=(255, 255, 255))).in_domain is False
 
 
 def test_safetensors_are_judged_as_onnx_is(tmp_path):
@@ -429,8 +404,6 @@ def test_another_model_that_knows_the_image_is_suggested_and_only_then(tmp_path)
             write_json(folder / "gate.json", {"schema": 1, "images": name, "statistics": {"black": black}})
         models.append(Classifier.from_pretrained(folder))
     fields, _, cells, without = models
-    assert better_model(disc(), [fields, cells]) == "cells" and better_model(blobs(1), models) == "fields"
-    assert better_model(disc(), [without]) is None
     assert suggesting(fields.predict(disc()), disc(), models).suggestion == "cells"
     assert suggesting(cells.predict(disc()), disc(), models).suggestion is None
     assert suggesting(without.predict(disc()), disc(), models).suggestion is None
@@ -474,14 +447,6 @@ def test_bundled_gates_let_the_drawn_examples_of_their_own_kind_pass_and_refuse_
         classifier = Classifier.from_pretrained(name)
         assert all(map(classifier.fits, own))
         assert not any(map(classifier.fits, others))
-
-
-@pytest.mark.parametrize("name", [CELLS, FIELDS])
-def test_a_bundled_gate_records_acceptable_rates(name):
-    measured = json.loads((fetch(name).path / "gate.json").read_text())["measured"]
-    assert measured["held_out"]["rate"] <= 0.02
-    assert set(DRAWN) < set(measured["strangers"])
-    assert all(found["rate"] >= 0.98 for found in measured["strangers"].values())
 
 
 # Fitting
