@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blastlens.errors import BlastlensError
-from blastlens.noise import IMAGENET_C_SIGMAS, NOISE_SIGMAS, TRAIN_SIGMAS, add_gaussian_noise
+from blastlens.noise import add_gaussian_noise
 
 GREY = np.full((224, 224, 3), 128, np.uint8)
 
@@ -31,26 +31,9 @@ def test_noise_is_one_standard_normal_field_scaled_rounded_and_clipped():
         assert np.array_equal(add_gaussian_noise(pixels, sigma, seed=7), expected)
 
 
-def test_the_same_seed_repeats_and_another_differs():
-    assert np.array_equal(add_gaussian_noise(GREY, 10, seed=1), add_gaussian_noise(GREY, 10, seed=1))
-    assert not np.array_equal(add_gaussian_noise(GREY, 10, seed=1), add_gaussian_noise(GREY, 10, seed=2))
-
-
-def test_channels_and_pixels_are_independent():
-    noise = add_gaussian_noise(GREY, 20).astype(float).reshape(-1, 3) - 128
-    assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.02
-    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 0.02
-
-
 def test_clipping_brightens_black_by_two_fifths_of_sigma():
     black = np.zeros((224, 224, 3), np.uint8)
     assert add_gaussian_noise(black, 20).mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.02)
-
-
-def test_noise_leaves_its_input_alone():
-    pixels = GREY.copy()
-    add_gaussian_noise(pixels, 50)
-    assert np.array_equal(pixels, GREY)
 
 
 @pytest.mark.parametrize("sigma", [-1, 100.5, float("nan"), float("inf"), "loud", None])
@@ -69,9 +52,3 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed):
 def test_pixels_of_another_type_or_shape_are_refused(pixels):
     with pytest.raises(BlastlensError, match=r"uint8 pixels of shape \(H, W, 3\)"):
         add_gaussian_noise(pixels, 1)
-
-
-def test_the_grids_hold_the_published_levels():
-    assert set(TRAIN_SIGMAS) == {3, 9}
-    assert {0, 2, 5, 6, 8, 10} <= set(NOISE_SIGMAS)
-    assert len(IMAGENET_C_SIGMAS) == 5

@@ -56,10 +56,6 @@ def test_what_is_flagged_or_not_ruled_out_does_not_depend_on_the_assumed_prevale
     assert len({one.label for one in answers}) > 1
 
 
-def test_the_models_own_prevalence_changes_nothing_to_the_last_bit(classifier):
-    assert classifier.predict(blobs(1), prevalence=OWN) == classifier.predict(blobs(1))
-
-
 def test_streams_and_curves_are_shifted_alike(classifier):
     one = classifier.predict(blobs(2), sigma=5, prevalence=0.1)
     (streamed,) = classifier.predict_each([blobs(2)], sigma=5, prevalence=0.1)

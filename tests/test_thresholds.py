@@ -2,11 +2,10 @@
 
 import copy
 
-import numpy as np
 import pytest
 
 from blastlens.errors import BlastlensError
-from blastlens.thresholds import Decision, in_set
+from blastlens.thresholds import Decision
 
 CELLS = {
     "operating_point": {"labels": ["ALL"], "threshold": 0.4},
@@ -50,17 +49,6 @@ def test_a_set_is_never_empty():
     assert Decision.from_json(FIELDS).labels(uncertain) == ("Pre",)
 
 
-def test_sets_of_many_images_are_those_of_each():
-    decision = Decision.from_json(FIELDS)
-    names = list(FIELDS["prediction_sets"]["thresholds"])
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), 200)
-    inside = in_set(probabilities, [decision.sets[name] for name in names])
-    assert inside.any(axis=1).all() and 1 < inside.sum(axis=1).mean() < 3
-    for p, held in zip(probabilities, inside, strict=True):
-        labels = decision.labels(dict(zip(names, p.tolist(), strict=True)))
-        assert set(labels) == {name for name, one in zip(names, held, strict=True) if one}
-
-
 def test_a_label_without_a_threshold_cannot_be_ruled_out():
     sets = {"asked": 0.9, "holds": True, "thresholds": {"ALL": 0.7}}
     assert Decision.from_json({"prediction_sets": sets}).labels(cells(0.99)) == ("ALL", "HEM")
@@ -74,12 +62,6 @@ def test_sets_that_did_not_hold_up_are_not_given():
     assert decision.flagged(cells(0.6))
 
 
-def test_a_folder_without_an_operating_point_flags_nothing():
-    decision = Decision.from_json(CELLS | {"operating_point": None})
-    assert decision.flagged(cells(0.9)) is None
-    assert decision.labels(cells(0.8)) == ("ALL", "HEM")
-
-
 @pytest.mark.parametrize("record", [None, {}, {"ece": {"value": 0.1}}, {"operating_point": None}])
 def test_a_folder_without_figures_decides_nothing(record):
     assert Decision.from_json(record) is None
@@ -89,11 +71,9 @@ def test_a_folder_without_figures_decides_nothing(record):
     "changes",
     [
         {"operating_point": {"labels": ["ALL"]}},
-        {"operating_point": {"labels": ["ALL"], "threshold": "0.4"}},
         {"operating_point": {"labels": ["ALL"], "threshold": True}},
         {"operating_point": {"labels": [1], "threshold": 0.4}},
         {"operating_point": {"labels": ["ALL"], "threshold": float("nan")}},
-        {"operating_point": 0.4},
         {"prediction_sets": {"holds": True, "asked": 0.9, "thresholds": [0.7, 0.1]}},
         {"prediction_sets": {"holds": True, "asked": 0.9, "thresholds": {"ALL": 1.5}}},
         {"prediction_sets": {"asked": 0.9, "thresholds": {"ALL": 0.5}}},
@@ -102,8 +82,3 @@ def test_a_folder_without_figures_decides_nothing(record):
 def test_thresholds_that_cannot_be_understood_are_refused(changes):
     with pytest.raises(BlastlensError, match=r"metrics\.json cannot be read"):
         Decision.from_json(CELLS | changes)
-
-
-def test_a_calibration_that_is_no_table_is_refused():
-    with pytest.raises(BlastlensError, match=r"metrics\.json cannot be read"):
-        Decision.from_json([0.4])
