@@ -10,8 +10,7 @@ Research demonstration, not a medical device.
 
 import os
 
-# Since 1.29 ONNX Runtime reports to its maker what it runs, on Linux too, unless it is told not to before it is
-# imported. What is done with medical images is nobody else's business.
+# ONNX Runtime 1.29 and later sends usage data to its maker unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from .classifier import DISCLAIMER, Classifier, Curve, Prediction

@@ -16,16 +16,16 @@ from .integrity import check_digests, check_labels, check_links, check_no_code, 
 from .ood_detection import Gate
 from .view import View
 
-# What comes first wherever bundled models are offered: the best of each task, before its smaller and quicker ones.
+# The best bundled model of each task, which is offered before the smaller and faster ones.
 MAIN = ("mobilenetv1-cnmc2019", "mobilenetv2-aria2021")
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
-GATE_FEATURES = "gate.safetensors"  # what gate.json says of features; there only where it does
-NETWORKS = PRECISIONS | {"safetensors": SAFETENSORS}  # by the names that metrics.json has for them
+GATE_FEATURES = "gate.safetensors"  # the features of gate.json, if it has any
+NETWORKS = PRECISIONS | {"safetensors": SAFETENSORS}  # keys as in metrics.json
 CODE = "modeling_blastlens.py"  # for transformers, in folders of models that timm lacks; never run here
 RECORDED = NETWORKS | {"code": CODE}
-GATE_FILES = {"gate": GATE_FEATURES, "fp32": PRECISIONS["fp32"]}  # that its features belong to
+GATE_FILES = {"gate": GATE_FEATURES, "fp32": PRECISIONS["fp32"]}  # keys as in gate.json
 MAX_JSON_BYTES = 10_000_000  # of one JSON file, which is read into memory
 MAX_FEATURES_BYTES = 50_000_000  # of gate.safetensors, likewise
 
@@ -35,14 +35,14 @@ class ModelFolder:
     """A validated model folder.
 
     Attributes:
-        path: where it lies.
+        path: the folder.
         model_id: what predictions call the model: a bundled name, a Hub "owner/repo", or a local folder's name.
         revision: the Hub commit, or None for a folder that did not come from the Hub.
         config: config.json.
         label_names: one per class, in the order of the logits.
-        view: how the model looks at an image.
+        view: what the model sees of an image.
         metrics: metrics.json, empty where there is none.
-        gate: tells the model's kind of image from others, as gate.json says; None where there is none.
+        gate: the out-of-distribution check of gate.json; None if there is none.
     """
 
     path: Path
@@ -89,11 +89,7 @@ class ModelFolder:
         return cls(path, model_id, revision, config, labels, view, metrics, gate)
 
     def protocol(self, level: str = "group") -> dict[str, Any] | None:
-        """What metrics.json records of a level of split: "group", on groups the model never saw, or "image".
-
-        Returns:
-            The first protocol of that level, or None where nothing was measured so.
-        """
+        """The first protocol in metrics.json with a split of this level: "group" (unseen groups) or "image"; or None."""
         protocols = self.metrics.get("protocols") or ()
         return next((protocol for protocol in protocols if protocol.get("level") == level), None)
 
@@ -110,7 +106,7 @@ class ModelFolder:
             raise _unusable(self.model_id, error) from error
 
     def onnx_file(self, precision: str) -> Path:
-        """Where the ONNX file of a precision, "fp32" or "int8", lies if there is one."""
+        """Path of the ONNX file of a precision, "fp32" or "int8"; it need not exist."""
         if precision not in tuple(PRECISIONS):
             raise BlastlensError(f"The precision is {precision!r}; one of {', '.join(PRECISIONS)} is accepted.")
         return self.path / PRECISIONS[precision]
@@ -132,11 +128,7 @@ def bundled_models() -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json, with the name of the network and of each class.
-
-    Raises:
-        BlastlensError: there is none, or it is not that of an image classifier as timm writes it.
-    """
+    """A folder's config.json; raises BlastlensError if it is not that of an image classifier as timm writes it."""
     config = _read_json(folder / "config.json")
     if config is None:
         raise BlastlensError("config.json is missing; a timm model's config.json is expected.")
@@ -171,7 +163,7 @@ def _gate(path: Path) -> Gate | None:
 
 
 def _metrics(path: Path) -> dict[str, Any]:
-    """metrics.json with its parts in the forms that those who show them rely on; empty where there is none."""
+    """metrics.json, with its parts of the expected types; empty if there is none."""
     metrics = _read_json(path / "metrics.json") or {}
     protocols = metrics.get("protocols")
     if protocols is not None and not (isinstance(protocols, list) and all(isinstance(p, dict) for p in protocols)):

@@ -13,9 +13,8 @@ import numpy as np
 
 from .errors import BlastlensError
 
-# Standard deviations on the 0 to 255 scale. The MobileNet_M paper trains with 3 and 9 and tests with 2, 5, 8
-# and 10 (its text says 6 where its tables say 8, so both are measured); ImageNet-C's five severities reach
-# far beyond.
+# Standard deviations on the 0 to 255 scale. The MobileNet_M paper trains with 3 and 9 and tests with 2, 5, 8 and 10
+# (its text says 6 where its tables say 8, so both are measured); ImageNet-C's five severities go much further.
 TRAIN_SIGMAS = (3, 9)
 PAPER_SIGMAS = (2, 5, 6, 8, 10)
 NOISE_SIGMAS = (0, 2, 5, 6, 8, 10, 20, 30, 50, 75, 100)
@@ -32,7 +31,7 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
     Args:
         pixels: uint8 (H, W, 3).
         sigma: standard deviation on the 0 to 255 scale, 0 to 100; 0 returns the pixels unchanged.
-        seed: whole number, 0 or more.
+        seed: an integer, 0 or more.
 
     Returns:
         uint8 (H, W, 3).
@@ -52,15 +51,15 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
 
 
 def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
-    """Count photons instead of measuring light: Poisson noise, independent per pixel and channel (ImageNet-C).
+    """Poisson noise of a photon count, independent per pixel and channel (ImageNet-C).
 
-    A pixel takes the quantile of its Poisson distribution that is drawn for its place, so that, as with Gaussian
+    A pixel takes a quantile of its Poisson distribution that is drawn for its position, so that, as with Gaussian
     noise, the pattern stays the same while sigma grows.
 
     Args:
         pixels: uint8 (H, W, 3).
         sigma: standard deviation of white on the 0 to 255 scale, above 0: white is (255 / sigma)^2 photons.
-        seed: whole number, 0 or more.
+        seed: an integer, 0 or more.
 
     Returns:
         uint8 (H, W, 3); black stays black.
@@ -72,17 +71,17 @@ def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
 
 
 def speckle_noise(pixels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
-    """Multiply each pixel and channel by 1 + a normal number of so much standard deviation (ImageNet-C).
+    """Multiply each pixel and channel by 1 + normal noise (ImageNet-C).
 
     Args:
         pixels: uint8 (H, W, 3).
         percent: standard deviation of the factor, 0 or more.
-        seed: whole number, 0 or more.
+        seed: an integer, 0 or more.
 
     Returns:
         uint8 (H, W, 3); black stays black.
     """
-    # A field of its own: Gaussian noise of the same seed on top shall not have the same pattern.
+    # Another field than that of Gaussian noise with the same seed, which may be added on top.
     noisy = _standard_normal(pixels.shape, (seed, 2)) * np.float32(percent / 100)
     noisy += 1
     noisy *= pixels
@@ -111,13 +110,13 @@ def checked_sigma(sigma: float) -> float:
 
 
 def checked_seed(seed: int) -> int:
-    """Return seed as an int, or raise BlastlensError unless it is a whole number from 0 to 2**64 - 1."""
+    """Return seed as an int, or raise BlastlensError unless it is an integer from 0 to 2**64 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise BlastlensError(f"The noise seed is {reprlib.repr(seed)}; a whole number from 0 to 2**64 - 1 is accepted.")
     return int(seed)
 
 
-# A slider asks for the same field again and again; at 224 px one takes 0.6 MB to keep and 1 ms to draw.
+# A slider uses the same field repeatedly; at 224 px it takes 0.6 MB to keep and 1 ms to draw.
 @functools.lru_cache(maxsize=8)
 def _standard_normal(shape: tuple[int, ...], seed: int | tuple[int, int]) -> np.ndarray:
     field = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
@@ -125,15 +124,13 @@ def _standard_normal(shape: tuple[int, ...], seed: int | tuple[int, int]) -> np.
     return field
 
 
-# How finely a Poisson distribution is cut into equally likely values.
-_QUANTILES = 2048
-# From so many photons on, a Poisson number is taken as a normal one.
-_MANY = 1000
+_QUANTILES = 2048  # equally likely values of each Poisson distribution
+_MANY = 1000  # photons from which a Poisson distribution is replaced by a normal one
 
 
 @functools.lru_cache(maxsize=8)
 def _uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    # Drawn as they always were; kept in half the memory.
+    # Drawn as int32, as in recorded results; uint16 takes half the memory.
     field = np.random.default_rng((seed, 1)).integers(0, _QUANTILES, shape, dtype=np.int32).astype(np.uint16)
     field.flags.writeable = False
     return field

@@ -1,7 +1,6 @@
-"""What is decided from the probabilities of one image: whether to flag it, and which labels cannot be ruled out.
+"""Thresholds on the probabilities of one image: whether it is flagged, and which labels cannot be ruled out.
 
-Thresholds are chosen and tested on images of people that the network never saw (`train.calibration`); they stand in a
-model folder's metrics.json under "calibration". Nothing here reads files.
+They are chosen and tested on held-out patients (`train.calibration`) and stored in metrics.json under "calibration".
 """
 
 import math
@@ -17,12 +16,12 @@ from .errors import BlastlensError
 
 @dataclass(frozen=True)
 class Decision:
-    """The thresholds of one model. None stands for what its folder has no figures for, or none that held up.
+    """The thresholds of one model; None if its folder has none, or none that held on held-out images.
 
     Attributes:
         leukemic: the labels whose probabilities together are that of leukemia.
         flag_from: the probability of leukemia from which an image is flagged, 0 to 1.
-        asked: the share of images whose set should hold the true label, 0 to 1.
+        asked: the nominal share of images whose set holds the true label, 0 to 1.
         sets: by label, the probability from which it is in the set, 0 to 1.
     """
 
@@ -33,12 +32,10 @@ class Decision:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any] | None) -> "Decision | None":
-        """From "calibration" of a metrics.json; None where that is missing or says nothing to decide by.
-
-        Prediction sets that did not hold up on held-out images are not given.
+        """From "calibration" of a metrics.json; None if it has no thresholds.
 
         Raises:
-            BlastlensError: figures that cannot be understood.
+            BlastlensError: invalid values.
         """
         if record is None:
             return None
@@ -57,7 +54,7 @@ class Decision:
         return None if decision == cls() else decision
 
     def flagged(self, probabilities: Mapping[str, float]) -> bool | None:
-        """Whether an image with these probabilities by label is to be looked at; None without a threshold."""
+        """Whether an image with these probabilities by label is flagged; None without a threshold."""
         if self.flag_from is None:
             return None
         return math.fsum(probabilities.get(label, 0.0) for label in self.leukemic) >= self.flag_from
@@ -73,13 +70,10 @@ class Decision:
 
 
 def in_set(probabilities: ArrayLike, thresholds: Sequence[float]) -> NDArray[np.bool_]:
-    """Which labels are in each image's set: those that reach their threshold, and always the most probable one.
+    """Which labels are in each image's set, bool (N, C): those that reach their threshold, and the most probable one.
 
     Args:
         probabilities: (N, C). thresholds: (C,), 0 to 1.
-
-    Returns:
-        (N, C)
     """
     p = np.asarray(probabilities, dtype=np.float64)
     inside = p >= np.asarray(thresholds)

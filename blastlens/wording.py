@@ -1,19 +1,19 @@
-"""Numbers and lists as sentences have them. Plain text, no HTML."""
+"""Numbers and lists in sentences, as plain text."""
 
 from collections.abc import Sequence
 
 
 def count(number: int, one: str, several: str = "") -> str:
-    """How many of what; `several` is `one` with an s unless given.
+    """A number with its noun; the plural `several` is `one` with an s unless given.
 
-    >>> count(1, "image"), count(2000, "image"), count(0, "person", "people")
-    ('1 image', '2,000 images', '0 people')
+    >>> count(1, "image"), count(2000, "image"), count(0, "body", "bodies")
+    ('1 image', '2,000 images', '0 bodies')
     """
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """A time as short as it can be told.
+    """A time in words.
 
     >>> duration(0.42), duration(20), duration(120)
     ('0.4 s', '20 s', '2 minutes')

@@ -1,4 +1,4 @@
-"""The table of corruptions: identity at neutral, worse with strength, repeatable, and each what it says it is."""
+"""Corruptions: identity at neutral, stronger with severity, repeatable, and each with its defining property."""
 
 import io
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The input gate: what its statistics measure, what it says, how it is fitted, and how often it errs on real images."""
+"""Out-of-distribution detection: statistics, reasons, feature scores, fitting, and error rates on real images."""
 
 import json
 import math
@@ -156,7 +156,7 @@ def test_every_view_size_is_measured(side):
     assert all(math.isfinite(value) for value in statistics_of(blobs(1, side, side)).values())
 
 
-# Verdicts
+# Results
 
 
 def gate(**ranges):
@@ -170,17 +170,17 @@ def test_a_view_out_of_range_gets_a_reason_for_each_side():
         "far less black background than the cells the model knows",
     )
     assert gate(black=(0, black - 0.01)).judge(disc()).reasons == ("far more black than the cells the model knows",)
-    verdict = gate(spread=(2, 3), brightness=(100, 200), black=(0, 1)).judge(disc())
-    assert not verdict.fits
-    assert [reason.split(" than ")[0] for reason in verdict.reasons] == [
+    result = gate(spread=(2, 3), brightness=(100, 200), black=(0, 1)).judge(disc())
+    assert not result.fits
+    assert [reason.split(" than ")[0] for reason in result.reasons] == [
         "a much darker picture",
         "a more compact shape",
     ]
 
 
-def test_an_all_black_view_is_refused_for_its_black_alone():
-    verdict = gate(black=(0.3, 0.95), contrast=(5, 20), tint=(0, 1)).judge(canvas())
-    assert verdict.reasons == ("far more black than the cells the model knows",)
+def test_an_all_black_view_has_one_reason():
+    result = gate(black=(0.3, 0.95), contrast=(5, 20), tint=(0, 1)).judge(canvas())
+    assert result.reasons == ("far more black than the cells the model knows",)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_an_all_black_view_is_refused_for_its_black_alone():
         ({"statistics": {"black": [0, 1]}}, "range of black"),
     ],
 )
-def test_a_damaged_gate_json_is_refused_with_its_folder(tmp_path, change, reason):
+def test_an_invalid_gate_json_is_rejected(tmp_path, change, reason):
     folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy")
     record = {"schema": 1, "images": "cells", "statistics": {"black": {"low": 0, "high": 1}}}
     write_json(folder / "gate.json", record)
@@ -247,7 +247,7 @@ def test_features_that_never_vary_and_too_few_images_are_not_fitted_to_infinity(
             fit_features(features, directions=4)
 
 
-def test_a_view_that_only_its_features_give_away_gets_the_features_reason():
+def test_features_are_a_reason_of_their_own():
     judged = Gate("cells", {"black": (0.0, 1.0)}, FeatureScore(np.zeros(2), np.eye(2)[:1], 1.0, limit=1.0))
     assert judged.judge(disc()).fits
     assert judged.judge(disc(), np.array([1.0, 0.5])).fits
@@ -268,7 +268,7 @@ def test_a_view_that_only_its_features_give_away_gets_the_features_reason():
         {"mean": np.full(4, np.nan), "directions": np.zeros((2, 4)), "rest": np.ones(1)},
     ],
 )
-def test_tensors_that_are_no_distribution_are_refused(tensors):
+def test_invalid_feature_distributions_are_rejected(tensors):
     with pytest.raises(BlastlensError, match=r"gate\.safetensors"):
         FeatureScore.from_tensors(tensors, 1.0)
 
@@ -283,7 +283,7 @@ def with_gate(tmp_path, **ranges):
     return Classifier.from_pretrained(folder)
 
 
-def test_a_prediction_carries_the_verdict_and_is_given_all_the_same(tmp_path):
+def test_a_prediction_says_whether_the_image_is_in_distribution(tmp_path):
     classifier = with_gate(tmp_path, black=(0.5, 1))
     fits, alien = classifier.predict([disc(), blobs(1)])
     assert (fits.in_domain, fits.warnings) == (True, (NOT_VALIDATED,))
@@ -294,7 +294,7 @@ def test_a_prediction_carries_the_verdict_and_is_given_all_the_same(tmp_path):
 
 
 def with_features(tmp_path, limit, kind="cell"):
-    """A folder whose gate goes by features alone, those of `blobs`; statistics let everything pass."""
+    """A folder whose OOD check depends on features alone, those of `blobs`; statistics accept everything."""
     folder = shutil.copytree(shared_model_folder(kind), tmp_path / f"gated-{kind}")
     backend = Classifier.from_pretrained(folder)._backend
     views = np.stack([blobs(n) for n in range(24)])
@@ -314,7 +314,7 @@ def test_the_networks_features_decide_what_statistics_let_pass(tmp_path):
     assert classifier.fits(blobs(3)) and not classifier.fits(canvas(colour=(255, 255, 255)))
 
 
-def test_one_run_of_the_network_serves_answer_and_verdict(tmp_path, monkeypatch):
+def test_one_run_of_the_network_serves_prediction_and_ood_check(tmp_path, monkeypatch):
     classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
     plain = Classifier.from_pretrained(shared_model_folder("cell")).predict(blobs(3))
     runs = []
@@ -324,7 +324,7 @@ def test_one_run_of_the_network_serves_answer_and_verdict(tmp_path, monkeypatch)
     assert runs == [1]
 
 
-def test_the_untouched_view_is_judged_once_however_often_it_is_changed(tmp_path, monkeypatch):
+def test_the_clean_view_is_checked_once_under_many_corruptions(tmp_path, monkeypatch):
     classifier = Classifier.from_pretrained(with_features(tmp_path, limit=3))
     clean = [classifier.predict(image).in_domain for image in (blobs(3), canvas(colour=(255, 255, 255)))]
     batches = []
@@ -340,14 +340,14 @@ def test_the_untouched_view_is_judged_once_however_often_it_is_changed(tmp_path,
     assert batches == [1, 1]
 
 
-def test_safetensors_are_judged_as_onnx_is(tmp_path):
+def test_the_check_is_the_same_without_onnx(tmp_path):
     folder = with_features(tmp_path, limit=3)
     shutil.rmtree(folder / "onnx")
     classifier = Classifier.from_pretrained(folder)
     assert classifier.fits(blobs(3)) and not classifier.fits(canvas(colour=(255, 255, 255)))
 
 
-def test_a_graph_without_features_is_judged_by_statistics_alone(tmp_path):
+def test_a_network_without_features_is_checked_by_statistics_alone(tmp_path):
     folder = with_features(tmp_path, limit=3)
     for file in (folder / "onnx").iterdir():
         graph = onnx.load(file)
@@ -357,10 +357,10 @@ def test_a_graph_without_features_is_judged_by_statistics_alone(tmp_path):
         onnx.save(graph, file)
     prediction = Classifier.from_pretrained(folder).predict(canvas(colour=(255, 255, 255)), sigma=5)
     assert prediction.in_domain and prediction.label in ("ALL", "HEM")
-    assert INCOMPLETE in prediction.warnings  # half of the check was not made, and its ranges are wider for it
+    assert INCOMPLETE in prediction.warnings
 
 
-def test_a_gate_that_lacks_its_distribution_goes_by_statistics_and_says_so(tmp_path):
+def test_without_its_feature_distribution_the_check_uses_statistics_and_says_so(tmp_path):
     folder = with_features(tmp_path, limit=3)
     (folder / "gate.safetensors").unlink()
     assert ModelFolder.load(folder).gate.incomplete
@@ -387,15 +387,15 @@ def test_the_distribution_is_published_with_its_gate_and_missed_where_it_lacks(t
         check.require_measured(ModelFolder.load(folder))
 
 
-# The model that should have been asked
+# Suggesting another model
 
 
-def test_another_model_that_knows_the_image_is_suggested_and_only_then(tmp_path):
+def test_another_model_is_suggested_only_if_its_check_accepts_the_image(tmp_path):
     bright, dark = {"low": 0, "high": 0.3}, {"low": 0.5, "high": 1}
     models = []
     for name, kind, black in (
         ("fields", "field", bright),
-        ("same-fields", "field", dark),  # answers the same question, so nothing is sent there
+        ("same-fields", "field", dark),  # the same labels, so it is never suggested
         ("cells", "cell", dark),
         ("without", "cell", None),
     ):
@@ -413,7 +413,7 @@ def test_another_model_that_knows_the_image_is_suggested_and_only_then(tmp_path)
     assert json.loads(json.dumps(suggesting(fields.predict(disc()), disc(), models).to_dict()))["suggestion"] == "cells"
 
 
-def test_an_image_with_much_against_it_gets_the_plainest_reasons_only(tmp_path):
+def test_only_the_first_reasons_are_given(tmp_path):
     classifier = with_gate(tmp_path, **dict.fromkeys(STATISTICS, (500, 600)))
     prediction = classifier.predict(blobs(1))
     assert len(classifier.folder.gate.judge(blobs(1)).reasons) == len(STATISTICS)
@@ -422,7 +422,7 @@ def test_an_image_with_much_against_it_gets_the_plainest_reasons_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", [CELLS, FIELDS])
-def test_what_a_reader_adds_on_purpose_does_not_trip_the_gate(name):
+def test_corruptions_do_not_change_the_ood_check(name):
     classifier = Classifier.from_pretrained(name)
     picture = draw_cell("HEM", 2) if name == CELLS else draw_field("Early", 2)
     assert classifier.predict(picture, sigma=100).in_domain

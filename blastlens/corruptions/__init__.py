@@ -355,7 +355,7 @@ class Corruption:
         level: within that kind's range, on its scale.
 
     Raises:
-        BlastlensError: an unknown kind, or a level that is no number or out of its range.
+        BlastlensError: an unknown kind, or a level that is not a number or out of range.
     """
 
     kind: str
@@ -380,7 +380,7 @@ class Corruption:
 
     @classmethod
     def neutral(cls, kind: str) -> "Corruption":
-        """The kind at the level that changes nothing. Raises BlastlensError for an unknown one."""
+        """The kind at its neutral level; raises BlastlensError for an unknown one."""
         known = isinstance(kind, str) and kind in KINDS
         return cls(kind, KINDS[kind].neutral if known else 0)
 
@@ -411,7 +411,7 @@ class Corruption:
 
         Args:
             pixels: uint8 (H, W, 3).
-            seed: of what is random, a whole number, 0 or more; other kinds do without.
+            seed: of random kinds, an integer, 0 or more.
 
         Raises:
             BlastlensError: pixels of another type or shape, or a seed out of range.

@@ -1,4 +1,4 @@
-"""What lamp, camera and stain do to colour. A pixel is treated by itself, and background stays the black it is."""
+"""Colour corruptions by lamp, camera and stain. Each pixel is changed by itself; black background stays black."""
 
 import math
 
@@ -55,10 +55,10 @@ def hue(pixels: np.ndarray, degrees: float, seed: int) -> np.ndarray:
 
 
 def stain_hue(pixels: np.ndarray, percent: float, seed: int) -> np.ndarray:
-    """So much more eosin and less methylene blue in the optical density (Ruifrok & Johnston 2001), or the reverse.
+    """More eosin and less methylene blue in the optical density (Ruifrok & Johnston 2001), or the reverse.
 
-    Tellez et al. 2019 (doi 10.1016/j.media.2019.101544) scale each dye by a factor of its own; opposite factors are
-    what changes the tint most.
+    Tellez et al. 2019 (doi 10.1016/j.media.2019.101544) scale each dye separately; opposite factors change the tint
+    most.
     """
     balance = np.diag([1 - percent / 100, 1 + percent / 100, 1])
     density = _DENSITY[pixels] @ (OF_DYES @ balance @ DYES).astype(np.float32)
