@@ -89,7 +89,7 @@ class ModelFolder:
         return cls(path, model_id, revision, config, labels, view, metrics, gate)
 
     def protocol(self, level: str = "group") -> dict[str, Any] | None:
-        """The first protocol in metrics.json with a split of this level: "group" (unseen groups) or "image"; or None."""
+        """The first protocol in metrics.json with this level of split, "group" (unseen groups) or "image"; or None."""
         protocols = self.metrics.get("protocols") or ()
         return next((protocol for protocol in protocols if protocol.get("level") == level), None)
 
