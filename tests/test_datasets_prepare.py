@@ -1,4 +1,4 @@
-"""`python -m train.datasets`: published layouts in, prepared datasets and an account of every file out."""
+"""`python -m train.datasets`: published layouts in, prepared datasets and a report on every file out."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ from PIL import Image
 from blastlens.errors import BlastlensError
 from train.datasets import load_rows
 from train.datasets.__main__ import main
-from train.datasets.cnmc2019 import LABEL_TABLE
+from train.datasets.layouts import LABEL_TABLE
 from train.datasets.prepare import prepare
 from train.datasets.splits import make_splits
 
@@ -74,7 +74,7 @@ def test_a_cell_is_cropped_to_the_centre_and_stored_without_loss(folds: Path, ou
     assert np.array_equal(pixels(out / "fold_0/hem/UID_H7_1_1_hem.webp"), np.asarray(expected))
 
 
-def test_the_account_names_every_file_that_was_not_used(
+def test_the_report_names_every_file_that_was_not_used(
     folds: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fold = folds / "C-NMC_training_data/fold_0"
@@ -95,9 +95,9 @@ def test_the_account_names_every_file_that_was_not_used(
     assert "17 files seen" in text
     assert "used            8  (4 all, 4 hem)" in text
     assert "6 subjects in 4 groups" in text
-    assert "2 byte-identical pairs: 0 within a subject, 2 across subjects (20/21 1, H10/H3 1)" in text
+    assert "2 byte-identical pairs, of which 2 across subjects, 0 across labels" in text
     assert "left aside      1" in text
-    assert "refused         7" in text
+    assert "rejected        7" in text
     for reason in (
         "UID_1_1_1_all.bmp: is truncated or damaged",
         "UID_1_1_2_all.bmp: is empty (0 bytes)",
@@ -117,7 +117,7 @@ def test_a_second_run_does_nothing_until_the_source_changes(folds: Path, out: Pa
     assert prepare("cnmc2019", folds, out).written
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = prepare("cnmc2019", folds, out)
-    assert not again.written and "8 files seen" in again.account
+    assert not again.written and "8 files seen" in again.report
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
     write_cell(folds / "fold_1/hem/UID_H9_1_1_hem.bmp", seed=20)
@@ -153,7 +153,7 @@ def test_a_folder_without_usable_images_is_one_sentence_and_exit_code_2(
     (tmp_path / "published").mkdir()
     (tmp_path / "published/readme.txt").touch()
     assert main(["prepare", "aria2021", str(tmp_path / "published"), str(out)]) == 2
-    assert "holds no usable image of aria2021: 0 refused" in capsys.readouterr().err
+    assert "holds no usable image of aria2021: 0 rejected" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -171,15 +171,11 @@ def test_the_preliminary_set_takes_labels_and_subjects_from_its_table(tmp_path: 
     done = prepare("cnmc2019-prelim", write_preliminary(tmp_path / "published", beside), out)
     rows = [(r["file_name"], r["label"], r["subject"], r["group"], r["fold"]) for r in metadata(out)]
     assert rows == [("1.webp", "all", "57", "57", ""), ("2.webp", "hem", "H49", "H49", "")]
-    assert f"3.bmp: has no row in {LABEL_TABLE}" in done.account
-    assert "missing         1  (listed in the label table)\n    4.bmp" in done.account
-
-
-def test_the_preliminary_set_without_its_table_is_refused(tmp_path: Path, out: Path) -> None:
-    folder = write_preliminary(tmp_path / "published")
-    (folder / LABEL_TABLE).unlink()
+    assert f"3.bmp: has no row in {LABEL_TABLE}" in done.report
+    assert "missing         1  (listed in the label table)\n    4.bmp" in done.report
+    next((tmp_path / "published").rglob(LABEL_TABLE)).unlink()
     with pytest.raises(BlastlensError, match="hold 0 files named"):
-        prepare("cnmc2019-prelim", folder, out)
+        prepare("cnmc2019-prelim", tmp_path / "published", out)
 
 
 def test_the_final_set_has_no_labels_and_cannot_be_split(tmp_path: Path, out: Path) -> None:
@@ -207,12 +203,14 @@ def fields(tmp_path: Path) -> Path:
 def test_fields_keep_their_bytes_and_the_segmented_twins_stay_out(fields: Path, out: Path) -> None:
     done = prepare("aria2021", fields, out)
     rows = {row["file_name"]: row for row in metadata(out)}
-    assert len(rows) == 9 and "left aside      9" in done.account
+    assert len(rows) == 9 and "left aside      9" in done.report
     name = "Pro/WBC-Malignant-Pro-003.jpg"
     assert (out / name).read_bytes() == (fields / "Original" / name).read_bytes()
     assert rows[name]["duplicate_of"] == "Pro/WBC-Malignant-Pro-001.jpg"
     assert rows[name]["group"] == rows["Pro/WBC-Malignant-Pro-001.jpg"]["group"]
     assert {row["group"].split("-")[0] for row in rows.values()} == {"Benign", "Early", "Pro"}
+    with pytest.raises(BlastlensError, match="9 of another part of the publication"):
+        prepare("aria2021", fields / "Segmented", out.parent / "twins")
     assert (rows[name]["label"], rows[name]["subject"], rows[name]["fold"]) == ("Pro", "", "")
 
 
@@ -222,11 +220,6 @@ def test_groups_of_fields_do_not_depend_on_the_prepared_size(fields: Path, tmp_p
     whole, small = metadata(tmp_path / "whole"), metadata(tmp_path / "small")
     assert [row["group"] for row in whole] == [row["group"] for row in small]
     assert pixels(tmp_path / "small" / small[0]["file_name"]).shape == (64, 64, 3)
-
-
-def test_the_segmented_tree_alone_is_refused(fields: Path, out: Path) -> None:
-    with pytest.raises(BlastlensError, match="9 of another part of the publication"):
-        prepare("aria2021", fields / "Segmented", out)
 
 
 def start_slow_run(folds: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -246,6 +239,7 @@ def start_slow_run(folds: Path, out: Path) -> subprocess.Popen[bytes]:
     return run
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_the_old_dataset_and_the_next_run_starts_afresh(folds: Path, out: Path) -> None:
     prepare("cnmc2019", folds, out)
     run = start_slow_run(folds, out)
@@ -263,12 +257,13 @@ def test_a_killed_run_leaves_the_old_dataset_and_the_next_run_starts_afresh(fold
     assert not (out.parent / ".out.partial").exists()
 
 
+@pytest.mark.long
 def test_an_interrupted_run_cleans_up_and_says_so(folds: Path, out: Path) -> None:
     run = start_slow_run(folds, out)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert b"interrupted; nothing half-written is left" in errors and b"Traceback" not in errors
+    assert b"interrupted; no partial dataset is left" in errors and b"Traceback" not in errors
     assert not out.exists() and not (out.parent / ".out.partial").exists()
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 from blastlens.errors import BlastlensError
 from train.datasets import Row, dataset_hash, labels_of, load_rows
-from train.datasets.groups import components, equal_pairs, first_copies, link_subjects
+from train.datasets.groups import components, link_subjects
 
 HEADER = "file_name,label,subject,group,fold,sha256_of_original_bmp"
 A, B = "a" * 64, "b" * 64
@@ -100,10 +100,9 @@ def test_subjects_are_linked_through_chains_of_equal_images() -> None:
     assert link_subjects(["1", "2"], ["x", "y"], same=[("2", "1"), ("2", "absent")]) == ["1+2", "1+2"]
 
 
-def test_pairs_first_copies_and_components() -> None:
-    assert equal_pairs(["x", "y", "x", "x"]) == [(0, 2), (0, 3), (2, 3)]
-    assert first_copies(["x", "y", "x", "x"]) == [None, None, 0, 0]
-    assert components(6, [(4, 5), (2, 4), (1, 0)]) == [0, 0, 2, 3, 2, 2]
+def test_components_are_numbered_by_their_first_items() -> None:
+    assert components(6, [(4, 5), (2, 4), (1, 0)]).tolist() == [0, 0, 1, 2, 1, 1]
+    assert components(3, []).tolist() == [0, 1, 2]
 
 
 @pytest.mark.data
@@ -112,7 +111,6 @@ def test_equal_bytes_alone_give_the_groups_of_the_real_metadata(data_dir: Path) 
     assert len(rows) == 7651
     linked = link_subjects([row.subject for row in rows], [row.sha256 for row in rows])
     assert linked == [row.group for row in rows]
-    assert len(equal_pairs([row.sha256 for row in rows])) == 104
 
 
 @pytest.mark.data

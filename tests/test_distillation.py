@@ -1,4 +1,4 @@
-"""A network learns from another one, and only from one that has seen no more of the data than it may."""
+"""A student learns from a teacher, and only from one that has seen no more of the data than it may."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from train import finetune
 from train.datasets import dataset_hash, load_rows
 from train.distillation import Teacher, imitation_loss, load_teacher
 from train.finetune import contiguous
-from train.networks import create_network, fold_head
+from train.networks import create_network
 from train.recipe import Recipe
 
 RECIPE = {
@@ -42,24 +42,19 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept_folds(drawn, tmp_path_factory) -> Path:
-    """Two networks as train.folds keeps them; what they answer does not matter here, so they were not trained."""
-    folder = tmp_path_factory.mktemp("folds") / "kept"
-    folder.mkdir()
+def cv(drawn, tmp_path_factory) -> Path:
+    """Two fold networks as train.crossval leaves them; they need not be trained."""
+    folder = tmp_path_factory.mktemp("folds") / "cv"
     for fold in range(2):
+        run = folder / f"seed0-fold{fold}"
+        run.mkdir(parents=True)
         torch.manual_seed(fold)
         network = create_network(Recipe.from_dict(RECIPE), 2, "scratch")
         torch.nn.init.normal_(network.classifier.weight)
-        fold_head(network)
-        halves = {n: t.half() if t.is_floating_point() else t for n, t in contiguous(network.state_dict()).items()}
-        save_file(halves, folder / f"fold{fold}.safetensors")
-    record = {
-        "recipe": RECIPE,
-        "protocol": "group-kfold:2",
-        "seed": 0,
-        "dataset_sha256": dataset_hash(load_rows(drawn)),
-    }
-    (folder / "folds.json").write_text(json.dumps(record))
+        save_file(contiguous(network.state_dict()), run / "model.safetensors")
+        record = {"recipe": RECIPE, "protocol": "group-kfold:2", "seed": 0, "fold": fold}
+        record |= {"dataset": {"hash": dataset_hash(load_rows(drawn))}}
+        (run / "run.json").write_text(json.dumps(record))
     return folder
 
 
@@ -68,31 +63,30 @@ def taught(drawn: Path, teacher: Path | None, **changes) -> finetune.Run:
     return finetune.Run(recipe, str(drawn), "group-kfold:2", 0, 0, "scratch", teacher=teacher and str(teacher))
 
 
-def test_who_answers_like_the_teacher_has_nothing_left_to_learn():
+def test_imitation_loss_is_the_divergence_of_softened_predictions():
     logits = torch.tensor([[2.0, -1.0], [0.3, 0.1]])
     assert imitation_loss(logits + 5, logits, 3.0).tolist() == pytest.approx([0, 0], abs=1e-6)
-    # Two answers of certainty p and q: p log(p / q) + (1 - p) log((1 - p) / (1 - q)).
+    # Two predictions of probability p and q: p log(p / q) + (1 - p) log((1 - p) / (1 - q)).
     p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-0.5))
     expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     found = imitation_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), 2.0)
     assert found.item() == pytest.approx(expected * 2**2, rel=1e-5)
 
 
-def test_a_student_comes_nearer_to_its_teacher_than_it_began(drawn, kept_folds, tmp_path):
-    run = taught(drawn, kept_folds, **LEARNS)
+def test_a_student_approaches_its_teacher(drawn, cv, tmp_path):
+    run = taught(drawn, cv, **LEARNS)
     teacher = finetune.teacher_of(run, dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
     finetune.execute(run, tmp_path / "taught", tmp_path / "cache", sigmas=(0,))
     record = json.loads((tmp_path / "taught/run.json").read_text())
-    assert record["teacher"].startswith(f"{kept_folds.name}, fold 0, ") and str(tmp_path) not in str(record)
+    assert record["teacher"].startswith(f"{cv.name}, fold 0, ") and str(tmp_path) not in str(record)
     losses = [float(line.split(",")[2]) for line in (tmp_path / "taught/log.csv").read_text().splitlines()[1:] if line]
     assert losses[-1] < losses[0]
-    weights = load_file(kept_folds / "fold0.safetensors")
-    kept = dict(teacher.network.named_parameters())["classifier.weight"]
-    assert torch.equal(kept, weights["classifier.weight"].float()), "a teacher does not learn"
+    weights = load_file(cv / "seed0-fold0/model.safetensors")
+    assert torch.equal(dict(teacher.network.named_parameters())["classifier.weight"], weights["classifier.weight"])
 
 
-def test_a_teacher_sees_pixels_as_it_was_trained_to(drawn, kept_folds):
-    teacher = finetune.teacher_of(taught(drawn, kept_folds, **LEARNS), dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
+def test_a_teacher_sees_pixels_as_it_was_trained_to(drawn, cv):
+    teacher = finetune.teacher_of(taught(drawn, cv, **LEARNS), dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
     images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     other = Teacher(teacher.network, (0.2,) * 3, (0.5,) * 3, 64, "")
     shifted = images.float() + 255 * (0.5 - 0.2) * -1
@@ -107,19 +101,19 @@ def test_a_teacher_sees_pixels_as_it_was_trained_to(drawn, kept_folds):
     ("changes", "reason"),
     [
         ({"protocol": "image-70-15-15"}, "may have seen what it holds out"),
-        ({"seed": 1}, "may have seen what it holds out"),
+        ({"seed": 1}, "has no finished run of seed 1, fold 0"),
         ({"data": "0" * 64}, "on other images"),
-        ({"recipe": Recipe.from_dict(RECIPE | LEARNS | {"image_size": 96})}, "looks at 64 px and the student at 96 px"),
+        ({"recipe": Recipe.from_dict(RECIPE | LEARNS | {"image_size": 96})}, "sees 64 px and the student 96 px"),
     ],
 )
-def test_networks_that_may_have_seen_the_held_out_images_teach_nobody(drawn, kept_folds, changes, reason):
-    asked = {"recipe": Recipe.from_dict(RECIPE | LEARNS), "protocol": "group-kfold:2", "seed": 0}
-    asked |= {"data": dataset_hash(load_rows(drawn))} | changes
+def test_networks_that_may_have_seen_the_held_out_images_are_refused(drawn, cv, changes, reason):
+    options = {"recipe": Recipe.from_dict(RECIPE | LEARNS), "protocol": "group-kfold:2", "seed": 0}
+    options |= {"data": dataset_hash(load_rows(drawn))} | changes
     with pytest.raises(BlastlensError, match=reason):
-        load_teacher(kept_folds, asked["recipe"], asked["protocol"], 0, asked["seed"], asked["data"], ("ALL", "HEM"))
+        load_teacher(cv, options["recipe"], options["protocol"], 0, options["seed"], options["data"], ("ALL", "HEM"))
 
 
-def test_a_model_fitted_on_everything_teaches_only_who_is_too(tmp_path):
+def test_a_model_fitted_on_everything_teaches_only_students_that_are_too(tmp_path):
     folder = make_model_folder(tmp_path / "model")
     recipe = Recipe.from_dict(RECIPE | LEARNS | {"image_size": SIZE})
     with pytest.raises(BlastlensError, match="fitted on every image, also on those that group-kfold:2 holds out"):
@@ -128,12 +122,12 @@ def test_a_model_fitted_on_everything_teaches_only_who_is_too(tmp_path):
     with pytest.raises(BlastlensError, match="a plain timm model of its labels is needed"):
         load_teacher(folder, recipe, "all", 0, 0, "", ("HEM", "ALL"))
     shutil.rmtree(folder)
-    with pytest.raises(BlastlensError, match="is no teacher"):
+    with pytest.raises(BlastlensError, match="has no finished run"):
         load_teacher(folder, recipe, "all", 0, 0, "", ("ALL", "HEM"))
 
 
-def test_recipe_and_teacher_come_together(drawn, kept_folds):
+def test_recipe_and_teacher_come_together(drawn, cv):
     with pytest.raises(BlastlensError, match="learns from a teacher; name one with --teacher"):
         finetune.teacher_of(taught(drawn, None, **LEARNS), "", ("ALL", "HEM"))
     with pytest.raises(BlastlensError, match="learns from no teacher; leave --teacher out"):
-        finetune.teacher_of(taught(drawn, kept_folds), "", ("ALL", "HEM"))
+        finetune.teacher_of(taught(drawn, cv), "", ("ALL", "HEM"))

@@ -1,4 +1,4 @@
-"""Networks: where weights come from, heads, and that folding the head changes no answer."""
+"""Networks: initial weights, heads, and that folding the head keeps the logits."""
 
 import math
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from train.networks import classifier_name, create_network, fold_head, head_linear
-from train.recipe import Head, Recipe
+from train.recipe import Recipe
 
 
 def recipe(**changes) -> Recipe:
@@ -89,10 +89,6 @@ def test_frozen_prefixes_are_not_trained():
 def test_unknown_backbone_is_one_sentence():
     with pytest.raises(BlastlensError, match="no_such_net"):
         create_network(recipe(backbone="no_such_net"), 2, "scratch")
-
-
-def test_head_defaults_add_nothing():
-    assert Head() == Head(dropout=0.0, hidden=(), batch_norm=False, l1=0.0)
 
 
 @pytest.mark.parametrize("backbone", ["custom_cnn", "alnett"])

@@ -3,13 +3,11 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from helpers_models import blobs, shared_model_folder, write_json, write_record
-from PIL import Image
 from safetensors.numpy import save_file
 
 from blastlens import BlastlensError, Classifier, Corruption
@@ -19,14 +17,11 @@ from blastlens.external_result import NOT_VALIDATED
 from blastlens.integrity import read_tensors
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
-from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
+from blastlens.synthetic_images import draw_cell, draw_field
 from publish import check
-from train import ood_fitting as fitting
-from train.datasets import Row, load_rows
-from train.datasets.splits import make_splits
-from train.feature_score import fit_features, write_features
-from train.ood_test_images import DRAWN, SPOILT, VARIED
-from train.pixels import load_pixels
+from train.datasets import load_rows
+from train.ood_fitting import fit_features, write_features
+from train.ood_test_images import DRAWN
 
 CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 PURPLE = (75, 35, 90)
@@ -447,225 +442,6 @@ def test_bundled_gates_let_the_drawn_examples_of_their_own_kind_pass_and_refuse_
         classifier = Classifier.from_pretrained(name)
         assert all(map(classifier.fits, own))
         assert not any(map(classifier.fits, others))
-
-
-# Fitting
-
-
-def rows_of(groups):
-    return [Row(f"{i}.png", "ALL" if g % 2 else "HEM", "", f"g{g}", "", f"{i:064x}") for i, g in enumerate(groups)]
-
-
-def statistics(numbers, rows, varied=()):
-    """Statistics (N, K) of which all but the first are constant; `varied` are further numbers for all images."""
-    return fitting.Statistics(
-        rows,
-        values_of(numbers),
-        np.arange(len(numbers)),
-        np.array([values_of(way) for way in varied]).reshape(len(varied), len(numbers), len(STATISTICS)),
-    )
-
-
-def values_of(numbers):
-    values = np.ones((len(numbers), len(STATISTICS)))
-    values[:, 0] = numbers
-    return values
-
-
-def test_ranges_are_quantiles_widened_by_the_margin_and_by_a_grain_at_least():
-    extent = statistics(np.arange(1001) / 1000, rows_of([0] * 1001)).extent()
-    assert extent[:, 0] == pytest.approx((0.005, 0.995))
-    low, high = fitting.widened(extent, 0.1)
-    assert (low[0], high[0]) == pytest.approx((0.005 - 0.099, 0.995 + 0.099))
-    grains = [statistic.grain for statistic in STATISTICS.values()]
-    assert low[1:] == pytest.approx(1 - np.array(grains[1:]))
-    assert high[1:] == pytest.approx(1 + np.array(grains[1:]))
-
-
-def test_ranges_take_in_what_another_microscope_would_have_given():
-    numbers = np.arange(1001) / 1000
-    extent = statistics(numbers, rows_of([0] * 1001), [numbers + 2, numbers - 1]).extent()
-    assert extent[:, 0] == pytest.approx((0.005 - 1, 0.995 + 2))
-
-
-def test_an_image_with_nothing_lit_sets_no_range():
-    numbers = np.append(np.arange(1001) / 1000, np.nan)
-    extent = statistics(numbers, rows_of([0] * 1002)).extent()
-    assert extent[:, 0] == pytest.approx((0.005, 0.995))
-
-
-def test_part_of_the_images_keeps_their_own_varied_copies():
-    numbers = np.arange(10.0)
-    part = fitting.Statistics(
-        rows_of(range(10)), values_of(numbers), np.array([1, 4, 7]), values_of(np.array([10.0, 40, 70]))[None]
-    ).only([2, 4, 7, 9])
-    assert [row.group for row in part.rows] == ["g2", "g4", "g7", "g9"]
-    assert part.values[:, 0].tolist() == [2, 4, 7, 9]
-    assert part.sample.tolist() == [1, 2] and part.varied[0, :, 0].tolist() == [40, 70]
-
-
-def test_nothing_is_refused_for_what_could_not_be_measured():
-    assert not fitting.outside(np.array([[np.nan]]), np.array([[0.0], [1.0]])).any()
-
-
-def test_groups_that_differ_need_a_margin_and_like_groups_none():
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(20), 50)
-    rows = rows_of(groups)
-    least = fitting.LEAST_MARGIN
-    assert (statistics(rng.uniform(0, 1, 1000), rows).margins(0.01) == least).all()
-    # The first and last groups lie far beyond the others.
-    shifted = statistics(np.where(groups % 19, groups, groups * 2 - 9) * 5 + rng.uniform(0, 1, 1000), rows)
-    margins = shifted.margins(0.01)
-    assert least < margins[0] < 1 and (margins[1:] == least).all()
-    assert fitting.outside(shifted.values, shifted.ranges(0.01)).sum() == 0
-
-
-def test_an_image_is_held_against_ranges_that_its_group_did_not_shape():
-    groups = np.repeat(np.arange(20), 50)
-    rows, numbers = rows_of(groups), np.random.default_rng(1).uniform(0, 1, 1000)
-    numbers[groups == 7] += 1.5
-    alone = statistics(numbers, rows)
-    found = fitting.judges(alone, make_splits("group-kfold:5", rows, seed=0), "cells")
-    refused = found.refused.any(axis=1)
-    assert refused[groups == 7].all() and not refused[groups != 7].any()
-    assert not fitting.outside(alone.values, fitting.widened(alone.extent(), 0.0))[groups == 7].all(axis=0)[0]
-    record = fitting.held_out_record(found, rows, "group-kfold:5")
-    assert (record["refused"], record["rate"]) == (50, 0.05)
-    assert record["worst_group"] == {"group": "g7", "images": 50, "rate": 1.0}
-    assert record["by_statistic"] == {"black": 50} and record["by_features_alone"] == 0
-    assert record["wrong"][0] == {"image": "350.png", "reasons": ["black"]} and len(record["wrong"]) == fitting.LISTED
-
-
-def test_the_limit_of_a_fold_comes_from_the_other_folds():
-    groups = np.repeat(np.arange(20), 50)
-    rows = rows_of(groups)
-    splits = make_splits("group-kfold:5", rows, seed=0)
-    fold_of = np.empty(1000, int)
-    for k, split in enumerate(splits):
-        fold_of[list(split.test)] = k
-    scores = np.random.default_rng(2).uniform(0, 1, 1000)
-    scores[fold_of == 3] += 5
-    score = FeatureScore(np.zeros(1), np.ones((1, 1)), 1.0, np.inf)
-    evidence = fitting.Features((lambda views: views,) * 5, (score,) * 5, fold_of, scores)
-    found = fitting.judges(statistics(np.full(1000, 0.5), rows), splits, "cells", evidence)
-    assert found.refused[fold_of == 3, -1].all()
-    assert not found.refused[fold_of != 3].any()
-    assert found.gates[3].features.limit < 1 < 5 < found.gates[0].features.limit
-    assert found.limit == pytest.approx(np.quantile(scores, 0.995))
-
-
-def test_what_spoils_or_varies_a_view_keeps_its_form_and_is_repeatable():
-    view, other = disc(), blobs(2)
-    for change in [*SPOILT.values(), *(lambda one, _, vary=vary: vary(one) for vary in VARIED.values())]:
-        changed = change(view, other)
-        assert changed.shape == view.shape and changed.dtype == np.uint8
-        assert (changed == change(view, other)).all() and (changed != view).any()
-
-
-class FakeNetworks:
-    """Stands in for `train.folds.FoldNetworks`: features are the mean colours of 4 x 4 blocks of the view."""
-
-    def __init__(self, data, view, cache, labels):
-        self.rows = load_rows(data)
-        self.protocol, self.view, self.label_names = "group-kfold:3", view, labels
-        self.splits = make_splits(self.protocol, self.rows, seed=0)
-        self.pixels = load_pixels(data, self.rows, view, cache)
-        self.fold_of = np.empty(len(self.rows), int)
-        for k, split in enumerate(self.splits):
-            self.fold_of[list(split.test)] = k
-
-    def of_views(self, fold, views):
-        features = np.asarray(views, float).reshape(len(views), 4, 56, 4, 56, 3).mean(axis=(2, 4)).reshape(-1, 48)
-        return np.zeros((len(views), 2)), features * (fold + 1)
-
-    def held_out(self, what=""):
-        found = [self.of_views(k, self.pixels[[i]])[1][0] for i, k in enumerate(self.fold_of)]
-        return type("Answers", (), {"features": np.array(found)})
-
-
-@pytest.fixture(scope="module")
-def drawn_cells(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn")
-    return drawn_dataset(folder, ("ALL", "HEM"), per_group=2, groups_per_label=10, size=224)
-
-
-@pytest.fixture
-def small(drawn_cells, tmp_path, monkeypatch):
-    """A drawn dataset, a model folder, strangers, and the command without folds."""
-    monkeypatch.setattr(fitting, "DRAWN", {name: (draw, 3) for name, (draw, _) in DRAWN.items()})
-    monkeypatch.setattr(fitting, "DRAWN_PER_LABEL", 2)
-    monkeypatch.setattr(fitting, "VARIED", dict(list(VARIED.items())[:2]))
-    monkeypatch.setattr(fitting, "SPOILT", dict(list(SPOILT.items())[:2]))
-    data = drawn_cells
-    model = shutil.copytree(shared_model_folder("cell"), tmp_path / "model")
-    strangers = tmp_path / "strangers"
-    strangers.mkdir()
-    for seed in range(5):
-        Image.fromarray(blobs(seed)).save(strangers / f"{seed}.png")
-    command = [str(model), "--data", str(data), "--strangers", str(strangers), "--cache", str(tmp_path / "cache")]
-    return data, model, command
-
-
-def test_a_gate_is_fitted_to_a_folder_by_one_command(small, capsys):
-    _, model, command = small
-    assert fitting.main(command) == 0
-    record = json.loads((model / "gate.json").read_text())
-    assert json.loads(capsys.readouterr().out) == record["measured"]
-    assert record["fit"]["images"] == record["measured"]["held_out"]["images"] == 40
-    stranger = record["measured"]["strangers"]["strangers"]
-    assert stranger == {
-        **{"images": 5, "refused": 5, "rate": 1.0, "wrong": []},
-        **{"lowest_rate_of_folds": 1.0, "by_statistics_alone": 1.0},
-    }
-    assert list(record["measured"]["varied"]) == record["fit"]["varied"] == list(VARIED)[:2]
-    assert list(record["measured"]["spoilt"]) == list(SPOILT)[:2]
-    assert "features" not in record and not (model / "gate.safetensors").exists()
-    classifier = Classifier.from_pretrained(model)
-    assert classifier.folder.gate.images == "cells"
-    assert not classifier.predict(blobs(3)).in_domain
-    before = (model / "gate.json").read_bytes()
-    assert fitting.main(command) == 0
-    assert (model / "gate.json").read_bytes() == before
-
-
-def test_fold_networks_give_it_a_feature_score_and_its_limit(small, tmp_path, monkeypatch):
-    data, model, command = small
-    (model / "gate.safetensors").write_bytes(b"left over")
-    view = ModelFolder.load(model).view
-    fake = FakeNetworks(data, view, tmp_path / "cache", ("ALL", "HEM"))
-    monkeypatch.setattr(fitting.FoldNetworks, "load", lambda *_: fake)
-    assert fitting.main([*command, "--folds", str(tmp_path)]) == 0
-    record = json.loads((model / "gate.json").read_text())
-    held_out, features = record["measured"]["held_out"], record["features"]
-    assert (held_out["protocol"], held_out["images"]) == ("group-kfold:3", 40)
-    assert features["median"]["training"] == pytest.approx(1, abs=0.2)
-    assert features["limit"] > features["median"]["held_out"]
-    assert 0 <= features["int8_same_verdict"] <= 1
-    classifier = Classifier.from_pretrained(model)
-    assert classifier.folder.gate.features.limit == features["limit"]
-    assert len(classifier.folder.gate.features.mean) == 256
-    assert not classifier.fits(blobs(3))
-
-
-def test_folds_of_another_size_are_refused(small, tmp_path, monkeypatch, capsys):
-    data, model, command = small
-    fake = FakeNetworks(data, ModelFolder.load(model).view, tmp_path / "cache", ("ALL", "HEM"))
-    fake.view = replace(fake.view, size=128)
-    monkeypatch.setattr(fitting.FoldNetworks, "load", lambda *_: fake)
-    assert fitting.main([*command, "--folds", str(tmp_path)]) == 2
-    assert "see 128 px and 224 px" in capsys.readouterr().err
-    assert not (model / "gate.json").exists()
-
-
-def test_fitting_refuses_another_models_data_and_an_empty_folder(tmp_path, capsys):
-    data = drawn_dataset(tmp_path / "data", ("Benign", "Pro"), per_group=1, groups_per_label=2, size=64)
-    model = shutil.copytree(shared_model_folder("cell"), tmp_path / "model")
-    assert fitting.main([str(model), "--data", str(data)]) == 2
-    assert "other labels" in capsys.readouterr().err
-    with pytest.raises(BlastlensError, match="holds no image"):
-        fitting.pictures_in(tmp_path / "model")
-    assert not (model / "gate.json").exists()
 
 
 # Real images

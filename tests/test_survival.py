@@ -130,12 +130,6 @@ class Workshop:
         return self.once("cv", make)
 
     @property
-    def kept_folds(self) -> Path:
-        return self.once(
-            "folds", lambda out: self.do(command("train.folds", self.cross_validated, "--out", out, root=out))
-        )
-
-    @property
     def model(self) -> Path:
         """Exported, and with the figures of the cross-validation."""
 
@@ -201,7 +195,7 @@ def _earlier_table(file: Path) -> None:
 
 
 def measuring(shop: Workshop, place: Path) -> Command:
-    options = ["--all", "--folds", shop.kept_folds, "--run", shop.cross_validated / "seed0-fold0"]
+    options = ["--all", "--cv", shop.cross_validated, "--run", shop.cross_validated / "seed0-fold0"]
     options += ["--data", shop.data, "--every", 2, "--cache", place / "cache"]
     return command("train.evaluate", place / "model", *options, root=place)
 
@@ -307,7 +301,7 @@ def take_what_takes_long(shop: Workshop, place: Path) -> None:
     """The two longest steps of an evaluation, as if an earlier run had got so far."""
     for file in (shop.folder / "whole/evaluate/cache").glob("evaluate/*"):
         shutil.copytree(file, place / "cache/evaluate" / file.name)
-        for step in ("protocol", "calibration", "patients", "int8"):
+        for step in ("calibration", "patients", "int8"):
             (place / "cache/evaluate" / file.name / f"{step}.json").unlink()
 
 

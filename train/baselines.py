@@ -1,13 +1,12 @@
-"""What a few numbers per image achieve under a protocol: the bar below which a network means nothing.
+"""What a few numbers per image achieve under a protocol: the bar that a network must clear.
 
     python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json \
         --also results/tried/cells-tiny
 
-Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each goes into a logistic
-regression with balanced classes. The recorded runs of our recipe for the data set are then compared with each of
-them, image by image: what a network adds is a difference on the same people, which two intervals side by side do not
-show. So are kept trials (`train.experiments keep`) whose model ships. `WITHOUT_NETWORK` has a few more, against which
-`train.shortcut_probes` holds what is left of an image.
+Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each is the input of a logistic
+regression with balanced classes. The recorded runs of our recipe for the data set are compared with each baseline image
+by image, and so are kept trials (`train.experiments keep`) of models that ship: what a network adds is a difference on
+the same subjects, which two intervals side by side do not show.
 """
 
 import argparse
@@ -24,16 +23,15 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from blastlens import bootstrap
+from blastlens import bootstrap, metrics
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
 from blastlens.view import View
-from train.crossval import HeldOut, calibrated, cross_fitted, plain
-from train.datasets import Row, labels_of, load_rows
-from train.datasets.rows import dataset_hash
+from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.files import write_json
+from train.held_out import HeldOut, calibrated, cross_fitted, plain
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
 from train.recipe import Recipe
@@ -109,11 +107,10 @@ def held_out_probabilities(x: np.ndarray, labels: np.ndarray, splits: Sequence[S
 def baselines(
     data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS, also: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """Each baseline's scores on held-out images, with intervals over groups.
+    """Return each baseline's scores on held-out images, with intervals over groups.
 
-    Where `runs` holds the recipe's runs of this very split of these very images, also `recipe`, its name, and
-    `differences`: by baseline, how much better the recipe is, see `differences`. Under `also`, by the name of its
-    recipe, the differences of each kept trial.
+    Where `runs` has the recipe's runs of this split of these images: also `recipe`, its name, and `differences` by
+    baseline. `also`: folders of kept trials; their differences, by the name of their recipe.
 
     Raises:
         BlastlensError: a trial of other images or splits.
@@ -122,59 +119,51 @@ def baselines(
     names, labels = labels_of(rows)
     kind = "cnmc2019" if len(names) == 2 else "aria2021"
     positive = 0 if len(names) == 2 else None
-    size = open_image(data / rows[0].file_name).width
-    view = View(size, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    view = View(open_image(data / rows[0].file_name).width, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
     pixels = load_pixels(data, rows, view, cache)
     groups = [row.group for row in rows]
     splits = make_splits(protocol, rows, seed)
     recipe = f"ours_{kind}"
-    recorded = _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)
-    trials = {Recipe.load(folder / "recipe.yaml").name: _recorded(folder, rows, splits, seed) for folder in also}
-    if other := [name for name, found in trials.items() if found is None]:
+    recorded = {recipe: _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)}
+    recorded |= {Recipe.load(folder / "recipe.yaml").name: _recorded(folder, rows, splits, seed) for folder in also}
+    if other := [name for name, found in recorded.items() if found is None and name != recipe]:
         raise BlastlensError(f"The trial of {other[0]} tested other images or splits; it does not compare.")
-    result: dict[str, Any] = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": {}}
-    compared: dict[str, Any] = {}
-    of_trials: dict[str, dict[str, Any]] = {name: {} for name in trials}
+    scores: dict[str, Any] = {}
+    compared: dict[str, dict[str, Any]] = {name: {} for name, found in recorded.items() if found}
     for name, feature in FEATURES[kind].items():
         probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits, len(names))
         report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
-        keys = ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")
-        result["scores"][name] = plain({key: report[key] for key in keys})
-        if recorded:
-            compared[name] = differences(recorded, probabilities, groups, positive)
-        for trial, found in trials.items():
-            assert found
-            of_trials[trial][name] = differences(found, probabilities, groups, positive)
-    result |= {"recipe": recipe, "differences": compared} if recorded else {}
-    return result | ({"also": of_trials} if trials else {})
+        scores[name] = plain({key: report[key] for key in ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")})
+        for system, of_baseline in compared.items():
+            of_baseline[name] = differences(recorded[system], probabilities, groups, positive)
+    result = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": scores}
+    if recipe in compared:
+        result |= {"recipe": recipe, "differences": compared.pop(recipe)}
+    return result | ({"also": compared} if also else {})
 
 
 def differences(
     recorded: HeldOut, probabilities: np.ndarray, groups: Sequence[str], positive: int | None
 ) -> list[dict[str, Any]]:
-    """The recipe's scores minus a baseline's on the same images and folds, at each of `SIGMAS` that was measured.
-
-    Both are scored on the same draws of groups. Noise is for the recipe only: the baseline keeps the images as they
-    are, so that it is one and the same bar.
+    """Return the recipe's scores minus a baseline's on the same images and draws of groups, at each of `SIGMAS` that
+    was measured. Only the recipe sees noise: the baseline stays one and the same bar.
 
     Args:
-        recorded: the recipe's held-out predictions; calibrated here as the model is shown, each fold with the
-            temperature of the others.
+        recorded: the recipe's held-out predictions; they are cross-fitted here.
         probabilities: (N, C) of the baseline, and `groups` (N,), in the order of the data set's rows.
-        positive: the class that AUROC is of, where there are two.
+        positive: the class whose AUROC is computed, if there are two.
     """
     ours = calibrated(recorded, cross_fitted(recorded))
-    theirs, of_image = probabilities[recorded.index], [groups[i] for i in recorded.index]
+    baseline, of_image = probabilities[recorded.index], [groups[i] for i in recorded.index]
     sigmas = [float(sigma) for sigma in recorded.sigmas]
+
+    def difference(sigma: float, key: str) -> metrics.Interval:
+        found = ours[sigmas.index(sigma)]
+        return bootstrap.difference(recorded.label, found, baseline, of_image, key, positive=positive)
+
     return plain(
         [
-            {"sigma": float(sigma)}
-            | {
-                key: bootstrap.difference(
-                    recorded.label, ours[sigmas.index(sigma)], theirs, of_image, key, positive=positive
-                )
-                for key in COMPARED
-            }
+            {"sigma": float(sigma)} | {key: difference(sigma, key) for key in COMPARED}
             for sigma in SIGMAS
             if sigma in sigmas
         ]
@@ -182,7 +171,7 @@ def differences(
 
 
 def _recorded(folder: Path, rows: Sequence[Row], splits: Sequence[Split], seed: int) -> HeldOut | None:
-    """The recorded runs in a folder, where they tested exactly these splits; else None."""
+    """The recorded runs in a folder, if they tested exactly these splits."""
     found = [run for run in map(Result.read, sorted(folder.glob("*.json"))) if run.seed == seed]
     found = sorted((run for run in found if run.dataset["hash"] == dataset_hash(rows)), key=lambda run: run.fold)
     if [list(run.index) for run in found] != [sorted(split.test) for split in splits]:
@@ -196,20 +185,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--protocol", default="group-kfold:3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs, of which our recipe's are compared")
-    parser.add_argument(
-        "--also", type=Path, nargs="+", default=[], help="kept trials to compare, too, such as results/tried/cells-tiny"
-    )
+    parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs; those of our recipe are compared")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="kept trials to compare")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
-        result = baselines(
-            arguments.data, arguments.protocol, arguments.seed, arguments.cache, arguments.runs, arguments.also
-        )
+        result = baselines(options.data, options.protocol, options.seed, options.cache, options.runs, options.also)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    write_json(arguments.out, result)
+    write_json(options.out, result)
     print(json.dumps(result, indent=1))
     return 0
 

@@ -1,73 +1,50 @@
-"""How far the probabilities of unseen people hold, and which way to calibrate holds best.
+"""The block "calibration" of metrics.json: calibration error, operating point, prediction sets, risk-coverage curve.
 
-    python -m train.calibration measure results/folds/mobilenet_m-cnmc2019 --data DIR --out calibration.json
-    python -m train.calibration choose --out results/calibration_choice.json
-
-`measure` makes "calibration" of metrics.json, with what `train.threshold_fitting` decides from the probabilities.
-`choose` compares ways to calibrate on the recorded runs; `train.crossval.cross_fitted` does what was chosen.
+Everything is computed from held-out predictions. Thresholds are tested on folds that they were not chosen on. How
+thresholds are applied to one image: `blastlens.thresholds`.
 """
 
-import argparse
-import sys
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from blastlens import bootstrap, metrics
-from blastlens.calibration import Scaling, fit_scaling
-from blastlens.donor_metrics import donor_weights
-from blastlens.errors import BlastlensError
+from blastlens.calibration import Scaling
 from blastlens.metrics import Interval
-from blastlens.noise import PAPER_SIGMAS
 from blastlens.patients import leukemic_labels
-from train.crossval import CALIBRATION, HeldOut, calibrated, cross_fitted, plain
-from train.files import write_json
-from train.folds import FoldNetworks
-from train.results import HONEST, RUNS, Result
-from train.threshold_fitting import operating_point, prediction_sets
+from blastlens.thresholds import in_set
+from train.held_out import CALIBRATION, HeldOut, calibrated, calibrated_without, cross_fitted, plain
 
-SIGMAS = (0, *PAPER_SIGMAS)
+SENSITIVITY = 0.95  # target of the operating point
+COVERAGE = 0.9  # target of prediction sets
+LEVELS = 21  # shares of leukemic images below a threshold that are tried, from 1 - target down to 0
+SHORT = 0.05  # a label whose coverage is this far below the target has no sets, however wide its interval is
+FEW = 20  # a group of fewer images is never reported as the worst: one or two of them would decide
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 
-# --- what stands in metrics.json -------------------------------------------------------------------------------------
-
-
-def measure(networks: FoldNetworks, sigmas: Sequence[float] = SIGMAS) -> dict[str, Any]:
-    """ "calibration" of metrics.json, from held-out images answered at each sigma of Gaussian noise.
-
-    Thresholds are chosen without noise: 0 is always among the sigmas and comes first.
-    """
-    levels = [0.0, *sorted({float(sigma) for sigma in sigmas} - {0.0})]
-    held_out = networks.predictions(levels)
-    return report(held_out, dict(enumerate(networks.scalings)), networks.groups, networks.label_names)
-
-
-def report(
-    held_out: HeldOut, scalings: Mapping[int, Scaling], groups: Sequence[str], label_names: Sequence[str]
+def measure(
+    held_out: HeldOut, label_names: Sequence[str], scalings: Mapping[int, Scaling] | None = None
 ) -> dict[str, Any]:
-    """ "calibration" of metrics.json, from held-out predictions.
+    """Return "calibration" of metrics.json.
 
     Args:
         held_out: its first sigma is 0.
-        scalings: of each fold, fitted on the other folds.
-        groups: (N,) of its images.
+        scalings: of each fold; cross-fitted if not given.
     """
-    labels, people = held_out.label, np.asarray(groups)
-    probabilities = calibrated(held_out, dict(scalings))
-    before = calibrated(held_out, fitted(held_out, people, Candidate("temperature")))[0]
+    labels, groups = held_out.label, held_out.group
+    probabilities = calibrated(held_out, scalings or cross_fitted(held_out))
+    temperature_only = calibrated(held_out, cross_fitted(held_out, by_donor=False, bias=False))[0]
 
     def errors(p: Floats) -> dict[str, Interval]:
         return {
-            "ece": bootstrap.summary(labels, p, people, label_names)["ece"],
-            "classwise_ece": bootstrap.classwise_ece(labels, p, people),
+            "ece": bootstrap.summary(labels, p, groups, label_names)["ece"],
+            "classwise_ece": bootstrap.classwise_ece(labels, p, groups),
         }
 
     by_sigma = [{"sigma": float(sigma), **errors(p)} for sigma, p in zip(held_out.sigmas, probabilities, strict=True)]
@@ -75,219 +52,215 @@ def report(
     return plain(
         {
             "scaling": CALIBRATION,
-            # Classes weigh the same in the calibration, so this is the share of leukemic images that it assumes.
+            # All classes have the same weight in the calibration, so this is the prevalence of leukemia it assumes.
             "prevalence": len(leukemic_labels(label_names)) / len(label_names) or None,
             "ece": by_sigma[0]["ece"],
             "classwise_ece": by_sigma[0]["classwise_ece"],
-            "before": errors(before),
+            "before": errors(temperature_only),
             "by_sigma": by_sigma,
-            "operating_point": operating_point(held_out, probabilities, people, label_names),
-            "prediction_sets": prediction_sets(held_out, probabilities, people, label_names),
+            "operating_point": operating_point(held_out, probabilities, label_names),
+            "prediction_sets": prediction_sets(held_out, probabilities, label_names),
             "risk_coverage": [{"coverage": coverage, "risk": risk} for coverage, risk in curve],
-            "aurc": bootstrap.aurc(labels, probabilities[0], people),
+            "aurc": bootstrap.aurc(labels, probabilities[0], groups),
         }
     )
 
 
-# --- which way to calibrate -------------------------------------------------------------------------------------------
+def operating_point(
+    held_out: HeldOut, probabilities: Floats, label_names: Sequence[str], target: float = SENSITIVITY
+) -> dict[str, Any] | None:
+    """Return the probability of leukemia from which an image is flagged, with its sensitivity and specificity.
 
+    Each fold is tested with a threshold chosen on the other folds, calibrated without it (`of_folds`). `threshold`, the
+    one to use, is chosen on all folds. None where the labels do not say what is leukemia, or where leukemic or other
+    images are not in two folds.
 
-@dataclass(frozen=True)
-class Candidate:
-    """A way to calibrate.
-
-    Attributes:
-        scaling: "none", "temperature" or "temperature and bias".
-        weights: "image": every image the same; "group": every group; "class and group": every class, and within it
-            every group.
-        noise: whether also fitted on images with the papers' noise.
-        penalty: of `fit_scaling`.
+    Args:
+        probabilities: (S, N, C), calibrated, without noise first.
     """
+    names = leukemic_labels(label_names)
+    columns = [list(label_names).index(name) for name in names]
+    labels, fold, groups = held_out.label, held_out.fold, held_out.group
+    leukemic = np.isin(labels, columns)
+    if not _in_two_folds(fold, leukemic) or leukemic.all():
+        return None
+    scores = probabilities[:, :, columns].sum(axis=2)
 
-    scaling: str
-    weights: str = "image"
-    noise: bool = False
-    penalty: float = 1e-2
+    def threshold(p: Floats, chosen: Booleans) -> float:
+        mine = chosen & leukemic
+        return min(0.5, sensitive_threshold(p[mine][:, columns].sum(axis=1), groups[mine], target))
 
+    thresholds = {k: threshold(calibrated_without(held_out, k)[0], fold != k) for k in np.unique(fold)}
+    reached = scores >= np.array([thresholds[k] for k in fold])
+    most_probable = np.isin(probabilities[0].argmax(axis=1), columns)
 
-CURRENT = Candidate("temperature and bias", "class and group")  # what train.crossval.cross_fitted does
-CANDIDATES = (
-    Candidate("none"),
-    *(
-        Candidate(scaling, weights, noise)
-        for scaling in ("temperature", "temperature and bias")
-        for weights in ("image", "group", "class and group")
-        for noise in (False, True)
-    ),
-    Candidate("temperature and bias", penalty=1e-3),
-    Candidate("temperature and bias", penalty=1e-1),
-)
+    def found(flagged: Booleans) -> dict[str, Interval]:
+        return {
+            "sensitivity": bootstrap.mean(flagged, labels, groups, leukemic),
+            "specificity": bootstrap.mean(~flagged, labels, groups, ~leukemic),
+        }
 
-
-def fitted(held_out: HeldOut, groups: NDArray[Any], candidate: Candidate) -> dict[int, Scaling]:
-    """Scaling of each fold, fitted on the other folds' held-out images; plain softmax where there are none."""
     return {
-        int(k): scaling_of(held_out, groups, candidate, held_out.fold != k)
-        if (held_out.fold != k).any()
-        else Scaling.identity(held_out.logits.shape[2])
-        for k in np.unique(held_out.fold)
+        "target": target,
+        "labels": list(names),
+        "threshold": threshold(probabilities[0], np.full(len(labels), True)),
+        "of_folds": [thresholds[k] for k in sorted(thresholds)],
+        **found(reached[0]),
+        "plain": found(most_probable),
+        "worst_group": {
+            name: _worst(reached[0] == leukemic, held_out, where, label_names, name)
+            for name, where in (("sensitivity", leukemic), ("specificity", ~leukemic))
+        },
+        "how": (
+            "the highest threshold, at most 0.5, that would have kept the sensitivity of all images and of the average "
+            "group when each group in turn was left out of choosing it; tested on folds that it was not chosen on"
+        ),
+        "by_sigma": [{"sigma": float(s), **found(r)} for s, r in zip(held_out.sigmas, reached, strict=True)],
     }
 
 
-def scaling_of(held_out: HeldOut, groups: NDArray[Any], candidate: Candidate, chosen: Booleans) -> Scaling:
-    """The scaling that a candidate fits on the chosen images (N,)."""
-    if candidate.scaling == "none":
-        return Scaling.identity(held_out.logits.shape[2])
-    used = np.isin(held_out.sigmas, SIGMAS if candidate.noise else (0,))
-    logits = held_out.logits[used][:, chosen]
-    labels = held_out.label[chosen]
-    weights = _weights(candidate.weights, labels, groups[chosen])
-    return fit_scaling(
-        logits.reshape(-1, logits.shape[2]),
-        np.tile(labels, len(logits)),
-        np.tile(weights, len(logits)),
-        bias=candidate.scaling == "temperature and bias",
-        penalty=candidate.penalty,
-    )
+def sensitive_threshold(scores: Floats, groups: NDArray[Any], target: float) -> float:
+    """Return the highest threshold that `target` of the images of a new group can be expected to reach.
 
+    A threshold that exactly `target` of these images reach is too high for new groups. The share below it is lowered
+    from 1 - target until thresholds chosen without one group let through `target` of the images, and of the average
+    group, when each is tested on the group that was left out. If no share is low enough: the lowest score.
 
-def _weights(kind: str, labels: NDArray[Any], groups: NDArray[Any]) -> Floats:
-    if kind == "image":
-        return np.ones(len(labels))
-    if kind == "class and group":
-        return donor_weights(labels, groups)
+    Args:
+        scores: (N,) of the images that should reach it. groups: (N,).
+    """
     _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return 1 / counts[group]
+    rank = np.argsort(scores, kind="stable")
+    ranked, owner = scores[rank], group[rank]
+    weights = (np.ones(len(ranked)), 1 / counts[owner])  # by image, by group
+
+    def chosen(share: float, kept: Booleans) -> float:
+        return min(_quantile(ranked[kept], weight[kept], share) for weight in weights)
+
+    for share in np.linspace(1 - target, 0, LEVELS):
+        tried = [chosen(share, owner != g) for g in range(len(counts))] if len(counts) > 1 else [ranked[0]]
+        reached = np.array([(ranked[owner == g] >= t).mean() for g, t in enumerate(tried)])
+        if min(reached.mean(), reached @ counts / counts.sum()) >= target:
+            return chosen(share, np.full(len(ranked), True))
+    return float(ranked[0])
 
 
-def nested(
-    held_out: HeldOut, groups: NDArray[Any], candidates: Sequence[Candidate]
-) -> tuple[dict[int, Scaling], dict[int, Candidate]]:
-    """What choosing among candidates is worth: scaling of each fold, of the candidate that the other folds prefer.
+def prediction_sets(
+    held_out: HeldOut, probabilities: Floats, label_names: Sequence[str], target: float = COVERAGE
+) -> dict[str, Any] | None:
+    """Return the thresholds of prediction sets, and how often a set holds the true label.
 
-    They prefer the smallest mean log loss over `SIGMAS` when each of them is calibrated by the rest of them. Needs
-    three folds.
+    Conformal sets for groups by pooled distributions (Dunn, Wasserman and Ramdas 2022, arXiv:1809.07441), one threshold
+    per label: `target` of its images reach it, with the same weight for each group. Each fold is tested with thresholds
+    chosen on the others, calibrated without it. None where a label is not in two folds.
+
+    Args:
+        probabilities: (S, N, C), calibrated, without noise first.
     """
-    scalings, preferred = {}, {}
-    for k in np.unique(held_out.fold):
-        others = held_out.fold != k
-        inner = held_out.part(others)
-        losses = []
-        for candidate in candidates:
-            p = calibrated(inner, fitted(inner, groups[others], candidate))
-            losses.append(np.mean([metrics.log_loss(inner.label, p[s]) for s in _levels(inner)]))
-        best = candidates[int(np.argmin(losses))]
-        preferred[int(k)] = best
-        scalings[int(k)] = scaling_of(held_out, groups, best, others)
-    return scalings, preferred
+    labels, fold, groups, n_classes = held_out.label, held_out.fold, held_out.group, len(label_names)
+    if not all(_in_two_folds(fold, labels == c) for c in range(n_classes)):
+        return None
+
+    def thresholds(p: Floats, chosen: Booleans) -> Floats:
+        return set_thresholds(p[chosen], labels[chosen], groups[chosen], target)
+
+    sets = np.empty(probabilities.shape, dtype=bool)
+    for k in np.unique(fold):
+        mine, found = fold == k, thresholds(calibrated_without(held_out, k)[0], fold != k)
+        for level, p in enumerate(probabilities):
+            sets[level, mine] = in_set(p[mine], found)
+    covered, sizes = sets[:, np.arange(len(labels)), labels], sets.sum(axis=2)
+    everything = np.full(len(labels), True)
+
+    def mean(values: NDArray[Any], where: Booleans = everything) -> Interval:
+        return bootstrap.mean(values, labels, groups, where)
+
+    by_class = {name: mean(covered[0], labels == c) for c, name in enumerate(label_names)}
+    holds = all(one.high >= target and one.value > target - SHORT for one in by_class.values())
+    fewest = min(len(np.unique(groups[(fold != k) & (labels == c)])) for k in np.unique(fold) for c in range(n_classes))
+    return {
+        "asked": target,
+        "method": (
+            "conformal prediction sets with one threshold per label, on the probability, every group of images the "
+            "same weight; the most probable label is always in the set"
+        ),
+        "holds": holds,
+        "why": _why(by_class, target, holds, fewest),
+        "coverage": mean(covered[0]),
+        "coverage_by_class": by_class,
+        "worst_group": _worst(covered[0], held_out, everything, label_names, "coverage"),
+        "mean_size": mean(sizes[0]),
+        "single": mean(sizes[0] == 1),
+        "thresholds": dict(zip(label_names, thresholds(probabilities[0], everything).tolist(), strict=True)),
+        "by_sigma": [
+            {"sigma": float(sigma), "coverage": mean(covered[level]), "mean_size": mean(sizes[level])}
+            for level, sigma in enumerate(held_out.sigmas)
+        ],
+    }
 
 
-def compare(held_out: HeldOut, groups: NDArray[Any], candidates: Sequence[Candidate] = CANDIDATES) -> dict[str, Any]:
-    """A table of ways to calibrate, each fitted on the other folds, and a last line for choosing by those.
+def set_thresholds(probabilities: Floats, labels: NDArray[Any], groups: NDArray[Any], target: float) -> Floats:
+    """Return (C,), for each label the highest threshold that `target` of its images reach, all groups weighing the
+    same; `probabilities` (N, C), `labels` and `groups` (N,)."""
+    found = np.empty(probabilities.shape[1])
+    for c in range(len(found)):
+        mine = np.flatnonzero(labels == c)
+        mine = mine[np.argsort(probabilities[mine, c], kind="stable")]
+        _, group, counts = np.unique(groups[mine], return_inverse=True, return_counts=True)
+        found[c] = _quantile(probabilities[mine, c], 1 / counts[group], 1 - target)
+    return found
 
-    `groups` (N,). Differences of log loss and weighted F1 are to what `train.crossval.cross_fitted` does.
+
+def groups_needed(target: float) -> int:
+    """Return how many groups a guarantee for any new group needs.
+
+    Of k groups and a new one, each is equally likely to have the lowest score (Lee, Barber and Willett 2023,
+    arXiv:2306.06342), so 1 / (k + 1) may not exceed 1 - target.
     """
-    ours = calibrated(held_out, cross_fitted(held_out))[0]
+    return math.ceil(round(target / (1 - target), 9))
 
-    def figures(scalings: Mapping[int, Scaling]) -> dict[str, Any]:
-        p = calibrated(held_out, dict(scalings))
-        difference = {
-            key: bootstrap.difference(held_out.label, p[0], ours, groups, key) for key in ("log_loss", "weighted_f1")
-        }
-        rows = [
-            {
-                "sigma": float(held_out.sigmas[s]),
-                **{key: getattr(metrics, key)(held_out.label, p[s]) for key in _COMPARED},
-            }
-            for s in _levels(held_out)
-        ]
-        return {"by_sigma": rows, "difference": difference}
 
-    chosen, preferred = nested(held_out, groups, candidates)
-    return plain(
-        {
-            "images": len(held_out.label),
-            "groups": len(np.unique(groups)),
-            "rows": [
-                {**vars(one), "used": one == CURRENT, **figures(fitted(held_out, groups, one))} for one in candidates
-            ],
-            "nested": {"preferred": [vars(preferred[k]) for k in sorted(preferred)], **figures(chosen)},
-        }
+def _why(by_class: Mapping[str, Interval], target: float, holds: bool, fewest: int) -> str:
+    def percent(value: float) -> str:
+        return f"{100 * value:.3g} %"
+
+    verdict = (
+        f"No label is {percent(SHORT)} short of the {percent(target)} target, and every interval reaches it."
+        if holds
+        else f"Not every label reaches the {percent(target)} target."
+    )
+    measured = ", ".join(
+        f"{name} {percent(one.value)} ({percent(one.low)} to {percent(one.high)})" for name, one in by_class.items()
+    )
+    needed = groups_needed(target)
+    limit = (
+        f"A guarantee for any new group would need {needed} groups of each label to choose thresholds from; there were "
+        f"as few as {fewest}, so this is measured, not guaranteed."
+        if fewest < needed
+        else "It is an average over groups, not a guarantee for each of them."
+    )
+    return (
+        f"On groups that the thresholds were not chosen on, the set holds the true label in this share of images: "
+        f"{measured}. {verdict} {limit}"
     )
 
 
-_COMPARED = ("ece", "classwise_ece", "weighted_f1", "balanced_accuracy", "log_loss")
+def _quantile(ranked: Floats, weights: Floats, share: float) -> float:
+    """The highest of the values (N,), sorted, that leaves at most this share of the weight (N,) below it."""
+    below = np.cumsum(weights) - weights
+    return float(ranked[np.flatnonzero(below <= share * weights.sum() * (1 + 1e-12))[-1]])
 
 
-def _levels(held_out: HeldOut) -> list[int]:
-    return [level for level, sigma in enumerate(held_out.sigmas) if sigma in SIGMAS]
+def _in_two_folds(fold: NDArray[Any], chosen: Booleans) -> bool:
+    return len(np.unique(fold[chosen])) > 1
 
 
-def choice(runs: Path = RUNS) -> dict[str, Any]:
-    """results/calibration_choice.json: `compare` for the recorded runs of our recipes.
-
-    Raises:
-        BlastlensError: a recipe has no recorded runs.
-    """
-    tables = {}
-    recipes = ("ours_cnmc2019", "ours_aria2021")
-    for recipe in tqdm(recipes, desc="comparing calibrations", unit="recipe"):
-        folder = runs / recipe / HONEST.replace(":", "-")
-        found = [run for run in map(Result.read, sorted(folder.glob("*.json"))) if run.seed == 0]
-        if len(found) < 3:
-            raise BlastlensError(f"{folder} has no complete cross-validation of seed 0.")
-        found = sorted(found, key=lambda run: run.fold)
-        groups = np.array([group for run in found for group in run.groups_of_images])
-        tables[recipe] = {"label_names": list(found[0].label_names), **compare(HeldOut.of_results(found), groups)}
-    return {"protocol": HONEST, "seed": 0, "recipes": tables}
-
-
-def describe(table: Mapping[str, Any]) -> str:
-    """`compare`, as text: each candidate without noise, and its worst over the papers' sigmas."""
-    columns = ("log loss", "ECE", "worst", "by class", "worst", "wF1", "worst")
-    lines = [" " * 66 + "".join(f" {column:>8s}" for column in columns)]
-    named = [(_named(row) + (" (used)" if row["used"] else ""), row) for row in table["rows"]]
-    for name, row in [*named, ("chosen by the other folds", table["nested"])]:
-        at = row["by_sigma"]
-        ece, by_class, f1 = ([one[key] for one in at] for key in ("ece", "classwise_ece", "weighted_f1"))
-        shown = (ece[0], max(ece), by_class[0], max(by_class), f1[0], min(f1))
-        lines.append(f"{name:66s} {at[0]['log_loss']:8.4f}" + "".join(f" {value:8.4f}" for value in shown))
-    return "\n".join(lines)
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    if row["scaling"] == "none":
-        return "none"
-    return f"{row['scaling']}, by {row['weights']}{', noise' if row['noise'] else ''}, penalty {row['penalty']:g}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="train.calibration", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("measure", help="calibration, operating point and prediction sets of a model")
-    one.add_argument("folds", type=Path, help="folder of train.folds")
-    one.add_argument("--data", type=Path, required=True, help="prepared dataset")
-    one.add_argument("--sigmas", type=float, nargs="+", default=list(SIGMAS), help="of Gaussian noise, 0 to 255")
-    one.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    one.add_argument("--out", type=Path, required=True)
-    other = commands.add_parser("choose", help="compare ways to calibrate on recorded runs")
-    other.add_argument("--runs", type=Path, default=RUNS)
-    other.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "measure":
-            networks = FoldNetworks.load(arguments.folds, arguments.data, arguments.cache)
-            result = measure(networks, arguments.sigmas)
-        else:
-            result = choice(arguments.runs)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
-    write_json(arguments.out, result)
-    if arguments.command == "choose":
-        print("\n\n".join(f"{name}\n{describe(table)}" for name, table in result["recipes"].items()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _worst(
+    right: Booleans, held_out: HeldOut, where: Booleans, label_names: Sequence[str], name: str
+) -> dict[str, Any]:
+    """The group with the smallest share of `right` among the images chosen, of those with at least `FEW` images."""
+    names, group, counts = np.unique(held_out.group[where], return_inverse=True, return_counts=True)
+    shares = np.bincount(group, right[where]) / counts
+    worst = int(np.argmin(np.where(counts >= min(FEW, counts.max()), shares, np.inf)))
+    label = label_names[held_out.label[where][group == worst][0]]
+    return {"group": str(names[worst]), "label": label, "images": int(counts[worst]), name: float(shares[worst])}

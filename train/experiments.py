@@ -24,8 +24,7 @@ from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
 from train.compare import recorded_run
-from train.crossval import HeldOut, calibrated, calibrated_without, cross_fitted, plain
-from train.folds import runs_of
+from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, plain, runs_of
 from train.recipe import Recipe
 from train.report.templates import filled
 from train.results import HONEST, RUNS, Result

@@ -3,12 +3,12 @@
     python -m train.export runs/final/cnmc --cv runs/cv/cnmc --out models/mobilenetv1-cnmc2019
 
 The head's batch norm and the calibration (a temperature and a bias per class from the cross-validation's held-out
-images) are folded into the last linear layer; the ONNX files are written from that same network and checked against
-it before the folder gets its name.
+images) are folded into the last linear layer. The ONNX files are written from that same network and compared with it
+before the folder gets its name.
 
-The folder is a plain timm model wherever timm can say what the recipe asks for. A network of ours, hidden layers in
-the head or image enhancement it cannot: then `train/modeling_blastlens.py` goes into the folder as transformers' custom
-code, named in config.json's `auto_map`, and its ONNX files do all of it without that code.
+The folder is a plain timm model wherever timm can express the recipe. A network of ours, hidden layers in the head or
+image enhancement it cannot: then `train/modeling_blastlens.py` goes into the folder as transformers' custom code, named
+in config.json's `auto_map`; the ONNX files need no code.
 """
 
 import argparse
@@ -46,75 +46,55 @@ from train.recipe import Preprocess, Recipe
 PARITY = 1e-4  # largest difference in probability between the torch network and its fp32 ONNX file
 
 
-class LogitsMapAndFeatures(nn.Module):
-    """The exported graph of a network that ends in global average pooling and one linear layer: logits, the class
-    activation map (Zhou et al. 2016), which is that layer applied to the last feature map, and the pooled features,
-    which are that map's mean."""
+class ExportGraph(nn.Module):
+    """The exported graph of a network, with the outputs that it can give.
 
-    def __init__(self, network: nn.Module):
+    Attributes:
+        outputs: "logits"; with "cam" the class activation map (Zhou et al. 2016), the last linear layer applied to the
+            last feature map, for networks that end in global average pooling and that layer; with "features" what the
+            last linear layer sees.
+    """
+
+    def __init__(self, network: nn.Module, outputs: Sequence[str] = ("logits",)):
         super().__init__()
-        self.network = network
-        self.linear = network.get_classifier()
+        self.network, self.outputs = network, outputs
+        self.linear = network.get_classifier() if len(outputs) > 1 else None
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        map_ = self.network.forward_features(pixel_values)
-        cam = nn.functional.conv2d(map_, self.linear.weight[:, :, None, None], self.linear.bias)
-        return self.network.forward_head(map_), cam, map_.mean((2, 3))
-
-
-class LogitsAndFeatures(nn.Module):
-    """The exported graph of a network with layers between pooling and the last linear layer: no map, and as features
-    what that layer sees."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.linear = network.get_classifier()
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.forward_head(self.network.forward_features(pixel_values), pre_logits=True)
-        return self.linear(features), features
-
-
-class Logits(nn.Module):
-    """The exported graph of a network that ends otherwise."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.network.forward_head(self.network.forward_features(pixel_values))
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...] | Tensor:
+        maps = self.network.forward_features(pixel_values)
+        if "cam" in self.outputs:
+            cam = nn.functional.conv2d(maps, self.linear.weight[:, :, None, None], self.linear.bias)
+            return self.network.forward_head(maps), cam, maps.mean((2, 3))
+        if "features" in self.outputs:
+            features = self.network.forward_head(maps, pre_logits=True)
+            return self.linear(features), features
+        return self.network.forward_head(maps)
 
 
 @torch.inference_mode()
-def as_graph(network: nn.Module, size: int) -> tuple[nn.Module, list[str]]:
-    """The graph that says most of a network, and what its outputs are called: logits, and where they are there the
-    class activation map, whose mean they are, and the features that the last linear layer sees.
+def as_graph(network: nn.Module, size: int) -> ExportGraph:
+    """Return the graph with the most outputs that a network can give.
 
-    Asked of the network itself: timm's heads come in too many kinds to list.
+    Found by running it: timm's heads come in too many kinds to list.
     """
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    expected = Logits(network).eval()(probe)
-    try:
-        graph: nn.Module = LogitsMapAndFeatures(network).eval()
-        logits, cam, _ = graph(probe)
-        if cam.ndim == 4 and torch.allclose(cam.mean((2, 3)), logits, rtol=1e-3, atol=1e-4):
-            return graph, ["logits", "cam", "features"]
-    except (AttributeError, RuntimeError, TypeError):
-        pass
-    try:
-        graph = LogitsAndFeatures(network).eval()
-        logits, features = graph(probe)
-        if features.ndim == 2 and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
-            return graph, ["logits", "features"]
-    except (AttributeError, RuntimeError, TypeError):
-        pass
-    return Logits(network).eval(), ["logits"]
+    expected = ExportGraph(network).eval()(probe)
+    for outputs in (("logits", "cam", "features"), ("logits", "features")):
+        try:
+            graph = ExportGraph(network, outputs).eval()
+            found = dict(zip(outputs, graph(probe), strict=True))
+        except (AttributeError, RuntimeError, TypeError):
+            continue
+        maps = found.get("cam")
+        logits = found["logits"] if maps is None else maps.mean((2, 3)) if maps.ndim == 4 else torch.empty(0)
+        right = logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4)
+        if right and found["features"].ndim == 2:
+            return graph
+    return ExportGraph(network).eval()
 
 
 def needs_code(recipe: Recipe) -> bool:
-    """Whether the exported folder needs custom code: timm has no words for what the recipe asks for."""
+    """Whether the exported folder needs custom code because timm cannot express the recipe."""
     return recipe.backbone in OURS or bool(recipe.head.hidden) or recipe.preprocess != Preprocess()
 
 
@@ -222,15 +202,15 @@ def preprocessor_json(view: View) -> dict[str, Any]:
 
 
 def write_onnx(network: nn.Module, path: Path, size: int) -> None:
-    """Export to ONNX with a free batch dimension, constants folded; with a map and features where there are any."""
-    graph, outputs = as_graph(network.eval(), size)
+    """Export to ONNX with a free batch dimension, constants folded, with the outputs of `as_graph`."""
+    graph = as_graph(network.eval(), size)
     torch.onnx.export(
         graph,
         (torch.zeros(2, 3, size, size),),
         str(path),
         input_names=["pixel_values"],
-        output_names=outputs,
-        dynamic_axes={name: {0: "batch"} for name in ("pixel_values", *outputs)},
+        output_names=list(graph.outputs),
+        dynamic_axes={name: {0: "batch"} for name in ("pixel_values", *graph.outputs)},
         opset_version=18,
         dynamo=False,
     )
@@ -247,9 +227,14 @@ def torch_logits(network: nn.Module, images: np.ndarray) -> np.ndarray:
 def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | None) -> dict[str, float]:
     """Write the model folder; returns the largest differences in probability to the torch network.
 
-    `images` (N, size, size, 3) uint8 of training cells calibrate the int8 file and check both. Raises BlastlensError
-    when the fp32 file disagrees by more than `PARITY`, or nothing can be written. The old folder, if any, is replaced
-    only at the end.
+    The old folder, if any, is replaced only at the end.
+
+    Args:
+        images: (N, size, size, 3) uint8 of training images; they calibrate the int8 file and check both.
+        summary: summary.json of the cross-validation, whose calibration is folded in.
+
+    Raises:
+        BlastlensError: the fp32 file differs by more than `PARITY`, or nothing can be written.
     """
     network, record = load_network(run, Scaling(**summary["scaling"]) if summary else None)
     recipe = Recipe.from_dict(record["recipe"])
@@ -274,26 +259,21 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         if not parity["fp32"] <= PARITY:  # NaN, too
             raise BlastlensError(f"The ONNX file's probabilities differ by {parity['fp32']:.2g}, more than {PARITY}.")
         for name in ("gate.json", "README.md"):
-            if (out / name).exists() and not (name == "gate.json" and _judges_features(out / name)):
+            # A detector that uses the features of another network is not this one's.
+            if (out / name).exists() and not (name == "gate.json" and "features" in _read(out / name)):
                 shutil.copy(out / name, part / name)
-        made = {"label_names": list(record["label_names"]), "sha256": digests(part, RECORDED)}
-        if _was_measured(out / "metrics.json", made):
+        files = {"label_names": list(record["label_names"]), "sha256": digests(part, RECORDED)}
+        earlier = _read(out / "metrics.json")
+        if all(earlier.get(key) == value for key, value in files.items()):
             shutil.copy(out / "metrics.json", part)
-        else:  # figures of another network are not this one's; what it is can be checked from now on
-            _dump(part / "metrics.json", {"schema": 1, "model": out.name, **made, "protocols": []})
+        else:  # figures of another network are not this one's
+            _dump(part / "metrics.json", {"schema": 1, "model": out.name, **files, "protocols": []})
         put_in_place(out, part)
     return parity
 
 
-def _was_measured(metrics_json: Path, made: dict[str, Any]) -> bool:
-    """Whether a metrics.json, if there is one, is of the files that were made."""
-    earlier = json.loads(metrics_json.read_text()) if metrics_json.exists() else {}
-    return all(earlier.get(key) == value for key, value in made.items())
-
-
-def _judges_features(gate: Path) -> bool:
-    """Whether a gate speaks of a network's features, which are others for every network."""
-    return "features" in json.loads(gate.read_text())
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _dump(path: Path, value: Any) -> None:

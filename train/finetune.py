@@ -614,7 +614,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="first weights: hub, scratch, or a folder with <backbone>.*.safetensors",
     )
     parser.add_argument(
-        "--teacher", help="folder of train.folds or, with --protocol all, model folder: for recipes that distil"
+        "--teacher", help="folder of train.crossval or, with --protocol all, model folder: for recipes that distil"
     )
     parser.add_argument(
         "--backbone", help="backbone.safetensors of a run with distill.features: only the last layer is fitted"

@@ -1,7 +1,7 @@
-"""Pictures that an input gate is measured on. Seeded, and depending on nothing else.
+"""Images that OOD detection is measured on. Seeded, and independent of everything else.
 
-`DRAWN` show no smear at all and must not pass. `SPOILT` are real views that were spoilt: nobody promises that they are
-refused. `VARIED` are real views as another microscope, camera or file could have given them: those should pass.
+`DRAWN` show no smear at all and must be rejected. `CORRUPTED` are real views that were damaged: either result is
+acceptable. `VARIED` are real views as another microscope, camera or file could have given them, and should be accepted.
 """
 
 from collections.abc import Callable
@@ -128,7 +128,7 @@ def blurred(view: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 
 # By name, what is done to a view, which may need a second one.
-SPOILT: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+CORRUPTED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mirrored tiles": tiled,
     "two in one frame": two_in_one,
     "cut off by the border": cut_off,

@@ -1,16 +1,16 @@
-"""An fp32 ONNX file -> its int8 one, whole numbers wherever these leave the answers as they are.
+"""An fp32 ONNX file -> its int8 one.
 
-    python -m train.quantise models/mobilenetv1-cnmc2019 --data DIR     # a model folder's, anew
+    python -m train.quantise models/mobilenetv1-cnmc2019 --data DIR     # replace a model folder's int8 file
 
-Static quantisation, calibrated on training images: weights int8 for each channel, activations uint8. Depthwise networks
-lose most in their first layers, where there are few channels and each carries much, so that the first convolutions stay
-in floats: as few of them as keep the answers (`LIMIT`).
+Static quantization, calibrated on training images: weights int8 per channel, activations uint8. Depthwise networks lose
+most in their first layers, which have few channels that each carry much, so the first convolutions stay in fp32: as few
+of them as keep the predictions (`LIMIT`).
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,20 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from blastlens.errors import BlastlensError
+from blastlens.inference import usable_cores
 from blastlens.model_folder import PRECISIONS, ModelFolder
 from train.datasets import load_rows
 from train.files import replace, write_json
 from train.pixels import load_pixels
 
-# Training images that set the ranges, and others that the answers are compared on.
+# Training images that set the ranges, and others that predictions are compared on.
 CALIBRATION_IMAGES, CHECK_IMAGES = 200, 100
-# How far a probability may move, at most, for 99 % of the checked images. Training images are answered with certainty,
-# where probabilities hardly move, so that what counts is how far they would move at their steepest: a quarter of the
-# change in the difference of two logits. 0.07 of that left 0.03 on held-out images, 0.09 left 0.05.
+# How far a probability may move, at most, for 99 % of the checked images. Training images are predicted with certainty,
+# where probabilities hardly move, so what counts is how far they would move at their steepest: a quarter of the change
+# in the difference of two logits. 0.07 of that left 0.03 on held-out images, 0.09 left 0.05.
 LIMIT = 0.07
-MOST_IN_FLOATS = 9  # convolutions, counted from the image
-WORTH = 1.1  # of the least movement that any number of them brings: what so many fewer may move
+MOST_IN_FLOATS = 9  # convolutions, counted from the input
+WORTH = 1.1  # fewer fp32 convolutions may move probabilities by this factor more than the best number of them
 
 
 class _Images(CalibrationDataReader):
@@ -50,24 +51,23 @@ class _Images(CalibrationDataReader):
 
 
 def training_sample(train: Sequence[int]) -> np.ndarray:
-    """Indices of a few training images, the same every time: what `write_int8` wants."""
-    rng = np.random.default_rng(0)
+    """Return the indices of the training images that `write_int8` needs; always the same ones."""
     size = min(CALIBRATION_IMAGES + CHECK_IMAGES, len(train))
-    return rng.choice(np.asarray(train), size=size, replace=False)
+    return np.random.default_rng(0).choice(np.asarray(train), size=size, replace=False)
 
 
 def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> int:
-    """Quantise a file; returns how many of its first convolutions had to stay in floats.
+    """Quantize a file; returns how many of its first convolutions had to stay in fp32.
 
-    The last linear layer and the map stay in floats too: they are a thousandth of the work and carry the calibration.
-    So do image enhancement, whose values are pixels, batch norms that are not folded into a convolution, and padding,
+    These stay in fp32, too: the last linear layer and the activation map, a thousandth of the work, which carry the
+    calibration; image enhancement, whose values are pixels; batch norms not folded into a convolution; and padding,
     whose value before max pooling may be minus infinity.
 
     Args:
-        images: normalised training images (N, 3, H, W) in no order. The first two thirds calibrate, the rest check.
+        images: normalised training images (N, 3, H, W) in random order. Two thirds calibrate, the rest check.
     """
-    ours = max(1, len(images) * CALIBRATION_IMAGES // (CALIBRATION_IMAGES + CHECK_IMAGES))
-    calibration, check = images[:ours], images[ours:] if len(images) > ours else images
+    calibrating = max(1, len(images) * CALIBRATION_IMAGES // (CALIBRATION_IMAGES + CHECK_IMAGES))
+    check = images[calibrating:] if len(images) > calibrating else images
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
         # Symbolic shapes add nothing for networks of one input size, and fail on some (transformers, enhancement).
@@ -78,31 +78,31 @@ def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> int:
         keep += _before_weights(graph)
         convolutions = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in keep]
         expected = onnx_logits(fp32, check)
-        tried: dict[int, float] = {}
+
+        def quantize(floats: int) -> None:
+            quantize_static(
+                str(ready),
+                str(int8),
+                _Images(images[:calibrating]),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=keep + convolutions[:floats],
+            )
+
+        moved: dict[int, float] = {}
         for floats in range(min(MOST_IN_FLOATS, len(convolutions)) + 1):
-            _quantise(ready, int8, calibration, keep + convolutions[:floats])
-            tried[floats] = _movement(expected, onnx_logits(int8, check))
-            if tried[floats] <= LIMIT:
+            quantize(floats)
+            moved[floats] = _movement(expected, onnx_logits(int8, check))
+            if moved[floats] <= LIMIT:
                 return floats
-        # None is as good as that. More floats are not always better, since where a range is cut is a matter of luck
-        # too, and not worth their time where they bring next to nothing.
-        chosen = min(floats for floats, moved in tried.items() if moved <= WORTH * min(tried.values()))
-        _quantise(ready, int8, calibration, keep + convolutions[:chosen])
+        # None meets the limit. More fp32 layers are not always better, as where a range is cut is partly chance, and
+        # not worth their time where they bring next to nothing.
+        chosen = min(floats for floats, by in moved.items() if by <= WORTH * min(moved.values()))
+        quantize(chosen)
         return chosen
-
-
-def _quantise(ready: Path, int8: Path, images: np.ndarray, keep: Sequence[str]) -> None:
-    quantize_static(
-        str(ready),
-        str(int8),
-        _Images(images),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        nodes_to_exclude=list(keep),
-    )
 
 
 def _movement(before: np.ndarray, after: np.ndarray) -> float:
@@ -123,11 +123,13 @@ def _before_weights(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
-def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [session.run(["logits"], {"pixel_values": images[i : i + 8]})[0] for i in range(0, len(images), 8)]
-    )
+def onnx_logits(path: Path, images: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
+    """Return logits (N, C) of normalised images (N, 3, H, W), or of an iterable of batches of them."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = usable_cores(), 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    batches = [images[i : i + 8] for i in range(0, len(images), 8)] if isinstance(images, np.ndarray) else images
+    return np.concatenate([session.run(["logits"], {"pixel_values": batch})[0] for batch in batches])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,14 +145,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = folder.view.normalise(np.asarray(pixels[training_sample(range(len(rows)))]))
         fp32, int8 = (folder.path / PRECISIONS[name] for name in ("fp32", "int8"))
         floats = []
-        if "int8" in (sha256 := folder.metrics.get("sha256") or {}):  # what is made now is another file
+        if "int8" in (sha256 := folder.metrics.get("sha256") or {}):  # of the file that is replaced
             del sha256["int8"]
             write_json(folder.path / "metrics.json", folder.metrics)
         replace(int8, lambda part: floats.append(write_int8(fp32, part, images)))
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{int8}: {floats[0]} of its first convolutions stay in floats; measure it again with train.evaluate")
+    print(f"{int8}: {floats[0]} of its first convolutions stay in fp32; measure it again with train.evaluate")
     return 0
 
 

@@ -23,15 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe(load_rows(arguments.folder)))
             return 0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the account names such a file
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
             done = prepare(arguments.layout, arguments.source, arguments.out, arguments.size, arguments.workers)
     except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left, give the same command to start again", file=sys.stderr)
+        print("interrupted; no partial dataset is left, rerun the command to start again", file=sys.stderr)
         return 130
-    print(done.account)
+    print(done.report)
     print(f"written to {done.folder}" if done.written else f"{done.folder} is up to date: nothing to do")
     return 0
 

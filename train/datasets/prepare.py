@@ -1,15 +1,17 @@
-"""Published folder -> prepared dataset: hash, check, crop, resize, group, write. The only module that writes.
+"""Published folder -> prepared dataset: hash, check, crop, resize, group, write.
 
-A dataset is written into a hidden sibling of its folder and renamed when it is whole, so that a run which is
-killed at any moment leaves the old dataset or none, and never half of one. The next run cleans up after it.
+A dataset is written into a hidden folder beside its own and renamed when it is complete, so a run that is interrupted
+at any moment leaves the old dataset or none.
 """
 
 import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,11 +24,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
-from train.datasets import aria2021, cnmc2019, slides
-from train.datasets.groups import first_copies, link_subjects
-from train.datasets.prepare_report import Account
+from train.datasets import layouts, slides
+from train.datasets.groups import link_subjects
+from train.datasets.layouts import PublishedFiles, PublishedImage, Rejected, files_under
 from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row, load_rows
-from train.datasets.sources import Listing, Refused, Source, files_under
 from train.files import partial_folder, put_in_place, writing
 
 RECORD = "prepare.json"
@@ -40,36 +41,36 @@ _Result = TypeVar("_Result")
 class Layout:
     """A published layout: its reader, its images' format and side (px), and the side of the centre kept."""
 
-    read: Callable[[Path], Listing]
+    read: Callable[[Path], PublishedFiles]
     format: str
     side: int
     crop: int
 
 
 LAYOUTS = {
-    "cnmc2019": Layout(cnmc2019.read_training, "BMP", 450, 320),  # every cell lies within the centre 320
-    "cnmc2019-prelim": Layout(cnmc2019.read_preliminary, "BMP", 450, 320),
-    "cnmc2019-final": Layout(cnmc2019.read_final, "BMP", 450, 320),
-    "aria2021": Layout(aria2021.read_fields, "JPEG", 224, 224),
+    "cnmc2019": Layout(layouts.read_cnmc_training, "BMP", 450, 320),  # every cell lies within the centre 320
+    "cnmc2019-prelim": Layout(layouts.read_cnmc_preliminary, "BMP", 450, 320),
+    "cnmc2019-final": Layout(layouts.read_cnmc_final, "BMP", 450, 320),
+    "aria2021": Layout(layouts.read_aria, "JPEG", 224, 224),
 }
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset in its place: its folder, the account as text, and whether this run had anything to do."""
+    """A dataset in its place: its folder, the report as text, and whether this run had anything to do."""
 
     folder: Path
-    account: str
+    report: str
     written: bool
 
 
 def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int = 1) -> Prepared:
     """Write the prepared dataset of the published folder `source` at `out`; images are `size` px square.
 
-    C-NMC cells: centre crop, Lanczos, lossless WebP. Fields: the published bytes where no resize is needed,
-    else as cells. Files that cannot be used are refused by name in the account and never stop the run. Where
-    `out` is already this dataset, made of the same files, nothing is done. Raises BlastlensError where
-    `source` holds no usable image, or `out` is anything but an earlier dataset of this layout.
+    C-NMC cells: centre crop, Lanczos, lossless WebP. Fields: the published bytes where no resize is needed, else as
+    cells. Files that cannot be used are rejected by name in the report and do not stop the run. Where `out` is already
+    this dataset, made of the same files, nothing is done. Raises BlastlensError where `source` holds no usable image,
+    or `out` is anything but an earlier dataset of this layout.
     """
     if layout not in LAYOUTS:
         raise BlastlensError(f"{layout!r} is no layout; accepted are {', '.join(LAYOUTS)}.")
@@ -83,85 +84,83 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int 
         record = _record_of(out, layout)
         if record is not None and _is_current(out, record, fingerprint):
             return Prepared(out, record["account"], written=False)
-        account = _write(layout, source, partial, size, workers, fingerprint)
+        report = _write(layout, source, partial, size, workers, fingerprint)
         put_in_place(out, partial)
-    return Prepared(out, account.text(), written=True)
+    return Prepared(out, report, written=True)
 
 
-def _write(name: str, source: Path, folder: Path, size: int, workers: int, fingerprint: dict[str, Any]) -> Account:
+def _write(name: str, source: Path, folder: Path, size: int, workers: int, fingerprint: dict[str, Any]) -> str:
     layout = LAYOUTS[name]
-    listing = layout.read(source)
-    order = sorted(listing.sources, key=lambda item: item.name)
-    outcomes = _in_threads(lambda item: _convert(item, layout, size, folder), order, workers, "convert")
-    taken = [(item, row) for item, row in zip(order, outcomes, strict=True) if isinstance(row, Row)]
-    refused = [*listing.refused, *(outcome for outcome in outcomes if isinstance(outcome, Refused))]
+    files = layout.read(source)
+    order = sorted(files.images, key=lambda image: image.name)
+    outcomes = _in_threads(lambda image: _convert(image, layout, size, folder), order, workers, "convert")
+    taken = [(image, row) for image, row in zip(order, outcomes, strict=True) if isinstance(row, Row)]
+    rejected = [*files.rejected, *(outcome for outcome in outcomes if isinstance(outcome, Rejected))]
     if not taken:
+        example = f"; {rejected[0].path}, for example, {rejected[0].why}." if rejected else "."
         raise BlastlensError(
-            f"{source} holds no usable image of {name}: {len(refused)} refused, {len(listing.aside)} of "
-            f"another part of the publication, {len(listing.not_recognised)} not recognised"
-            + (f"; {refused[0].path}, for one, {refused[0].why}." if refused else ".")
+            f"{source} holds no usable image of {name}: {len(rejected)} rejected, {len(files.aside)} of another part "
+            f"of the publication, {len(files.not_recognised)} not recognised{example}"
         )
-    rows = _with_duplicates([row for _, row in taken])
-    people, overlaps = [row.subject for row in rows], None
+    first: dict[str, str] = {}
+    rows = []
+    for _, row in taken:
+        copy_of = first.setdefault(row.sha256, row.file_name)
+        rows.append(row if copy_of == row.file_name else replace(row, duplicate_of=copy_of))
+    subjects, overlaps = [row.subject for row in rows], None
     if name == "aria2021":
-        people, overlaps = _slides(rows, [item.path for item, _ in taken], workers)
-    groups = link_subjects(people, [row.sha256 for row in rows])
+        subjects, overlaps = _slides(rows, [image.path for image, _ in taken], workers)
+    groups = link_subjects(subjects, [row.sha256 for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
 
-    def relative(paths: Iterable[Path]) -> tuple[str, ...]:
-        return tuple(os.path.relpath(path, source) for path in paths)
+    def relative(paths: Iterable[Path]) -> list[str]:
+        return [os.path.relpath(path, source) for path in paths]
 
-    refused.sort(key=lambda item: item.path)
-    account = Account(
-        name,
-        tuple(rows),
-        tuple(zip(relative(item.path for item in refused), (item.why for item in refused), strict=True)),
-        relative(listing.aside),
-        relative(listing.not_recognised),
-        relative(listing.tables),
-        tuple(map(str, listing.missing)),
-        overlaps,
-    )
+    rejected.sort(key=lambda one: one.path)
+    why = dict(zip(relative(one.path for one in rejected), (one.why for one in rejected), strict=True))
+    unknown, counts = relative(files.not_recognised), _counts(rows, files, len(rejected), overlaps)
+    report = _report(name, rows, counts, why, unknown, relative(files.tables), files.missing)
     with writing(folder):
-        _write_metadata(folder / METADATA, rows, HASH_PREFIX + layout.format.lower())
-    record = {
-        **fingerprint,
-        "source_folder": source.name,
-        "counts": account.counts(),
-        "refused": account.refused,
-        "not_recognised": account.not_recognised,
-        "missing": account.missing,
-        "account": account.text(),
-        "content": _content(folder, rows),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("numpy", "pillow", "scikit-learn")},
-        },
-    }
-    with writing(folder):
+        with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow((*COLUMNS, HASH_PREFIX + layout.format.lower(), "duplicate_of"))
+            writer.writerows((r.file_name, r.label, r.subject, r.group, r.fold, r.sha256, r.duplicate_of) for r in rows)
+        record = {
+            **fingerprint,
+            "source_folder": source.name,
+            "counts": counts,
+            "refused": list(why.items()),
+            "not_recognised": unknown,
+            "missing": files.missing,
+            "account": report,
+            "content": _content(folder, rows),
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("numpy", "pillow", "scikit-learn")},
+            },
+        }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    return account
+    return report
 
 
-def _convert(source: Source, layout: Layout, size: int, folder: Path) -> Row | Refused:
+def _convert(source: PublishedImage, layout: Layout, size: int, folder: Path) -> Row | Rejected:
     """Write one image into `folder`; its row still lacks group and duplicate_of."""
     try:
         data = source.path.read_bytes()
         image = _checked(data, layout)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return Refused(source.path, str(error) or type(error).__name__)
+        return Rejected(source.path, str(error) or type(error).__name__)
     as_published = size == layout.crop == layout.side
     name = source.name + (source.path.suffix if as_published else ".webp")
     with writing(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if as_published:
-            (folder / name).write_bytes(data)  # a JPEG written again would not be the same image
+            (folder / name).write_bytes(data)  # a JPEG encoded again would not be the same image
         else:
             margin = (layout.side - layout.crop) // 2
             box = (margin, margin, margin + layout.crop, margin + layout.crop)
             image.crop(box).resize((size, size), Image.Resampling.LANCZOS).save(folder / name, lossless=True)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Row(name, source.label, source.subject, group="", fold=source.fold, sha256=sha256)
+    return Row(name, source.label, source.subject, "", source.fold, hashlib.sha256(data).hexdigest())
 
 
 def _checked(data: bytes, layout: Layout) -> Image.Image:
@@ -183,13 +182,6 @@ def _checked(data: bytes, layout: Layout) -> Image.Image:
     return image
 
 
-def _with_duplicates(rows: Sequence[Row]) -> list[Row]:
-    first = first_copies([row.sha256 for row in rows])
-    return [
-        row if k is None else replace(row, duplicate_of=rows[k].file_name) for row, k in zip(rows, first, strict=True)
-    ]
-
-
 def _slides(rows: Sequence[Row], paths: Sequence[Path], workers: int) -> tuple[list[str], int]:
     """Each field's slide-appearance group, named such as "Pre-07", and the number of overlapping pairs.
 
@@ -203,8 +195,7 @@ def _slides(rows: Sequence[Row], paths: Sequence[Path], workers: int) -> tuple[l
     features, thumbnails = map(np.stack, zip(*_in_threads(look, paths, workers, "look"), strict=True))
     labels = np.array([row.label for row in rows])
     classes = [np.flatnonzero(labels == label) for label in sorted(set(labels))]
-    pairs = sum(len(members) * (len(members) - 1) // 2 for members in classes)
-    with tqdm(total=pairs, desc="overlaps", unit="pair", mininterval=0.5) as bar:
+    with tqdm(total=sum(math.comb(len(c), 2) for c in classes), desc="overlaps", unit="pair", mininterval=0.5) as bar:
         overlaps = slides.overlapping_pairs(thumbnails, classes, bar.update)
     names = [""] * len(rows)
     for members in classes:  # file names are zero-padded, so their order is that of the published numbers
@@ -219,20 +210,69 @@ def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], worker
     """`[work(item) for item in items]` with a progress bar; Pillow and hashlib release the GIL."""
     with ThreadPoolExecutor(workers) as pool:
         try:
-            results = pool.map(work, items)
-            return list(tqdm(results, total=len(items), desc=doing, unit="img", mininterval=0.5))
+            return list(tqdm(pool.map(work, items), total=len(items), desc=doing, unit="img", mininterval=0.5))
         except BaseException:
-            # Without this, Ctrl-C would wait for every image that is left.
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for every image that is left
             raise
 
 
-def _write_metadata(path: Path, rows: Sequence[Row], hash_column: str) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow((*COLUMNS, hash_column, "duplicate_of"))
-        for r in rows:
-            writer.writerow((r.file_name, r.label, r.subject, r.group, r.fold, r.sha256, r.duplicate_of))
+# The report -----------------------------------------------------------------------------------------------------------
+
+
+def _counts(rows: Sequence[Row], files: PublishedFiles, rejected: int, overlaps: int | None) -> dict[str, int | None]:
+    """Every file is counted once: used, rejected, left aside, a label table or not recognised."""
+
+    def pairs(keys: Iterable[object]) -> int:
+        return sum(math.comb(n, 2) for n in Counter(keys).values())
+
+    identical = pairs(row.sha256 for row in rows)
+    return {
+        "seen": len(rows) + rejected + len(files.aside) + len(files.tables) + len(files.not_recognised),
+        "used": len(rows),
+        "refused": rejected,
+        "left_aside": len(files.aside),
+        "not_recognised": len(files.not_recognised),
+        "missing": len(files.missing),
+        "groups": len({row.group for row in rows if row.group}),
+        "duplicate_pairs": identical,
+        "duplicate_pairs_across_subjects": identical - pairs((row.sha256, row.subject) for row in rows),
+        "duplicate_pairs_across_labels": identical - pairs((row.sha256, row.label) for row in rows),
+        "overlapping_pairs": overlaps,
+    }
+
+
+def _report(
+    name: str,
+    rows: Sequence[Row],
+    counts: dict[str, int | None],
+    rejected: dict[str, str],
+    not_recognised: Sequence[str],
+    tables: Sequence[str],
+    missing: Sequence[str],
+) -> str:
+    """The counts as text, with rejected, not recognised and missing files by name."""
+    labels = Counter(row.label or "unlabelled" for row in rows)
+    subjects = len({row.subject for row in rows if row.subject})
+    lines = [
+        f"{name}: {counts['seen']:,} files seen",
+        f"  used            {len(rows):,}  ({', '.join(f'{n:,} {label}' for label, n in sorted(labels.items()))})",
+        f"  groups          {f'{subjects} subjects in ' if subjects else ''}{counts['groups']} groups",
+        f"  duplicates      {counts['duplicate_pairs']:,} byte-identical pairs, of which "
+        f"{counts['duplicate_pairs_across_subjects']:,} across subjects, "
+        f"{counts['duplicate_pairs_across_labels']:,} across labels; all kept, see duplicate_of",
+    ]
+    if counts["overlapping_pairs"] is not None:
+        lines.append(f"  overlaps        {counts['overlapping_pairs']:,} pairs of fields that share a place")
+    lines.append(f"  left aside      {counts['left_aside']:,}  (another part of the publication)")
+    lines += [f"  rejected        {len(rejected):,}", *(f"    {path}: {why}" for path, why in rejected.items())]
+    lines += [f"  not recognised  {len(not_recognised):,}", *(f"    {path}" for path in not_recognised)]
+    if tables:
+        lines.append(f"  label table     {', '.join(tables)}")
+        lines += [f"  missing         {len(missing):,}  (listed in the label table)", *(f"    {m}" for m in missing)]
+    return "\n".join(lines)
+
+
+# An earlier dataset ---------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(layout: str, source: Path, size: int) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from blastlens.dataset_info import DATASETS
 from blastlens.errors import BlastlensError
 from train.datasets.groups import SAME_PERSON, link_subjects
 
 METADATA = "metadata.csv"
 HASH_PREFIX = "sha256_of_original_"  # ..._bmp or ..._jpeg: the published file, before crop and resize
 COLUMNS = ("file_name", "label", "subject", "group", "fold")
-# One tuple per data set, in the order of the class indices.
-LABEL_SETS = (("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro"))
+LABEL_SETS = tuple(info.labels for info in DATASETS.values())
 _CANONICAL = {name.lower(): name for names in LABEL_SETS for name in names}
 
 

@@ -114,7 +114,7 @@ def slide_groups(features: Floats, links: Iterable[tuple[int, int]]) -> NDArray[
     order = _standardised(np.arange(n, dtype=np.float32)[:, None]) * ORDER_WEIGHT
     patches = min(n, max(GROUPS_PER_CLASS, round(n / PATCH_IMAGES)))
     patch = AgglomerativeClustering(patches).fit_predict(np.hstack([looks, order]))
-    joined = np.array(components(patches, ((int(patch[i]), int(patch[j])) for i, j in links)))
+    joined = components(patches, ((int(patch[i]), int(patch[j])) for i, j in links))
     return _in_order_of_appearance(_coarsened(joined[patch], looks))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastlens.errors import BlastlensError
-from train.datasets.groups import first_copies
 from train.datasets.rows import Row, labels_of
 
 PROTOCOLS = (
@@ -135,9 +134,8 @@ def _parts(
         case ["image-70-10-20-per-fold"]:
             return [_by_percent(fold, labels, 70, 10, rng) for fold in _official_folds(rows)]
         case ["image-70-15-15"]:
-            copies = first_copies([row.sha256 for row in rows])
-            first = np.array([i for i, copy in enumerate(copies) if copy is None])
-            return [_by_percent(first, labels, 70, 15, rng)]
+            first = np.unique([row.sha256 for row in rows], return_index=True)[1]  # of byte-identical copies
+            return [_by_percent(np.sort(first), labels, 70, 15, rng)]
         case ["image-80-10-10"]:
             return [_by_percent(everything, labels, 80, 10, rng)]
         case ["image-10fold"]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blastlens import bootstrap
 from blastlens.donor_metrics import DonorScores
 from blastlens.metrics import Interval
-from train.crossval import Recorded
+from train.held_out import Recorded
 from train.results import Result
 
 REPLICATES = 2000

@@ -1,15 +1,17 @@
-"""Made-up fold networks that answer by a rule we know, on made-up images in which we know what carries the class."""
+"""Fold networks that classify by a known rule, on synthetic images in which we know what carries the class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from blastlens.calibration import Scaling
+from blastlens.noise import add_gaussian_noise
 from blastlens.view import View
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks
+from train.held_out import HeldOut
 from train.recipe import Recipe
 
 SIDE = 64
@@ -18,7 +20,7 @@ Rule = Callable[[np.ndarray], np.ndarray]  # uint8 (S, S, 3) -> logits (C,)
 
 
 class Session:
-    """What FoldNetworks needs of an ONNX session; answers each image by a rule."""
+    """What FoldNetworks needs of an ONNX session; computes logits by a rule."""
 
     class Output:
         name = "logits"
@@ -53,8 +55,14 @@ def field(nuclei: int, mark: tuple[int, int, int] | None, rng: np.random.Generat
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def networks_of(dataset: str, images: dict[str, list[np.ndarray]], rule: Rule, subjects: bool = True) -> FoldNetworks:
-    """Two folds, four groups of every label, whose images are dealt out in turn; both networks answer by `rule`."""
+def networks_of(
+    dataset: str,
+    images: dict[str, list[np.ndarray]],
+    rule: Rule,
+    subjects: bool = True,
+    sigmas: Sequence[float] = (0, 10),
+) -> FoldNetworks:
+    """Two folds, four groups of every label with images in turn; both networks use `rule`, uncalibrated."""
     labels = LABELS[dataset]
     rows, pixels = [], []
     for label in labels:
@@ -65,20 +73,24 @@ def networks_of(dataset: str, images: dict[str, list[np.ndarray]], rule: Rule, s
     recipe = {"name": "made-up", "title": "made up", "dataset": dataset, "backbone": "mobilenetv2_035"}
     recipe |= {"protocol": "group-kfold:2", "image_size": SIDE, "batch_size": 8, "epochs": 1}
     recipe |= {"optimizer": {"name": "adamw", "lr": 0.002}}
+    splits = tuple(make_splits("group-kfold:2", rows, 0))
+    fold = np.array([next(k for k, split in enumerate(splits) if i in split.test) for i in range(len(rows))])
+    noisy = [[add_gaussian_noise(view, sigma, seed=i) for i, view in enumerate(pixels)] for sigma in sigmas]
+    logits = np.array([[rule(view) for view in views] for views in noisy], float)
+    truth, groups = np.array([labels.index(row.label) for row in rows]), np.array([row.group for row in rows])
     networks = FoldNetworks(
         recipe=Recipe.from_dict(recipe),
         protocol="group-kfold:2",
         seed=0,
         rows=rows,
         label_names=labels,
-        labels=np.array([labels.index(row.label) for row in rows]),
-        groups=np.array([row.group for row in rows]),
+        labels=truth,
+        groups=groups,
         view=View(SIDE, None, "bicubic", (0.0,) * 3, (1.0,) * 3),
         pixels=np.stack(pixels),
-        splits=tuple(make_splits("group-kfold:2", rows, 0)),
+        splits=splits,
+        predictions=HeldOut(np.array(sigmas, float), np.arange(len(rows)), truth, fold, logits, groups),
         scalings=(Scaling.identity(len(labels)),) * 2,
-        scaling=Scaling.identity(len(labels)),
-        run={},
         files=(Path("fold0.onnx"), Path("fold1.onnx")),  # never opened
     )
     vars(networks)["sessions"] = (Session(rule),) * 2

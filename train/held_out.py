@@ -1,0 +1,278 @@
+"""Held-out predictions of a cross-validation, and their calibration. Pure functions; only `read` touches files.
+
+The calibration of a fold, a temperature and a bias per class, is fitted on the held-out predictions of the *other*
+folds (cross-fitting): no label of its own images enters that fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blastlens import bootstrap, metrics
+from blastlens.calibration import Scaling, fit_scaling
+from blastlens.donor_metrics import DonorScores, donor_weights
+from blastlens.errors import BlastlensError
+from train.results import Result
+
+CALIBRATION = (
+    "temperature and bias per class fitted on the other folds' held-out images, classes and donors weighted equally"
+)
+
+POSITIVE = 0  # ALL
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out predictions of one seed, every image once: index, label, fold and group (N,), logits (S, N, C)."""
+
+    sigmas: np.ndarray
+    index: np.ndarray
+    label: np.ndarray
+    fold: np.ndarray
+    logits: np.ndarray
+    group: np.ndarray
+
+    @classmethod
+    def read(cls, runs: Sequence[Path]) -> "HeldOut":
+        """Read predictions.npz of each run folder; run k is fold k."""
+        parts = [np.load(run / "predictions.npz") for run in runs]
+        return cls(
+            parts[0]["sigmas"],
+            *(np.concatenate([p[f"test_{name}"] for p in parts]) for name in ("index", "label")),
+            np.concatenate([np.full(len(p["test_index"]), k) for k, p in enumerate(parts)]),
+            np.concatenate([p["test_logits"] for p in parts], axis=1),
+            np.concatenate([p["test_group"] for p in parts]),
+        )
+
+    @classmethod
+    def of_results(cls, results: Sequence[Result]) -> "HeldOut":
+        """Read recorded runs of one seed. The logits are the logarithms of their probabilities, which softmax cannot
+        distinguish from the original logits; a recorded probability of 0 is replaced by 1e-7."""
+        return cls(
+            np.array(results[0].sigmas),
+            np.concatenate([r.index for r in results]),
+            np.concatenate([r.label for r in results]),
+            np.concatenate([np.full(len(r.index), r.fold) for r in results]),
+            np.concatenate([np.log(r.probabilities.clip(1e-7)) for r in results], axis=1),
+            np.concatenate([r.groups_of_images for r in results]),
+        )
+
+    def part(self, chosen: np.ndarray) -> "HeldOut":
+        """Select images by a mask (N,) or by positions."""
+        images = (self.index[chosen], self.label[chosen], self.fold[chosen])
+        return HeldOut(self.sigmas, *images, self.logits[:, chosen], self.group[chosen])
+
+    def scaling(self, by_donor: bool = True, bias: bool = True) -> Scaling:
+        """Fit the scaling of all images without noise.
+
+        Args:
+            by_donor: give each class the same weight, and each donor within a class. The probabilities then hold where
+                all classes are equally common. Otherwise each image has the same weight.
+            bias: fit a bias per class as well as the temperature.
+        """
+        weights = donor_weights(self.label, self.group) if by_donor else None
+        return fit_scaling(self.logits[0], self.label, weights, bias=bias)
+
+
+def joined(parts: Sequence[HeldOut]) -> HeldOut:
+    """Concatenate the predictions of several seeds."""
+    index, label, fold, group = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("index", "label", "fold", "group")
+    )
+    return HeldOut(parts[0].sigmas, index, label, fold, np.concatenate([p.logits for p in parts], axis=1), group)
+
+
+def cross_fitted(held_out: HeldOut, by_donor: bool = True, bias: bool = True) -> dict[int, Scaling]:
+    """Fit the scaling of each fold on the other folds' images without noise; a single fold keeps its logits."""
+    scalings = {}
+    for fold in np.unique(held_out.fold):
+        others = held_out.part(held_out.fold != fold)
+        identity = Scaling.identity(held_out.logits.shape[2])
+        scalings[int(fold)] = others.scaling(by_donor, bias) if len(others.label) else identity
+    return scalings
+
+
+def calibrated(held_out: HeldOut, scalings: Mapping[int, Scaling]) -> np.ndarray:
+    """Return probabilities (S, N, C) with each fold's scaling."""
+    out = np.empty(held_out.logits.shape)
+    for fold, scaling in scalings.items():
+        mine = held_out.fold == fold
+        for level in range(len(out)):
+            out[level, mine] = scaling.apply(held_out.logits[level, mine])
+    return out
+
+
+def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
+    """Return probabilities (S, N, C) of the other folds' images, calibrated without any image of `fold`.
+
+    Each of those folds is calibrated on the rest of them; a single other fold is calibrated on itself. The images of
+    `fold` are NaN. What is chosen from these probabilities can be tested on that fold.
+    """
+    others = held_out.fold != fold
+    inner = held_out.part(others)
+    alone = len(np.unique(inner.fold)) == 1
+    scalings = {int(inner.fold[0]): inner.scaling()} if alone else cross_fitted(inner)
+    out = np.full(held_out.logits.shape, np.nan)
+    out[:, others] = calibrated(inner, scalings)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """Recorded runs of two classes on repeated splits: calibrated probabilities of ALL by image.
+
+    Attributes:
+        sigmas: S of them. repeat, fold, index, group, sick: (N,). score: (S, N).
+    """
+
+    sigmas: tuple[float, ...]
+    repeat: np.ndarray
+    fold: np.ndarray
+    index: np.ndarray
+    group: np.ndarray
+    sick: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "Recorded":
+        """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
+        parts = []
+        for seed in sorted({r.seed for r in results}):
+            mine = sorted((r for r in results if r.seed == seed), key=lambda r: r.fold)
+            held_out = HeldOut.of_results(mine)
+            probabilities = calibrated(held_out, cross_fitted(held_out))[:, :, POSITIVE]
+            parts.append((np.full(len(held_out.index), seed), held_out, probabilities))
+        joined = {n: np.concatenate([getattr(p[1], n) for p in parts]) for n in ("fold", "index", "group", "label")}
+        score = np.concatenate([p[2] for p in parts], axis=1)
+        repeat = np.concatenate([p[0] for p in parts])
+        sigmas = tuple(float(s) for s in parts[0][1].sigmas)
+        return cls(sigmas, repeat, joined["fold"], joined["index"], joined["group"], joined["label"] == POSITIVE, score)
+
+    @property
+    def keys(self) -> set[tuple[int, int]]:
+        """The (seed, fold) of its runs."""
+        return set(zip(self.repeat.tolist(), self.fold.tolist(), strict=True))
+
+    def part(self, keys: set[tuple[int, int]]) -> "Recorded":
+        """Only the runs of these (seed, fold)."""
+        chosen = np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)])
+        names = ("repeat", "fold", "index", "group", "sick")
+        return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
+
+    def donors(self, sigma: float = 0.0) -> DonorScores:
+        """Figures by donor under noise."""
+        score = self.score[self.sigmas.index(sigma)]
+        return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
+
+
+def runs_of(folder: Path, seed: int = 0) -> list[Path]:
+    """Return the run folders of one seed of a cross-validation, in the order of folds.
+
+    Raises:
+        BlastlensError: there are none.
+    """
+    runs = sorted(folder.glob(f"seed{seed}-fold*"), key=lambda path: int(path.name.rpartition("fold")[2]))
+    if not runs:
+        raise BlastlensError(f"{folder} has no runs of seed {seed}; make them with `python -m train.crossval`.")
+    return runs
+
+
+def reliability_of(
+    labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], label_names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the reliability of all predictions, and by predicted class, where errors of opposite sign show.
+
+    Args:
+        labels: (N,). probabilities: (N, C), without noise. groups: (N,).
+
+    Returns:
+        `reliability`: the bins of `metrics.reliability`; `reliability_by_answer`: label -> the bins of the images
+        predicted as it; `classwise_ece`: `bootstrap.classwise_ece`.
+    """
+    predicted = probabilities.argmax(axis=1)
+
+    def bins(chosen: np.ndarray) -> list[dict[str, Any]]:
+        found = metrics.reliability(labels[chosen], probabilities[chosen]) if chosen.any() else []
+        return [asdict(one) for one in found]
+
+    return {
+        "reliability": bins(np.full(len(labels), True)),
+        "reliability_by_answer": {name: bins(predicted == c) for c, name in enumerate(label_names)},
+        "classwise_ece": asdict(bootstrap.classwise_ece(labels, probabilities, groups)),
+    }
+
+
+def protocol_record(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    sigmas: Sequence[float],
+    groups: Sequence[str],
+    label_names: Sequence[str],
+    protocol: str,
+    seeds: Sequence[int],
+    fold: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return one entry of metrics.json's `protocols`: every metric at every sigma, with 95 % intervals from a
+    bootstrap over groups, the accuracy of each group, and the reliability.
+
+    Args:
+        labels: (N,). probabilities: (S, N, C). Several seeds are stacked along N, each with all of its images.
+        fold: (N,) test fold of each image. With it, a group-level protocol of two classes also has `donors`: the
+            metrics of `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
+    """
+    positive = 0 if len(label_names) == 2 else None  # ALL
+    level = "group" if protocol.startswith("group") else "image"
+    by_sigma = [
+        {"sigma": float(s), **bootstrap.summary(labels, p, groups, label_names, positive=positive)}
+        for s, p in zip(sigmas, probabilities, strict=True)
+    ]
+    by_donor: dict[str, Any] = {}
+    if positive is not None and level == "group" and fold is not None:
+        repeat = np.repeat(np.arange(len(seeds)), len(labels) // len(seeds))
+        found = [
+            DonorScores.of(labels == positive, p[:, positive], groups, fold, repeat).summary() for p in probabilities
+        ]
+        for row, one in zip(by_sigma, found, strict=True):
+            row["auroc"] = one["auroc"]  # within folds: two folds are calibrated differently
+            row["donors"] = {k: v for k, v in one.items() if k != "donors"}
+        by_donor = {"donors": found[0]["donors"]}
+    right, names = probabilities[0].argmax(1) == labels, np.asarray(groups)
+    per_group = [
+        {
+            "group": str(g),
+            "label": label_names[labels[names == g][0]],
+            "n": int((names == g).sum()) // len(seeds),
+            "accuracy": float(right[names == g].mean()),
+        }
+        for g in np.unique(names)
+    ]
+    return plain(
+        {
+            "name": protocol,
+            "level": level,
+            "seeds": list(seeds),
+            "n_images": len(labels) // len(seeds),
+            "n_groups": len(np.unique(names)),
+            "calibration": CALIBRATION,
+            "by_sigma": by_sigma,
+            "per_group": per_group,
+            **by_donor,
+            **reliability_of(labels, probabilities[0], groups, label_names),
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """Convert for JSON: intervals to {"value", "low", "high"}, arrays to lists, floats to five digits, NaN to None."""
+    if isinstance(value, metrics.Interval):
+        return {k: plain(v) for k, v in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return None if np.isnan(value) else round(float(value), 5)
+    return int(value) if isinstance(value, np.integer) else value
