@@ -1,7 +1,8 @@
 """Held-out predictions of a cross-validation, and their calibration. Pure functions; only `read` touches files.
 
 The calibration of a fold, a temperature and a bias per class, is fitted on the held-out predictions of the *other*
-folds (cross-fitting): no label of its own images enters that fit.
+folds (cross-fitting): no label of its own images enters that fit. Other ways of calibrating were compared once:
+results/calibration_choice.json.
 """
 
 from collections.abc import Mapping, Sequence
