@@ -9,7 +9,7 @@ import pytest
 from blastlens import metrics
 from blastlens.calibration import Scaling
 from blastlens.thresholds import Decision
-from train import calibration
+from train import calibration_evaluation as calibration
 from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, reliability_of
 
 CELLS = ("ALL", "HEM")

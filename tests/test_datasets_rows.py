@@ -33,13 +33,6 @@ def test_rows_are_sorted_and_labels_canonical(tmp_path: Path) -> None:
     assert labels_of(rows[1:])[1].tolist() == [1]
 
 
-def test_duplicate_of_is_read_where_it_is_given(tmp_path: Path) -> None:
-    lines = (f"1.webp,Pre,,Pre-01,,{A},", f"2.webp,Pre,,Pre-01,,{A},1.webp")
-    rows = load_rows(write(tmp_path, *lines, header=HEADER + ",duplicate_of"))
-    assert [row.duplicate_of for row in rows] == ["", "1.webp"]
-    assert labels_of(rows)[0] == ("Benign", "Early", "Pre", "Pro")
-
-
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

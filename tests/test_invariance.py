@@ -1,4 +1,4 @@
-"""What training does so that a person is not told by the features, and the other ways to steer a run."""
+"""Training for features that do not depend on the donor, and averages of weights."""
 
 import copy
 
@@ -13,14 +13,14 @@ from train.finetune import AverageWeights, shrunk
 from train.recipe import Recipe
 
 
-def test_groups_that_share_a_centre_are_not_spread():
-    features = torch.tensor([[1.0, 0], [-1, 0], [0, 2], [0, -2]])
-    assert invariance.group_spread(features, torch.zeros(4), torch.tensor([0, 0, 1, 1])) == pytest.approx(0)
-
-
-def test_groups_that_are_points_are_spread_entirely():
-    features = torch.tensor([[1.0, 0], [1, 0], [0, 5], [0, 5]])
-    assert invariance.group_spread(features, torch.zeros(4), torch.tensor([3, 3, 9, 9])) == pytest.approx(1)
+@pytest.mark.parametrize(
+    ("features", "spread"),
+    [([[1.0, 0], [-1, 0], [0, 2], [0, -2]], 0), ([[1.0, 0], [1, 0], [0, 5], [0, 5]], 1)],
+    ids=["one centre", "points"],
+)
+def test_spread_is_0_for_groups_of_one_centre_and_1_for_points(features, spread):
+    found = invariance.group_spread(torch.tensor(features), torch.zeros(4), torch.tensor([0, 0, 1, 1]))
+    assert found == pytest.approx(spread)
 
 
 def test_spread_is_within_classes_and_needs_two_groups_of_one():

@@ -10,7 +10,7 @@ from helpers_fold_networks import cell, networks_of
 from blastlens import Corruption, bootstrap, metrics
 from blastlens.corruptions import KINDS
 from train import robustness
-from train.robustness import SEVERITIES, Scorer, measure, sigma_at
+from train.robustness import SEVERITIES, PairedScores, measure, sigma_at
 
 CURVE = [0, 10, 20, 50]
 
@@ -114,7 +114,7 @@ def test_the_summary_is_the_mean_over_kinds(record):
 
 def test_a_baseline_without_errors_measures_nothing():
     found = [[robustness.Condition(np.eye(2)[[0, 0, 1, 1]], np.zeros((4, 1)))]] * 5
-    scorer = Scorer(np.array([0, 1, 0, 1]), np.array(list("abcd")), np.eye(2)[[0, 1, 0, 1]])
+    scorer = PairedScores(np.array([0, 1, 0, 1]), np.array(list("abcd")), np.eye(2)[[0, 1, 0, 1]])
     entry, draws, flips = robustness._kind(KINDS["jpeg"], found, [0.0] * 5, 0.0, scorer, scorer.draws([scorer.clean]))
     assert entry["ce"] is entry["relative_ce"] is None
     summary = robustness._summary([entry], {"jpeg": draws}, {"jpeg": flips}, scorer)
@@ -127,7 +127,7 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
     labels = np.repeat([0, 1], 60)
     groups = np.array([f"{label}{i % 6}" for i, label in enumerate(labels)])
     clean, corrupted = (metrics.softmax(rng.normal(0, 1, (120, 2)) + gap * np.eye(2)[labels]) for gap in (1.5, 0.7))
-    scorer = Scorer(labels, groups, clean)
+    scorer = PairedScores(labels, groups, clean)
     found = scorer.draws([corrupted])
     expected = bootstrap.summary(labels, corrupted, groups, ["ALL", "HEM"], positive=0, replicates=2000)
     for name in robustness.SCORES:

@@ -45,7 +45,7 @@ def assert_no_leak(rows: list[Row], split: Split) -> None:
 
 
 @pytest.mark.parametrize("protocol", GROUP_PROTOCOLS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_group_and_no_equal_image_is_on_two_sides_of_a_group_split(protocol: str, seed: int) -> None:
     splits = make_splits(protocol, ROWS, seed)
     for split in splits:
@@ -72,14 +72,6 @@ def test_group_folds_are_balanced_in_images_and_groups() -> None:
         assert 215 / 3 * 0.9 < images["HEM"] < 215 / 3 * 1.1
         groups = Counter(group.split("-")[0] for group in groups_of(ROWS, split.test))
         assert groups["ALL"] in (2, 3, 4) and groups["HEM"] in (3, 4)
-
-
-def test_group_holdout_is_near_70_10_20() -> None:
-    (split,) = make_splits("group-holdout", ROWS, 0)
-    for label in ("ALL", "HEM"):
-        n = sum(row.label == label for row in ROWS)
-        shares = [sum(ROWS[i].label == label for i in part) / n for part in parts(split)]
-        assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.06)
 
 
 @pytest.mark.parametrize("protocol", IMAGE_PROTOCOLS)
@@ -112,11 +104,6 @@ def test_per_fold_splits_stay_within_their_fold() -> None:
         make_splits("image-70-10-20-per-fold", [replace(row, fold="") for row in ROWS], 0)
 
 
-def test_everything_is_training() -> None:
-    (split,) = make_splits("all", ROWS, 0)
-    assert parts(split) == [tuple(range(len(ROWS))), (), ()]
-
-
 @pytest.mark.parametrize("protocol", ["group-kfold", "group-kfold:1", "group-kfold:x", "images", ""])
 def test_an_unknown_protocol_is_refused(protocol: str) -> None:
     with pytest.raises(BlastlensError, match="is no split protocol; accepted are image-70"):
@@ -128,11 +115,6 @@ def test_too_few_groups_are_refused() -> None:
     assert len(make_splits("group-kfold:2", rows, 0)) == 2
     with pytest.raises(BlastlensError, match="HEM has 2 groups, too few to fill 3 parts"):
         make_splits("group-kfold:3", rows, 0)
-
-
-def test_rows_without_a_label_are_refused() -> None:
-    with pytest.raises(BlastlensError, match=r"has no label, which a split needs"):
-        make_splits("all", [*ROWS, replace(ROWS[0], label="", group="")], 0)
 
 
 def test_equal_images_in_two_groups_are_refused() -> None:
@@ -168,11 +150,6 @@ def test_a_validation_part_is_taken_from_training_and_leaves_the_test_part_alone
         assert with_validation(split, ROWS, 0.15) == made
 
 
-def test_a_split_with_a_validation_part_keeps_it() -> None:
-    split = make_splits("image-80-10-10", ROWS, 0)[0]
-    assert with_validation(split, ROWS, 0.3) == split
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["equal bytes", "same person"])
 def real_rows(data_dir: Path, request: pytest.FixtureRequest) -> list[Row]:
     return load_rows(data_dir / "cnmc2019", same_person=request.param)
@@ -181,7 +158,7 @@ def real_rows(data_dir: Path, request: pytest.FixtureRequest) -> list[Row]:
 @pytest.mark.data
 @pytest.mark.parametrize("protocol", ["group-kfold:3", "group-kfold:5", "group-holdout"])
 def test_real_cells_never_leak_and_every_part_has_two_groups_of_each_label(real_rows: list[Row], protocol: str) -> None:
-    for seed in range(3):
+    for seed in range(2):
         for split in make_splits(protocol, real_rows, seed):
             assert_no_leak(real_rows, split)
             for part in filter(None, parts(split)):

@@ -36,12 +36,6 @@ def test_same_seed_same_images_and_another_seed_others(images):
     assert not torch.equal(first, other)
 
 
-def test_result_stays_on_the_0_to_255_scale(images):
-    wild = Augment(brightness=(2.0, 3.0), noise_levels=(90.0,))
-    out = apply(wild, images, generator())
-    assert out.min() >= 0 and out.max() <= 255
-
-
 def test_black_background_stays_black_under_colour_changes():
     black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     tint = Augment(brightness=(0.5, 2), channel_gain=0.3, gamma=0.3, saturation=(0, 2), hue=40, dyes=0.3)
@@ -54,13 +48,6 @@ def test_sharp_share_of_one_only_moves_pixels(images):
         assert torch.equal(before.flatten(1).sort().values.float(), after.flatten(1).sort().values)
 
 
-def test_flips_happen_to_about_half(images):
-    many = images[:1].repeat(400, 1, 1, 1)
-    out = apply(Augment(horizontal_flip=True), many, generator())
-    flipped = (out == many.flip(3)).flatten(1).all(1).float().mean()
-    assert 0.4 < flipped < 0.6
-
-
 def test_rotation_by_a_fixed_angle_matches_a_quarter_turn():
     image = torch.zeros(1, 3, 21, 21)
     image[..., 2:6, 9:12] = 200
@@ -68,15 +55,6 @@ def test_rotation_by_a_fixed_angle_matches_a_quarter_turn():
     mass = torch.stack([d.sum() for d in draws])
     # Rotation about the centre keeps the spot inside the frame, and bilinear weights sum to one.
     assert torch.allclose(mass, image.sum().expand_as(mass), rtol=0.05)
-
-
-def test_magnification_enlarges_a_disc():
-    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
-    disc = ((x**2 + y**2) < 15**2).float().mul(200).expand(1, 3, 64, 64)
-    area = (
-        apply(Augment(scale=(1.2, 1.2000001)), disc, generator()).gt(100).float().mean() / disc.gt(100).float().mean()
-    )
-    assert area == pytest.approx(1.44, rel=0.03)
 
 
 def test_hue_and_dyes_change_as_in_the_robustness_table(images):
@@ -87,19 +65,6 @@ def test_hue_and_dyes_change_as_in_the_robustness_table(images):
     assert np.array_equal(out[0], colour.hue(pixels[0], np.degrees(0.2), 0))
     assert np.array_equal(out[1], colour.stain_hue(pixels[1], 10, 0))
     assert np.array_equal(out[2], pixels[2])
-
-
-def test_a_share_of_the_images_is_restained(images):
-    many = images[:1].repeat(400, 1, 1, 1)
-    out = apply(Augment(hue=20, dyes=0.2, restain=0.3), many, generator())
-    assert (out != many).flatten(1).any(1).float().mean() == pytest.approx(0.3, abs=0.07)
-
-
-def test_a_noise_power_draws_low_sigmas_more_often_up_to_the_same_maximum():
-    flat = torch.full((600, 3, 12, 12), 128.0)
-    stds = apply(Augment(noise_max=40, noise_share=1.0, noise_power=2.0), flat, generator()).flatten(1).std(1)
-    assert stds.mean() == pytest.approx(40 / 3, rel=0.1)
-    assert stds.max() == pytest.approx(40, rel=0.15)
 
 
 def test_noise_levels_are_drawn_in_equal_shares_with_the_stated_sigma():

@@ -32,7 +32,7 @@ from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.view import View
-from train import calibration, card, ood_fitting, patient_evaluation, robustness, shortcut_probes
+from train import calibration_evaluation, card, ood_fitting, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe
 from train.external import external_block
 from train.files import Unwritable, write_json
@@ -86,7 +86,7 @@ def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
 # By key in metrics.json: a step from fold networks to its block. `every`: corruptions and probes take one image in so
 # many of each group; the other steps take all.
 STEPS: dict[str, Callable[[FoldNetworks, int], Any]] = {
-    "calibration": lambda networks, every: calibration.measure(networks.predictions, networks.label_names),
+    "calibration": lambda networks, every: calibration_evaluation.measure(networks.predictions, networks.label_names),
     "patients": lambda networks, every: patient_evaluation.measure(networks),
     "int8": lambda networks, every: int8_cost(networks),
     "probes": lambda networks, every: shortcut_probes.measure(networks, every),

@@ -1,11 +1,11 @@
-"""Measure a model folder on the road its users take: Hugging Face's evaluator over a stock `pipeline`.
+"""Measure a model folder as its users run it: Hugging Face's evaluator over a stock `pipeline`.
 
     python -m train.pipeline_evaluation models/mobilenetv1-cnmc2019 --data DIR --limit 200
     python -m train.pipeline_evaluation models/mobilenetv1-cnmc2019 --data DIR --limit 100 --record
     python -m train.pipeline_evaluation owner/name --data DIR --check
 
-It checks that what is published answers as what was measured. It is not evidence of quality: a bundled model was
-fitted on the images of its own data set. With `--record` the sample and the number of right answers go into the
+It checks that what is published predicts as what was measured. It is not evidence of quality: a bundled model was
+fitted on the images of its own data set. `--record` writes the sample and the number of right predictions into the
 folder's metrics.json, which the card prints as a figure to check a copy by; `--check` measures a copy on that sample.
 """
 
@@ -26,63 +26,65 @@ from blastlens.hub import fetch
 from train.datasets import labels_of, load_rows
 from train.files import write_json
 
-ROAD = "evaluate.evaluator('image-classification') over transformers.pipeline"
+METHOD = "evaluate.evaluator('image-classification') over transformers.pipeline"
 WARNING = "The network was fitted on these images: they check a copy and are no evidence of quality."
 
 
 class Scores(evaluate.Metric):
-    """Accuracy and weighted F1 of predicted class indices, computed here: `evaluate.load` needs the network."""
+    """Accuracy and weighted F1 of predicted class indices. `evaluate.load` would need the network."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="accuracy, right answers, and weighted F1 (scikit-learn's definition)",
+            description="accuracy, right predictions, and weighted F1 (scikit-learn's definition)",
             citation="",
             features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
         )
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        certain = np.eye(max(*predictions, *references) + 1)[list(predictions)]
-        labels = np.asarray(references)
+        labels, one_hot = np.asarray(references), np.eye(max(*predictions, *references) + 1)[list(predictions)]
         return {
             "images": len(labels),
             "right": int((np.asarray(predictions) == labels).sum()),
-            "accuracy": metrics.accuracy(labels, certain),
-            "weighted_f1": metrics.weighted_f1(labels, certain),
+            "accuracy": metrics.accuracy(labels, one_hot),
+            "weighted_f1": metrics.weighted_f1(labels, one_hot),
         }
 
 
 def sample_of(data: Path, limit: int | None = None) -> dict[str, str]:
-    """File -> label of `limit` images of a prepared dataset, spread evenly over its files in order of their names."""
+    """Return file -> label of `limit` images of a prepared dataset, evenly spread over its sorted files."""
     rows = load_rows(data)
     names, labels = labels_of(rows)
     chosen = np.linspace(0, len(rows) - 1, min(limit or len(rows), len(rows))).round().astype(int)
     return {rows[i].file_name: names[labels[i]] for i in chosen}
 
 
-def answers(model: str | Path, data: Path, sample: Mapping[str, str], names: Sequence[str]) -> dict[str, Any]:
-    """Scores of the pipeline's answers on a sample.
+def pipeline_scores(
+    model: str | Path, data: Path, sample: Mapping[str, str] | None = None, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the scores of the pipeline on a sample.
 
     Args:
         model: model folder, or "owner/name" on the Hub.
-        data: folder that the sample's files are relative to.
-        sample: file -> label.
-        names: the model's labels.
+        data: folder that the sample's files are relative to, a prepared dataset.
+        sample: file -> label; all images by default.
+        names: the model's labels; those of the dataset by default.
 
     Raises:
-        BlastlensError: an image of the sample is not there.
+        BlastlensError: an image of the sample is missing.
     """
-    absent = [file for file in sample if not (data / file).is_file()]
-    if absent:
+    names = list(names or labels_of(load_rows(data))[0])
+    sample = sample_of(data) if sample is None else sample
+    if absent := [file for file in sample if not (data / file).is_file()]:
         raise BlastlensError(
-            f"{data} lacks {len(absent)} of the sample's {len(sample)} images, {absent[0]} for one; give the prepared "
+            f"{data} lacks {len(absent)} of the sample's {len(sample)} images, such as {absent[0]}; give the prepared "
             "data set, which `python -m train.datasets prepare` writes."
         )
     images = datasets.Dataset.from_dict(
         {"image": [str(data / file) for file in sample], "label": [names.index(label) for label in sample.values()]},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}),
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}),
     )
     return evaluate.evaluator("image-classification").compute(
-        # Its path, not a pipeline: the evaluator would ask a ready one whether it is a TensorFlow model, a class that
+        # Its path, not a pipeline: the evaluator would test whether a pipeline is a TensorFlow model, a class that
         # transformers 5 no longer has.
         model_or_pipeline=str(model),
         data=images,
@@ -91,30 +93,19 @@ def answers(model: str | Path, data: Path, sample: Mapping[str, str], names: Seq
     )
 
 
-def through_pipeline(folder: Path, data: Path, limit: int | None = None) -> dict[str, Any]:
-    """Scores of the pipeline's answers on `limit` evenly spread images of a prepared dataset."""
-    names, _ = labels_of(load_rows(data))
-    return answers(folder, data, sample_of(data, limit), names)
-
-
 def record(folder: Path, data: Path, limit: int | None = None) -> dict[str, Any]:
-    """Measure as `through_pipeline` does and write the result, with its sample, into the folder's metrics.json."""
+    """Measure `limit` images, and write the result and the sample into the folder's metrics.json."""
     path = folder / "metrics.json"
-    found = json.loads(path.read_text())
-    sample = sample_of(data, limit)
-    scores = answers(folder, data, sample, found["label_names"])
-    found["check"] = {
-        "what": WARNING,
-        "road": ROAD,
-        **{key: scores[key] for key in ("images", "right", "accuracy")},
-        "sample": sample,
-    }
+    found, sample = json.loads(path.read_text()), sample_of(data, limit)
+    scores = pipeline_scores(folder, data, sample, found["label_names"])
+    counts = {key: scores[key] for key in ("images", "right", "accuracy")}
+    found["check"] = {"what": WARNING, "road": METHOD, **counts, "sample": sample}
     write_json(path, found)
     return scores
 
 
 def check(model: str, data: Path) -> dict[str, Any]:
-    """Measure a copy on the sample that its metrics.json records; `expected` is what was right then.
+    """Measure a copy on the sample that its metrics.json records; `expected` is how many were right then.
 
     Raises:
         BlastlensError: nothing is recorded there.
@@ -123,28 +114,28 @@ def check(model: str, data: Path) -> dict[str, Any]:
     recorded = folder.metrics.get("check")
     if recorded is None:
         raise BlastlensError(f"{model} records no sample to check a copy by; `--record` writes one.")
-    # Where it lies on this machine, or the Hub's name for it: what a user would give to `pipeline`.
-    place = model if folder.revision else folder.path
-    scores = answers(place, data, recorded["sample"], folder.label_names)
-    return {**scores, "expected": recorded["right"]}
+    place = model if folder.revision else folder.path  # on the Hub, or on this machine
+    return {**pipeline_scores(place, data, recorded["sample"], folder.label_names), "expected": recorded["right"]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 where a copy answers otherwise than what was recorded; 2 where nothing could be measured."""
+    """Return 0; 1 if a copy predicts otherwise than was recorded; 2 if nothing could be measured."""
     parser = argparse.ArgumentParser(prog="train.pipeline_evaluation", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="model folder; with --check also owner/name on the Hub")
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--limit", type=int, help="how many images, evenly spread (default: all)")
-    doing = parser.add_mutually_exclusive_group()
-    doing.add_argument("--record", action="store_true", help="write the result into the folder's metrics.json")
-    doing.add_argument("--check", action="store_true", help="compare with the recorded result, on its sample")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--record", action="store_true", help="write the result into the folder's metrics.json")
+    mode.add_argument("--check", action="store_true", help="compare with the recorded result, on its sample")
     arguments = parser.parse_args(argv)
+    model, data, limit = arguments.model, arguments.data, arguments.limit
     try:
         if arguments.check:
-            scores = check(arguments.model, arguments.data)
+            scores = check(model, data)
+        elif arguments.record:
+            scores = record(Path(model), data, limit)
         else:
-            measure = record if arguments.record else through_pipeline
-            scores = measure(Path(arguments.model), arguments.data, arguments.limit)
+            scores = pipeline_scores(model, data, sample_of(data, limit))
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
@@ -152,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if scores["right"] == scores.get("expected", scores["right"]):
         return 0
     print(
-        f"{arguments.model} gave {scores['right']} right answers where {scores['expected']} are recorded: the copy, or "
-        "what it runs on, differs.",
+        f"{model}: {scores['right']} predictions are right where {scores['expected']} are recorded; the copy, or the "
+        "software that runs it, differs.",
         file=sys.stderr,
     )
     return 1

@@ -1,14 +1,10 @@
 """An fp32 ONNX file -> its int8 one.
 
-    python -m train.quantise models/mobilenetv1-cnmc2019 --data DIR     # replace a model folder's int8 file
-
 Static quantization, calibrated on training images: weights int8 per channel, activations uint8. Depthwise networks lose
 most in their first layers, which have few channels that each carry much, so the first convolutions stay in fp32: as few
 of them as keep the predictions (`LIMIT`).
 """
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,12 +21,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from blastlens.errors import BlastlensError
 from blastlens.inference import usable_cores
-from blastlens.model_folder import PRECISIONS, ModelFolder
-from train.datasets import load_rows
-from train.files import replace, write_json
-from train.pixels import load_pixels
 
 # Training images that set the ranges, and others that predictions are compared on.
 CALIBRATION_IMAGES, CHECK_IMAGES = 200, 100
@@ -130,31 +121,3 @@ def onnx_logits(path: Path, images: np.ndarray | Iterable[np.ndarray]) -> np.nda
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     batches = [images[i : i + 8] for i in range(0, len(images), 8)] if isinstance(images, np.ndarray) else images
     return np.concatenate([session.run(["logits"], {"pixel_values": batch})[0] for batch in batches])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="train.quantise", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="model folder, fitted on every image of its dataset")
-    parser.add_argument("--data", type=Path, required=True, help="that prepared dataset")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    arguments = parser.parse_args(argv)
-    try:
-        folder = ModelFolder.load(arguments.folder)
-        rows = load_rows(arguments.data)
-        pixels = load_pixels(arguments.data, rows, folder.view, arguments.cache)
-        images = folder.view.normalise(np.asarray(pixels[training_sample(range(len(rows)))]))
-        fp32, int8 = (folder.path / PRECISIONS[name] for name in ("fp32", "int8"))
-        floats = []
-        if "int8" in (sha256 := folder.metrics.get("sha256") or {}):  # of the file that is replaced
-            del sha256["int8"]
-            write_json(folder.path / "metrics.json", folder.metrics)
-        replace(int8, lambda part: floats.append(write_int8(fp32, part, images)))
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{int8}: {floats[0]} of its first convolutions stay in fp32; measure it again with train.evaluate")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

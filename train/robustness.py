@@ -67,7 +67,7 @@ class Condition:
 
 
 @dataclass(frozen=True, eq=False)
-class Scorer:
+class PairedScores:
     """Scores of probabilities (n, C) of the same n images, pooled over `ways`, versions of each.
 
     Attributes:
@@ -113,7 +113,7 @@ def measure(networks: FoldNetworks, every: int = 5) -> dict[str, Any]:
     index = networks.every(every)
     baseline = Baseline(networks)
     clean, unchanged = _evaluated(networks, index, baseline, None)
-    scorer = Scorer(clean.label, networks.groups[index], clean.probabilities)
+    scorer = PairedScores(clean.label, networks.groups[index], clean.probabilities)
     of_clean = scorer.draws([scorer.clean])
 
     def error(ways: Sequence[Condition]) -> float:
@@ -199,7 +199,7 @@ def _kind(
     found: Sequence[Sequence[Condition]],
     errors: Sequence[float],
     clean_error: float,
-    scorer: Scorer,
+    scorer: PairedScores,
     of_clean: Draws,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray | None], np.ndarray]:
     """Return the entry of one kind, the draws (1 + R,) of its figures, and each image's share of flips (n,).
@@ -254,7 +254,7 @@ def _summary(
     entries: Sequence[Mapping[str, Any]],
     draws: Mapping[str, Mapping[str, np.ndarray | None]],
     flips: Mapping[str, np.ndarray],
-    scorer: Scorer,
+    scorer: PairedScores,
 ) -> dict[str, Any]:
     """Means over kinds, all of the same weight whether or not they go both ways."""
 
