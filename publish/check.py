@@ -98,7 +98,7 @@ def require_measured(folder: ModelFolder) -> None:
         raise BlastlensError(f"metrics.json of {folder.model_id} has other labels than config.json; {again}.")
     if folder.gate and folder.gate.incomplete:
         raise BlastlensError(
-            f"gate.json of {folder.model_id} names {GATE_FEATURES}, which is missing: `python -m train.ood_fitting`."
+            f"gate.json of {folder.model_id} names {GATE_FEATURES}, which is missing: `python -m train.evaluate`."
         )
     for name, file in NETWORKS.items():  # those that metrics.json knows were compared when the folder was read
         if (folder.path / file).is_file() and name not in (metrics.get("sha256") or {}):

@@ -13,6 +13,7 @@ from blastlens import BlastlensError, Classifier
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore
 from blastlens.synthetic_images import drawn_dataset
+from train import ood_evaluation as evaluation
 from train import ood_fitting as fitting
 from train.datasets import Row, load_rows
 from train.datasets.splits import make_splits
@@ -97,10 +98,11 @@ def test_an_image_is_judged_by_ranges_that_its_group_did_not_shape():
     found = fitting.FoldGates.fit(alone, FakeNetworks(rows, folds=5), "cells", None)
     rejected = found.rejected.any(axis=1)
     assert rejected[groups == 7].all() and not rejected[groups != 7].any()
-    record = fitting.held_out_record(found, rows, "group-kfold:5")
+    record = evaluation.held_out_record(found, rows, "group-kfold:5")
     assert (record["refused"], record["rate"], record["by_statistic"]) == (50, 0.05, {"black": 50})
     assert record["worst_group"] == {"group": "g7", "images": 50, "rate": 1.0}
-    assert record["wrong"][0] == {"image": "350.png", "reasons": ["black"]} and len(record["wrong"]) == fitting.LISTED
+    assert record["wrong"][0] == {"image": "350.png", "reasons": ["black"]}
+    assert len(record["wrong"]) == evaluation.LISTED
 
 
 def test_the_limit_of_a_fold_comes_from_the_other_folds():
@@ -131,10 +133,11 @@ def drawn_cells(tmp_path_factory):
 @pytest.fixture
 def small(drawn_cells, tmp_path, monkeypatch):
     """Fold networks of a synthetic dataset, a model folder, and a folder of out-of-distribution images."""
-    monkeypatch.setattr(fitting, "DRAWN", {name: (draw, 3) for name, (draw, _) in DRAWN.items()})
-    monkeypatch.setattr(fitting, "DRAWN_PER_LABEL", 2)
-    monkeypatch.setattr(fitting, "VARIED", dict(list(VARIED.items())[:2]))
-    monkeypatch.setattr(fitting, "CORRUPTED", dict(list(CORRUPTED.items())[:2]))
+    monkeypatch.setattr(evaluation, "DRAWN", {name: (draw, 3) for name, (draw, _) in DRAWN.items()})
+    monkeypatch.setattr(evaluation, "DRAWN_PER_LABEL", 2)
+    for module in (fitting, evaluation):
+        monkeypatch.setattr(module, "VARIED", dict(list(VARIED.items())[:2]))
+    monkeypatch.setattr(evaluation, "CORRUPTED", dict(list(CORRUPTED.items())[:2]))
     model = shutil.copytree(shared_model_folder("cell"), tmp_path / "model")
     (tmp_path / "other").mkdir()
     for seed in range(5):
@@ -146,7 +149,7 @@ def small(drawn_cells, tmp_path, monkeypatch):
 
 def test_fitting_writes_a_detector_with_statistics_features_and_rates(small):
     networks, model, folders = small
-    record = fitting.write(model, networks, folders)
+    record = evaluation.write(model, networks, folders)
     assert json.loads((model / "gate.json").read_text()) == record
     measured, features = record["measured"], record["features"]
     assert record["fit"]["images"] == measured["held_out"]["images"] == 40
@@ -164,8 +167,8 @@ def test_fitting_writes_a_detector_with_statistics_features_and_rates(small):
 def test_without_features_statistics_decide_alone(small, monkeypatch):
     networks, model, folders = small
     (model / "gate.safetensors").write_bytes(b"left over")
-    monkeypatch.setattr(fitting, "_serving_network", lambda folder, precision="fp32": None)
-    record = fitting.write(model, networks, folders)
+    monkeypatch.setattr(fitting, "serving_network", lambda folder, precision="fp32": None)
+    record = evaluation.write(model, networks, folders)
     assert "features" not in record and not (model / "gate.safetensors").exists()
     assert record["measured"]["held_out"]["by_features_alone"] == 0
     assert not Classifier.from_pretrained(model).predict(blobs(3)).in_domain
@@ -175,11 +178,11 @@ def test_networks_of_another_size_or_data_set_and_an_empty_folder_are_refused(sm
     networks, model, _ = small
     with pytest.raises(BlastlensError, match="has no image"):
         (tmp_path / "empty").mkdir()
-        fitting.write(model, networks, [tmp_path / "empty"])
+        evaluation.write(model, networks, [tmp_path / "empty"])
     networks.view = replace(networks.view, size=128)
     with pytest.raises(BlastlensError, match="see 128 px"):
-        fitting.write(model, networks, [])
+        evaluation.write(model, networks, [])
     networks.label_names = ("Benign", "Early", "Pre", "Pro")
     with pytest.raises(BlastlensError, match="its own data set"):
-        fitting.write(model, networks, [])
+        evaluation.write(model, networks, [])
     assert not (model / "gate.json").exists()

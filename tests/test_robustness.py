@@ -40,7 +40,7 @@ def networks():
 def record(networks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(robustness, "REPLICATES", 50)
-        yield measure(networks, every=1)
+        return measure(networks, every=1)
 
 
 def of(record, name):

@@ -32,7 +32,7 @@ from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.view import View
-from train import calibration_evaluation, card, ood_fitting, patient_evaluation, robustness, shortcut_probes
+from train import calibration_evaluation, card, ood_evaluation, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe
 from train.external import external_block
 from train.files import Unwritable, write_json
@@ -215,7 +215,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     write_json(path, record)
     if networks and GATE in steps:
         try:
-            ood_fitting.write(folder, networks, arguments.ood_images)
+            ood_evaluation.write(folder, networks, arguments.ood_images)
         except Unwritable:
             raise
         except BlastlensError as error:  # such as too few groups: the other figures stand

@@ -1,4 +1,4 @@
-"""Fit and measure the OOD detection of a model folder: gate.json and gate.safetensors.
+"""Fit the OOD detection of a model folder: ranges of image statistics, and the distribution of pooled features.
 
 **Statistics.** Each range reaches from a low to a high quantile of the training images, and of the same images as
 another microscope, camera or file could have given them (`ood_test_images.VARIED`), widened on both sides by a margin.
@@ -12,37 +12,29 @@ network that was not trained on its group, with the distribution of that network
 serving network, fitted on all images, scores new subjects as the fold networks do is an assumption: nothing is held out
 from it.
 
-**What is reported.** Each fold has a detector of its own: ranges and distribution from its training groups, limit from
-the *other* folds' held-out scores. These are measured on held-out images, unchanged, varied and corrupted, and on
-out-of-distribution images; the detector that is written is measured on the latter, too. No part of the fit has seen any
-of them.
+Each fold also has a detector of its own, on which `train.ood_evaluation` measures: ranges and distribution from its
+training groups, limit from the *other* folds' held-out scores.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
-from blastlens.images import open_image
 from blastlens.inference import load_backend, usable_cores
-from blastlens.integrity import digests
-from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
-from blastlens.ood_detection import SCHEMA, STATISTICS, FeatureScore, Gate, statistics_of
-from blastlens.synthetic_images import draw_cell, draw_field
-from blastlens.view import View
+from blastlens.model_folder import ModelFolder
+from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
 from train import files
-from train.datasets import Row, dataset_hash
+from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks
-from train.ood_test_images import CORRUPTED, DRAWN, VARIED
+from train.ood_test_images import VARIED
 
 # Largest shares of held-out images that may be rejected: in all, and by either part.
 TARGET = 0.01
@@ -51,13 +43,7 @@ QUANTILE = 0.005  # a single freak image shall not set a range
 LEAST_MARGIN, MARGIN_STEP, WIDEST = 0.1, 0.05, 2.0  # in widths of the quantile range
 FOLDS = 5  # of the cross-validation that chooses margins
 DIRECTIONS = 64  # principal ones with a variance of their own
-# How many evenly spread images are enough: to fit a distribution, and to measure a rate.
-FITTED_ON, VARIED_IMAGES, CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 1000, 1000, 300, 300
-# By a model's labels: what its images are called, and how a synthetic one is drawn.
-KINDS = {("ALL", "HEM"): ("cells", draw_cell), ("Benign", "Early", "Pre", "Pro"): ("fields", draw_field)}
-DRAWN_PER_LABEL = 40
-LISTED = 20  # wrongly judged images that a record names
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FITTED_ON, VARIED_IMAGES = 1000, 1000  # how many evenly spread images are enough
 
 Network = Callable[[np.ndarray], np.ndarray]  # views uint8 (n, S, S, 3) to features (n, F)
 Reasons = tuple[str, ...]  # against an image; none where it fits
@@ -287,230 +273,42 @@ def with_varied(views: np.ndarray) -> np.ndarray:
     return np.concatenate([views, np.stack([ways[i % len(ways)](view) for i, view in enumerate(half)])])
 
 
-# Measuring ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class FittedGate:
+    """The detector of a model folder, and what it was fitted with.
 
-
-def rate(found: Sequence[Reasons], names: Sequence[str], wrong: bool | None = None) -> dict[str, Any]:
-    """Count rejected images, and name those judged wrongly.
-
-    Args:
-        found: by image. names: of the images.
-        wrong: what would be wrong: to be rejected (True) or accepted (False); None where neither is.
+    Attributes:
+        gate: the detector. network: the serving network's features; None where statistics decide alone.
+        folds: the detectors of the folds. margins: (K,).
+        training_scores: of the training images' features; empty where there are none.
     """
-    rejected = sum(map(bool, found))
-    record: dict[str, Any] = {
-        "images": len(found),
-        "refused": rejected,
-        "rate": round(rejected / max(1, len(found)), 5),
-    }
-    if wrong is not None:
-        record["wrong"] = [
-            {"image": name, "reasons": list(why)} for name, why in zip(names, found, strict=True) if bool(why) is wrong
-        ][:LISTED]
-    return record
+
+    gate: Gate
+    network: Network | None
+    folds: FoldGates
+    margins: np.ndarray
+    training_scores: np.ndarray
 
 
-def held_out_record(found: FoldGates, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
-    """Rejections of training images by detectors that their group had no part in."""
-    groups = np.array([row.group for row in rows])
-    rejected = found.rejected.any(axis=1)
-    by_group = {str(group): float(rejected[groups == group].mean()) for group in np.unique(groups)}
-    worst = max(by_group, key=lambda group: by_group[group])
-    checks = [*STATISTICS, "features"]
-    return {
-        "protocol": protocol,
-        "images": len(rows),
-        "refused": int(rejected.sum()),
-        "rate": round(float(rejected.mean()), 5),
-        "mean_rate_of_groups": round(float(np.mean(list(by_group.values()))), 5),
-        "worst_group": {"group": worst, "images": int((groups == worst).sum()), "rate": round(by_group[worst], 5)},
-        "by_statistic": {name: int(n) for name, n in zip(checks, found.rejected.sum(axis=0), strict=True) if n},
-        "by_features_alone": int((found.rejected[:, -1] & ~found.rejected[:, :-1].any(axis=1)).sum()),
-        "wrong": [
-            {"image": rows[i].file_name, "reasons": [checks[j] for j in np.flatnonzero(found.rejected[i])]}
-            for i in np.flatnonzero(rejected)
-        ][:LISTED],
-    }
-
-
-def changed_record(
-    found: FoldGates,
-    networks: FoldNetworks,
-    index: np.ndarray,
-    changes: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]],
-    wrong: bool | None,
-) -> dict[str, Any]:
-    """Rejections of changed held-out images, by name of the change.
-
-    Args:
-        index: (n,) of the images; each is combined with another one of its fold.
-        changes: two views to one. wrong: as for `rate`.
-    """
-    record, pixels = {}, networks.pixels
-    for name, change in tqdm(changes.items(), desc="changed images"):
-        why: dict[int, Reasons] = {}
-        for fold in np.unique(found.fold_of[index]):
-            mine = index[found.fold_of[index] == fold]
-            pairs = zip(mine, np.roll(mine, 7), strict=True)
-            views = [change(np.asarray(pixels[i]), np.asarray(pixels[j])) for i, j in pairs]
-            why |= dict(zip(mine.tolist(), found.reasons(int(fold), views), strict=True))
-        record[name] = rate([why[i] for i in index.tolist()], [networks.rows[i].file_name for i in index], wrong)
-    return record
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return at most IMAGES_PER_FOLDER images in a folder and its subfolders, evenly spread over the sorted names."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise BlastlensError(f"{folder} has no image; a folder of out-of-distribution images is expected.")
-    return [paths[i] for i in evenly(range(len(paths)), IMAGES_PER_FOLDER)]
-
-
-def ood_images(view: View, folders: Sequence[Path]) -> Iterator[tuple[str, list[str], list[np.ndarray]]]:
-    """Yield each kind of out-of-distribution images: its name, and the names and views of its images."""
-    for folder in folders:
-        paths = images_in(folder)
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            views = list(pool.map(lambda path: view.apply(open_image(path)), paths))
-        yield folder.name, [path.relative_to(folder).as_posix() for path in paths], views
-    for name, (draw, count) in DRAWN.items():
-        yield name, [f"seed {seed}" for seed in range(count)], [view.apply(draw(seed)) for seed in range(count)]
-
-
-def ood_record(
-    gate: Gate, network: Network | None, found: FoldGates, view: View, folders: Sequence[Path]
-) -> dict[str, Any]:
-    """Rejections of out-of-distribution images, by the detector that is written and by those of the folds."""
-    record = {}
-    for name, names, views in tqdm(ood_images(view, folders), desc="OOD images", total=len(folders) + len(DRAWN)):
-        entry = rate(reasons(gate, network, views), names, wrong=False)
-        by_fold = [rate(found.reasons(fold, views), names, wrong=False) for fold in range(len(found.gates))]
-        worst = min(by_fold, key=lambda one: one["rate"])
-        record[name] = entry | {
-            "lowest_rate_of_folds": worst["rate"],
-            "wrong": entry["wrong"] or worst["wrong"],
-            "by_statistics_alone": rate(reasons(replace(gate, features=None), None, views), names)["rate"],
-        }
-    return record
-
-
-# Fitting --------------------------------------------------------------------------------------------------------------
-
-
-def fitted(
-    folder: ModelFolder, networks: FoldNetworks, folders: Sequence[Path]
-) -> tuple[dict[str, Any], FeatureScore | None]:
-    """Return the content of gate.json, and the distribution of features, if the network has any.
-
-    Args:
-        folders: of out-of-distribution images to measure it on.
-    """
-    images, draw_own = KINDS[folder.label_names]
+def fit(folder: ModelFolder, networks: FoldNetworks, images: str) -> FittedGate:
+    """Fit the detector of a model folder, whose images are called `images`, with its fold networks."""
     rows, pixels = networks.rows, networks.pixels
     statistics = TrainingStatistics.of(rows, pixels)
-    serving = _serving_network(folder)
+    serving = serving_network(folder)
     evidence = feature_evidence(networks) if serving else None
-    found = FoldGates.fit(statistics, networks, images, evidence)
+    folds = FoldGates.fit(statistics, networks, images, evidence)
     margins = statistics.margins(STATISTICS_TARGET if evidence else TARGET)
-    score, training_scores = None, np.empty(0)
+    score, scores = None, np.empty(0)
     if evidence and serving:
         views = with_varied(np.asarray(pixels[evenly(range(len(rows)), FITTED_ON)]))
         features = serving(views)
-        score = replace(fit_features(features), limit=round(found.limit, 4))
-        training_scores = score.of(features[: len(views) * 2 // 3])
+        score = replace(fit_features(features), limit=round(folds.limit, 4))
+        scores = score.of(features[: len(views) * 2 // 3])
     gate = gate_of(images, np.round(widened(statistics.extent(), margins), 4), score)
-    network = serving if score else None
-    sample = of_each_group(rows, CORRUPTED_IMAGES)
-    own = [(label, seed) for label in folder.label_names for seed in range(DRAWN_PER_LABEL)]
-    varied = {name: (lambda view, _, vary=vary: vary(view)) for name, vary in VARIED.items()}
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "images": images,
-        "statistics": {
-            name: {"low": low, "high": high, "meaning": STATISTICS[name].meaning}
-            for name, (low, high) in gate.ranges.items()
-        },
-        "fit": {
-            "dataset_sha256": dataset_hash(rows),
-            "images": len(rows),
-            "groups": len({row.group for row in rows}),
-            "quantile": QUANTILE,
-            "margins": dict(zip(STATISTICS, margins.tolist(), strict=True)),
-            "target": TARGET,
-            "varied": list(VARIED),
-        },
-        "measured": {
-            "held_out": held_out_record(found, rows, networks.protocol),
-            "varied": changed_record(found, networks, sample, varied, wrong=True),
-            "spoilt": changed_record(found, networks, sample, CORRUPTED, wrong=None),
-            "strangers": ood_record(gate, network, found, folder.view, folders),
-            "drawn_like_its_own": rate(
-                reasons(gate, network, [folder.view.apply(draw_own(label, seed)) for label, seed in own]),
-                [f"{label}, seed {seed}" for label, seed in own],
-                wrong=True,
-            ),
-        },
-    }
-    if score:
-        record["features"] = {
-            "what": f"Mahalanobis distance of pooled features; a Gaussian with {DIRECTIONS} principal "
-            "directions and one variance for the rest",
-            "file": GATE_FEATURES,
-            "limit": score.limit,
-            "target": FEATURES_TARGET,
-            "images": len(training_scores),
-            "median": {
-                "training": round(float(np.median(training_scores)), 4),
-                "held_out": round(float(np.median(found.scores)), 4),
-            },
-        }
-        if folder.onnx_file("int8").is_file() and (int8 := _serving_network(folder, "int8")):
-            views = [np.asarray(pixels[i]) for i in sample]
-            pairs = zip(reasons(gate, serving, views), reasons(gate, int8, views), strict=True)
-            record["features"]["int8_same_verdict"] = round(float(np.mean([bool(a) == bool(b) for a, b in pairs])), 5)
-    return record, score
+    return FittedGate(gate, serving if score else None, folds, margins, scores)
 
 
-def _serving_network(folder: ModelFolder, precision: str = "fp32") -> Network | None:
+def serving_network(folder: ModelFolder, precision: str = "fp32") -> Network | None:
     """The folder's own network; None where it has no features."""
     backend = load_backend(folder, precision)
     return (lambda views: backend.logits_and_features(views)[1]) if backend.has_features else None
-
-
-def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[str, Any]:
-    """Fit and measure the OOD detection of a model folder; writes gate.json and, if it has features, gate.safetensors.
-
-    Returns:
-        the content of gate.json.
-
-    Raises:
-        BlastlensError: model and networks do not belong together, or there is an empty folder.
-    """
-    folder = ModelFolder.load(model)
-    if folder.label_names not in KINDS or networks.label_names != folder.label_names:
-        raise BlastlensError(
-            f"{folder.model_id} has the labels {', '.join(folder.label_names)}; OOD detection is fitted with the "
-            "cross-validation of its own data set, C-NMC 2019 or Aria 2021."
-        )
-    if networks.view.size != folder.view.size:
-        raise BlastlensError(
-            f"The fold networks see {networks.view.size} px and {folder.model_id} sees {folder.view.size} px; give its "
-            "own cross-validation."
-        )
-    for path in folders:
-        images_in(path)  # rejects an empty folder before the work begins
-    record, score = fitted(folder, networks, folders)
-    json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
-    gate = model / "gate.json"
-    # At no time does gate.json name a distribution that is not there, or the digest of another one.
-    if score:
-        if gate.exists():
-            earlier = json.loads(gate.read_text())
-            if (earlier.get("features") or {}).pop("sha256", None):
-                files.write_json(gate, earlier, indent=2)
-        write_features(score, model / GATE_FEATURES)
-        record["features"]["sha256"] = digests(model, GATE_FILES)
-    files.write_json(gate, record, indent=2)
-    if not score:
-        (model / GATE_FEATURES).unlink(missing_ok=True)
-    return record

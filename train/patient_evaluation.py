@@ -262,6 +262,6 @@ def auroc_interval(means: np.ndarray, leukemic: np.ndarray) -> Interval:
         spread = 1 + others * (1 - true) / (2 - true) + others * true / (1 + true)
         return (area - true) ** 2 - NORMAL_QUANTILE**2 * true * (1 - true) * spread / (positives * negatives)
 
-    # At 0 and 1 `away` is positive, unless the area itself is there.
-    low = 0.0 if area == 0 else brentq(away, 0, area)
-    return Interval(area, low, 1.0 if area == 1 else brentq(away, area, 1))
+    inside = min(max(area, 1e-9), 1 - 1e-9)  # where `away` is negative; it is positive, or 0, at 0 and 1
+    low = 0.0 if area == 0 else brentq(away, 0, inside)
+    return Interval(area, low, 1.0 if area == 1 else brentq(away, inside, 1))
