@@ -256,10 +256,8 @@ def _arrays(path: Path) -> None:
     import numpy as np
 
     found = np.load(path)
-    for name in getattr(found, "files", ()):
-        assert found[name] is not None
-    if path.suffix == ".npy":
-        assert found.nbytes + 64 <= path.stat().st_size
+    assert all(found[name] is not None for name in getattr(found, "files", ()))
+    assert path.suffix != ".npy" or found.nbytes + 64 <= path.stat().st_size
 
 
 def _torch(path: Path) -> None:
@@ -282,27 +280,18 @@ def _picture(path: Path) -> None:
 
 
 def _table(path: Path) -> None:
-    with path.open(newline="") as file:
-        text = file.read()
+    text = path.read_text()
     assert text.endswith("\n") and len({len(row) for row in csv.reader(text.splitlines())}) == 1
-
-
-def _text(path: Path) -> None:
-    assert path.read_text().endswith("\n")
 
 
 LOADERS: dict[str, Callable[[Path], Any]] = {
     ".json": lambda path: json.loads(path.read_text()),
     ".safetensors": _safetensors,
     ".onnx": _onnx,
-    ".npz": _arrays,
-    ".npy": _arrays,
-    ".pt": _torch,
-    ".pth": _torch,
+    **dict.fromkeys((".npz", ".npy"), _arrays),
+    **dict.fromkeys((".pt", ".pth"), _torch),
     ".parquet": _parquet,
     ".csv": _table,
-    ".md": _text,
-    ".yaml": _text,
     **dict.fromkeys((".png", ".webp", ".jpg", ".bmp"), _picture),
 }
 

@@ -191,8 +191,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         raise BlastlensError("Name a model folder; without one, only --steps other than gate with --out work.")
     networks = FoldNetworks.load(arguments.cv, arguments.data, arguments.cache) if steps else None
     found = measure(networks, [s for s in steps if s != GATE], arguments.every, arguments.cache) if networks else {}
-    if arguments.out and networks:
-        block = found[steps[0]] if len(steps) == 1 else found
+    if arguments.out and networks and found:
+        block = (next(iter(found.values())) or {}) if len(found) == 1 else found
         write_json(arguments.out, block | {"recipe": networks.recipe.to_dict()})
     if not folder:
         return found
