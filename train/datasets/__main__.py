@@ -24,15 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
-            done = prepare(arguments.layout, arguments.source, arguments.out, arguments.size, arguments.workers)
+            report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size, arguments.workers)
     except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; no partial dataset is left, rerun the command to start again", file=sys.stderr)
         return 130
-    print(done.report)
-    print(f"written to {done.folder}" if done.written else f"{done.folder} is up to date: nothing to do")
+    print(f"{report}\nwritten to {arguments.out}")
     return 0
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,12 +26,12 @@ from tqdm.auto import tqdm
 from blastlens.errors import BlastlensError
 from train.datasets import layouts, slides
 from train.datasets.groups import link_subjects
-from train.datasets.layouts import PublishedFiles, PublishedImage, Rejected, files_under
-from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row, load_rows
+from train.datasets.layouts import PublishedFiles, PublishedImage, Rejected
+from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row
 from train.files import partial_folder, put_in_place, writing
 
 RECORD = "prepare.json"
-SCHEMA = 1  # of prepare.json and of what is written; another number makes an old dataset out of date
+SCHEMA = 1  # of prepare.json
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -55,22 +55,15 @@ LAYOUTS = {
 }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A dataset in its place: its folder, the report as text, and whether this run had anything to do."""
+def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int = 1) -> str:
+    """Write the prepared dataset of the published folder `source` at `out`, and return the report.
 
-    folder: Path
-    report: str
-    written: bool
+    Images are `size` px square. C-NMC cells: centre crop, Lanczos, lossless WebP. Fields: the published bytes where no
+    resize is needed, else as cells. Files that cannot be used are rejected by name in the report and do not stop the
+    run. An earlier dataset of this layout at `out` is replaced when the new one is complete.
 
-
-def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int = 1) -> Prepared:
-    """Write the prepared dataset of the published folder `source` at `out`; images are `size` px square.
-
-    C-NMC cells: centre crop, Lanczos, lossless WebP. Fields: the published bytes where no resize is needed, else as
-    cells. Files that cannot be used are rejected by name in the report and do not stop the run. Where `out` is already
-    this dataset, made of the same files, nothing is done. Raises BlastlensError where `source` holds no usable image,
-    or `out` is anything but an earlier dataset of this layout.
+    Raises:
+        BlastlensError: `source` holds no usable image, or `out` is anything but an earlier dataset of this layout.
     """
     if layout not in LAYOUTS:
         raise BlastlensError(f"{layout!r} is no layout; accepted are {', '.join(LAYOUTS)}.")
@@ -79,17 +72,14 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int 
     source, out = source.resolve(), out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise BlastlensError(f"{out} and {source} lie within each other; give an output folder elsewhere.")
-    fingerprint = _fingerprint(layout, source, size)
     with partial_folder(out) as partial:
-        record = _record_of(out, layout)
-        if record is not None and _is_current(out, record, fingerprint):
-            return Prepared(out, record["account"], written=False)
-        report = _write(layout, source, partial, size, workers, fingerprint)
+        _check_replaceable(out, layout)
+        report = _write(layout, source, partial, size, workers)
         put_in_place(out, partial)
-    return Prepared(out, report, written=True)
+    return report
 
 
-def _write(name: str, source: Path, folder: Path, size: int, workers: int, fingerprint: dict[str, Any]) -> str:
+def _write(name: str, source: Path, folder: Path, size: int, workers: int) -> str:
     layout = LAYOUTS[name]
     files = layout.read(source)
     order = sorted(files.images, key=lambda image: image.name)
@@ -126,14 +116,15 @@ def _write(name: str, source: Path, folder: Path, size: int, workers: int, finge
             writer.writerow((*COLUMNS, HASH_PREFIX + layout.format.lower(), "duplicate_of"))
             writer.writerows((r.file_name, r.label, r.subject, r.group, r.fold, r.sha256, r.duplicate_of) for r in rows)
         record = {
-            **fingerprint,
+            "schema": SCHEMA,
+            "layout": name,
+            "size": size,
             "source_folder": source.name,
             "counts": counts,
             "refused": list(why.items()),
             "not_recognised": unknown,
             "missing": files.missing,
             "account": report,
-            "content": _content(folder, rows),
             "versions": {
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("numpy", "pillow", "scikit-learn")},
@@ -272,46 +263,15 @@ def _report(
     return "\n".join(lines)
 
 
-# An earlier dataset ---------------------------------------------------------------------------------------------------
-
-
-def _fingerprint(layout: str, source: Path, size: int) -> dict[str, Any]:
-    """What a dataset depends on; modification times stand for contents, which take minutes to hash."""
-    digest = hashlib.sha256()
-    for path in files_under(source):
-        status = path.stat()
-        digest.update(f"{path.relative_to(source)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return {"schema": SCHEMA, "layout": layout, "size": size, "source": digest.hexdigest()}
-
-
-def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    """Enough to notice that a file of the dataset was removed, cut or edited."""
-    return {
-        "metadata_sha256": hashlib.sha256((folder / METADATA).read_bytes()).hexdigest(),
-        "image_bytes": sum((folder / row.file_name).stat().st_size for row in rows),
-    }
-
-
-def _record_of(out: Path, layout: str) -> dict[str, Any] | None:
-    """The record of an earlier dataset at `out`, None where nothing is; other things are not touched."""
+def _check_replaceable(out: Path, layout: str) -> None:
+    """Refuse to replace anything but an earlier dataset of this layout."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
+        return
     try:
-        record = json.loads((out / RECORD).read_text())
-        earlier = record["layout"]
+        earlier = json.loads((out / RECORD).read_text())["layout"]
     except (OSError, ValueError, TypeError, KeyError):
         raise BlastlensError(
             f"{out} exists and was not written by this command; give a folder that does not exist yet."
         ) from None
     if earlier != layout:
         raise BlastlensError(f"{out} holds the prepared dataset of {earlier}; give {layout} a folder of its own.")
-    return record
-
-
-def _is_current(out: Path, record: dict[str, Any], fingerprint: dict[str, Any]) -> bool:
-    if any(record.get(key) != value for key, value in fingerprint.items()):
-        return False
-    try:
-        return record["content"] == _content(out, load_rows(out))
-    except (BlastlensError, OSError, KeyError):
-        return False
