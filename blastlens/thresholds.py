@@ -1,6 +1,7 @@
 """Thresholds on the probabilities of one image: whether it is flagged, and which labels cannot be ruled out.
 
-They are chosen and tested on held-out patients (`train.calibration_evaluation`) and stored in metrics.json under "calibration".
+They are chosen and tested on held-out patients (`train.calibration_evaluation`) and stored in metrics.json under
+"calibration".
 """
 
 import math
