@@ -92,8 +92,8 @@ def snapshot(repo_id: str, revision: str | None = None) -> Path:
 
     Raises:
         HubUnavailableError: no network, or no answer from the Hub, and nothing in the cache.
-        BlastlensError: no such repository or revision, no access, no image classifier, more than `MAX_BYTES`, or no
-            room on the disk.
+        BlastlensError: no such repository or revision, no access, no image classifier, more than `MAX_BYTES`, a damaged
+            download, or no room on the disk.
     """
     wanted = "main" if revision is None else revision
     if not _REVISION.fullmatch(wanted):
@@ -131,7 +131,7 @@ def _cached(repo_id: str, revision: str, must_be_complete: bool = False) -> Path
 
 
 def _download(repo_id: str, revision: str, at: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     # The one request with a time limit; snapshot_download has none for its list of files.
     info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIME_LIMIT_S)
@@ -155,7 +155,25 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
             f"Model {at} has no ONNX file and needs code of its own, which is never run here; ask its owner for "
             f"{PRECISIONS['fp32']}."
         )
-    return fetched(lambda file: True)
+    folder = fetched(lambda file: True)
+    if damaged := _damaged(repo_id, folder.name):
+        for file in damaged:
+            hf_hub_download(repo_id, file, revision=folder.name, force_download=True, etag_timeout=TIME_LIMIT_S)
+        damaged = _damaged(repo_id, folder.name)
+    if damaged:
+        raise BlastlensError(
+            f"{damaged[0]} of model {at} is not what the Hub lists; check the proxy or mirror on the way to it, and try "
+            "again."
+        )
+    return folder
+
+
+def _damaged(repo_id: str, commit: str) -> list[str]:
+    """Files in the cache that differ from the digests that the Hub lists."""
+    from huggingface_hub import HfApi
+
+    mismatches = HfApi().verify_repo_checksums(repo_id, revision=commit).mismatches
+    return [mismatch["path"] for mismatch in mismatches]
 
 
 def _check_listing(sizes: Mapping[str, int], chosen: Iterable[str], at: str) -> None:

@@ -268,6 +268,29 @@ def test_a_download_that_breaks_off_leaves_no_model_in_the_cache_and_the_next_on
     assert probabilities(fetch(REPO)) == in_folder()
 
 
+@pytest.mark.parametrize(
+    ("where", "name"), [("/cdn/", "onnx/model_int8.onnx"), ("/resolve/.*/metrics", "metrics.json")]
+)
+def test_a_damaged_download_is_repeated_and_otherwise_rejected(hub, refused, where, name):
+    upload(hub)
+    hub.fail("GET", where, corrupt=True, times=math.inf)
+    assert "is not what the Hub lists; check the proxy or mirror" in refused(REPO)
+    hub.mend()
+    assert (fetch(REPO).path / name).read_bytes() == hub.files(REPO)[name]
+    hub.commit(REPO, {"config.json": edited(license="mit"), "metrics.json": b'{"schema": 1}'})
+    hub.fail("GET", "/resolve/.*/metrics", corrupt=True)
+    assert fetch(REPO).metrics == {"schema": 1}
+
+
+def test_damage_in_the_cache_is_repaired(hub):
+    upload(hub)
+    file = (fetch(REPO).path / "onnx/model.onnx").resolve()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert probabilities(fetch(REPO)) == in_folder()
+
+
 # Access
 
 
