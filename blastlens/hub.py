@@ -162,7 +162,7 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
         damaged = _damaged(repo_id, folder.name)
     if damaged:
         raise BlastlensError(
-            f"{damaged[0]} of model {at} is not what the Hub lists; check the proxy or mirror on the way to it, and try "
+            f"{damaged[0]} of model {at} is not what the Hub lists; check the proxy or mirror in between, and try "
             "again."
         )
     return folder
