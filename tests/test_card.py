@@ -204,12 +204,12 @@ def test_the_recipe_is_compared_with_baselines_image_by_image(model):
 
 
 def test_with_a_repository_every_code_example_names_it(undrawn):
-    text = text_of(ROOT / "models" / CELLS, "somebody/cells")
+    text = text_of(ROOT / "models" / CELLS, "someone/cells")
     code = "\n".join(blocks(text, "python") + blocks(text, ""))
     assert "models/" not in code and code.count('revision="main"') == 4
-    assert '"hf-hub:somebody/cells@main"' in code and "--model somebody/cells@main" in code
-    assert "Model somebody/cells, recipe" in text
-    assert "somebody/" not in text_of(ROOT / "models" / CELLS)
+    assert '"hf-hub:someone/cells@main"' in code and "--model someone/cells@main" in code
+    assert "Model someone/cells, recipe" in text
+    assert "someone/" not in text_of(ROOT / "models" / CELLS)
 
 
 def test_a_folder_with_code_says_so_and_is_not_called_a_timm_model(tmp_path, undrawn):
@@ -217,7 +217,7 @@ def test_a_folder_with_code_says_so_and_is_not_called_a_timm_model(tmp_path, und
     config = json.loads((folder / "config.json").read_text())
     auto_map = {"AutoModelForImageClassification": "modeling_blastlens.BlastlensForImageClassification"}
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
-    text = text_of(folder, "somebody/cells")
+    text = text_of(folder, "someone/cells")
     assert ModelCard(text).data.library_name == "transformers" and "custom_code" in ModelCard(text).data.tags
     code = "\n".join(blocks(text, "python"))
     assert "read it before you trust it" in text and "timm.create_model" not in code and "onnxruntime" in code
@@ -330,8 +330,8 @@ def test_a_missing_value_is_named(change, tmp_path, undrawn):
 
 def test_the_command_writes_the_card_into_the_folder(tmp_path):
     folder = copied(FIELDS, tmp_path)
-    assert card.main([str(folder), "--repo-id", "somebody/fields"]) == 0
-    assert 'model="somebody/fields"' in (folder / "README.md").read_text()
+    assert card.main([str(folder), "--repo-id", "someone/fields"]) == 0
+    assert 'model="someone/fields"' in (folder / "README.md").read_text()
     assert Image.open(folder / "figures/noise.png").format == "PNG"
 
 

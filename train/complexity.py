@@ -14,11 +14,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blastlens.dataset_info import DATASETS
 from train.files import write_json
 from train.networks import create_network
 from train.recipe import RECIPES, Recipe
-
-CLASSES = {"cnmc2019": 2, "aria2021": 4}
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -44,7 +43,7 @@ def multiply_adds(network: nn.Module, size: int) -> int:
 
 def of_recipe(recipe: Recipe) -> dict[str, int]:
     """`parameters` and `multiply_adds` of a recipe's network, at the recipe's own image size."""
-    network = create_network(recipe, CLASSES[recipe.dataset], "scratch")
+    network = create_network(recipe, len(DATASETS[recipe.dataset].labels), "scratch")
     return {"parameters": count_parameters(network), "multiply_adds": multiply_adds(network, recipe.image_size)}
 
 

@@ -115,7 +115,7 @@ def read(folder: Path, recipe: Recipe, name: str) -> list[Trial]:
 
 
 def systems_of(dataset: str, runs: Path = RUNS) -> list[Trial]:
-    """Every published system with a complete cross-validation of seed 0 on the honest protocol."""
+    """Every published system with a complete cross-validation of seed 0 on the group-disjoint protocol."""
     found = []
     for folder in sorted(runs.glob(f"*/{HONEST.replace(':', '-')}")):
         recipe = Recipe.load(folder.parent.name)

@@ -66,6 +66,15 @@ class RunSet:
         """(N,) names."""
         return np.concatenate([np.asarray(run.groups_of_images) for run in self.runs])
 
+    @property
+    def n_groups(self) -> int:
+        return len(np.unique(self.groups))
+
+    @property
+    def devices(self) -> list[str]:
+        """Device and precision of its runs, sorted."""
+        return sorted({f"{run.device}, {run.precision}" for run in self.runs})
+
     def probabilities(self, sigma: float = 0.0) -> NDArray[np.float64]:
         """(N, C)"""
         return np.concatenate([run.probabilities[run.sigmas.index(sigma)] for run in self.runs])

@@ -109,6 +109,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "percent": percent,
     "count": count,
     "settings": settings,
+    "span": span,
     "points": lambda fraction: f"{100 * fraction:.1f} percentage points",
     "thousands": lambda number: f"{number:,}",
     "general": lambda number: f"{number:g}",

@@ -11,14 +11,12 @@ from matplotlib.figure import Figure
 from blastlens.metrics import Interval
 from train.report import figures
 from train.report.measured import RunSet, donor_scores, of_fold, scores
-from train.report.numbers import NOTHING, in_points, interval, span, table
+from train.report.numbers import NOTHING, in_points, interval, table
 from train.report.published import Claim, NoiseClaim
 from train.report.systems import (
     Evidence,
     SystemRow,
     changes_of,
-    claimed_accuracy,
-    claimed_f1,
     comparison_record,
     most_frequent_share,
 )
@@ -30,7 +28,6 @@ NOISE = 20  # sigma of the column of MODELS.md
 Page = tuple[dict[str, Any], dict[str, Figure]]  # what its template needs, and its figures by name
 
 _shown = partial(interval, missing=NOTHING)
-_signed = partial(interval, sign="+", missing=NOTHING)
 
 
 def render(evidence: Evidence, models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -55,154 +52,44 @@ def comparison(evidence: Evidence) -> Page:
     sections, drawings, panels = [], {}, {}
     for name, dataset in evidence.published.datasets.items():
         rows = evidence.of(name)
-        sections.append(
-            {
-                "dataset": dataset,
-                "name": name,
-                "images": evidence.images_at_hand(name),
-                "accuracy": table(*_accuracy(rows)),
-                "f1": table(*_f1(evidence, name, rows)),
-                "donors": _by_donor(rows),
-                "pairs": _pairs(evidence, rows),
-                "noise": {title: _noise(rows, level) for level, title in LEVELS.items()},
-                "cost": table(*_cost(evidence, rows)),
-                "how": table(_HOW, [_how(row, runs) for row in rows for runs in row.measured.values()]),
-            }
-        )
+        donors = {row: found.summary() for row in rows if row.group and (found := donor_scores(row.group))}
+        complete = sorted((row for row in rows if row.group and row.group.complete), key=_accuracy, reverse=True)
+        pairs = {row: evidence.pairs(row) for row in complete}
+        section = {
+            "dataset": dataset,
+            "name": name,
+            "images": evidence.images_at_hand(name),
+            "rows": rows,
+            "baselines": evidence.baselines.get(name, {}),
+            "donors": donors,
+            "pairs": pairs if any(pairs.values()) else {},
+            "times": {row: evidence.latency.get("systems", {}).get(row.name, {}).get("onnx_fp32_ms") for row in rows},
+            "floor": None,
+        }
+        if measured := [row for row in rows if row.measured]:
+            section["floor"] = most_frequent_share(measured[0].group or measured[0].image)
+            curves = {row.title: {level: _curve(runs) for level, runs in row.measured.items()} for row in measured}
+            drawings[f"noise_{name}"] = figures.noise(curves, section["floor"], "most frequent class every time")
+        sections.append(section)
         panels[dataset.title] = [
             (row.title, row.claim.mean_accuracy, {level: row.score(level) for level in LEVELS}) for row in rows
         ]
-        if measured := [row for row in rows if row.measured]:
-            sections[-1]["floor"] = floor = most_frequent_share(measured[0].group or measured[0].image)
-            curves = {row.title: {level: _curve(runs) for level, runs in row.measured.items()} for row in measured}
-            drawings[f"noise_{name}"] = figures.noise(curves, floor, "most frequent class every time")
     systems = [row for row in evidence.rows if row.name in evidence.published.claims]
     context = {
         "sections": sections,
-        "n_systems": len(evidence.published.claims),
-        "n_measured": {level: len({row.name for row in systems if row.at(level)}) for level in LEVELS},
+        "levels": LEVELS,
+        "scores": scores,
+        "changes_of": changes_of,
+        "n_systems": len(systems),
+        "n_measured": {level: sum(bool(row.at(level)) for row in systems) for level in LEVELS},
         "not_shown": evidence.not_shown,
         "machine": evidence.latency.get("machine"),
     }
     return context, {"comparison": figures.comparison(panels), **drawings}
 
 
-Rows = tuple[Sequence[str], list[Sequence[str]]]  # a table's header and rows
-
-
-def _accuracy(rows: Sequence[SystemRow]) -> Rows:
-    header = ("system", "claimed", *LEVELS.values(), "leak", "first weights", "changed")
-    return header, [
-        (
-            row.recipe.title,
-            claimed_accuracy(row.claim),
-            *(row.cell(level) for level in LEVELS),
-            _signed(row.leak),
-            row.first_weights,
-            row.changes,
-        )
-        for row in rows
-    ]
-
-
-def _f1(evidence: Evidence, dataset: str, rows: Sequence[SystemRow]) -> Rows:
-    names = ("weighted_f1", "macro_f1")
-    header = [f"{title}, {name.replace('_f1', ' F1')}" for title in LEVELS.values() for name in names]
-    lines: list[Sequence[str]] = [
-        (row.title, claimed_f1(row.claim), *(row.cell(level, name) for level in LEVELS for name in names))
-        for row in rows
-        if row.measured or claimed_f1(row.claim) != NOTHING
-    ]
-    for what, values in evidence.baselines.get(dataset, {}).items():
-        cells = (_shown(values[name]) for name in names)
-        lines.append((f"*{what} alone, no network*", NOTHING, NOTHING, NOTHING, *cells))
-    return ("system", "claimed", *header), lines
-
-
-def _by_donor(rows: Sequence[SystemRow]) -> str | None:
-    """None for a data set without healthy donors."""
-    lines = []
-    for row in rows:
-        if row.group and (donors := donor_scores(row.group)):
-            found = donors.summary()
-            lines.append(
-                (
-                    row.title,
-                    _shown(found["auroc_per_donor"]),
-                    f"{_shown(found['specificity_per_donor'])}, {found['worst_specificity']:.3f}",
-                    f"{_shown(found['sensitivity_per_subject'])}, {found['worst_sensitivity']:.3f}",
-                    f"{found['weighted_f1_at_half'].value:.3f}",
-                    f"{found['counted_donors']}, {found['counted_subjects']}",
-                )
-            )
-    header = ("system", "AUROC per healthy donor", "specificity per donor: mean, worst")
-    header += ("sensitivity per ALL subject: mean, worst", "weighted F1 at 50 %", "healthy donors, ALL subjects")
-    return table(header, lines) if lines else None
-
-
-def _pairs(evidence: Evidence, rows: Sequence[SystemRow]) -> str | None:
-    """How many of the other systems each is better and worse than, the most accurate first; None without pairs."""
-    complete = [row for row in rows if row.group and row.group.complete]
-    complete.sort(key=lambda row: -scores(row.group)["accuracy"].value)
-    counts = {row: evidence.pairs(row) for row in complete}
-    if not any(counts.values()):
-        return None
-    verdicts = ("better", "no difference shown", "worse")
-    return table(
-        ("system", "group-disjoint accuracy", "better than", "no difference shown", "worse than"),
-        [(row.title, row.cell("group"), *(str(counts[row][v]) for v in verdicts)) for row in complete],
-    )
-
-
-def _noise(rows: Sequence[SystemRow], level: str) -> str:
-    measured = [(row.title, runs) for row in rows if (runs := row.at(level))]
-    sigmas = sorted({sigma for _, runs in measured for sigma in runs.sigmas})
-    lines = [
-        (title, *(_shown(scores(runs, s)["accuracy"]) if s in runs.sigmas else NOTHING for s in sigmas))
-        for title, runs in measured
-    ]
-    return table(("system", *(f"{sigma:g}" for sigma in sigmas)), lines)
-
-
-def _cost(evidence: Evidence, rows: Sequence[SystemRow]) -> Rows:
-    timed = evidence.latency.get("systems", {})
-    lines = []
-    for row in rows:
-        if row.measured:
-            run = (row.group or row.image).first
-            claimed = row.claim.parameters
-            time = timed.get(row.name, {}).get("onnx_fp32_ms")
-            lines.append(
-                (
-                    row.title,
-                    f"{run.image_size} px",
-                    f"{run.parameters / 1e6:.2f} M",
-                    f"{claimed / 1e6:g} M" if claimed else NOTHING,
-                    f"{run.multiply_adds / 1e9:.2f} G",
-                    f"{time:.1f}" if time else NOTHING,
-                )
-            )
-    return ("system", "input", "parameters", "claimed", "multiply-adds", "onnx fp32, ms"), lines
-
-
-_HOW = ("system", "protocol", "folds", "seeds", "images to train on", "images tested")
-_HOW += ("first weights", "epochs", "changed", "device")
-
-
-def _how(row: SystemRow, runs: RunSet) -> Sequence[str]:
-    first = runs.first
-    return (
-        row.title,
-        f"{first.protocol} ({LEVELS[first.level]})",
-        f"{len(runs.folds)} of {first.folds}",
-        ", ".join(map(str, runs.seeds)),
-        span(run.images["train"] for run in runs.runs),
-        f"{len(runs.label) // len(runs.seeds):,} of {len(np.unique(runs.groups))} groups",
-        first.initial_weights,
-        f"{span(run.epochs for run in runs.runs)} of {row.recipe.epochs}",
-        changes_of(first, row.recipe),
-        "; ".join(sorted({f"{run.device}, {run.precision}" for run in runs.runs})),
-    )
+def _accuracy(row: SystemRow) -> float:
+    return scores(row.group)["accuracy"].value
 
 
 def _curve(runs: RunSet, sigmas: Sequence[float] | None = None) -> figures.Curve:

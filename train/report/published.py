@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blastlens.errors import BlastlensError
+from train.report.numbers import NOTHING
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ByFold = tuple[Share, Share, Share]  # of the official folds 0, 1, 2
@@ -51,6 +52,23 @@ class Claim(_Entry):
         if self.accuracy is None and self.accuracy_by_fold:
             return sum(self.accuracy_by_fold) / len(self.accuracy_by_fold)
         return self.accuracy
+
+    @property
+    def accuracy_in_words(self) -> str:
+        """The accuracy, its mean over folds, what is printed instead of it, or the F1."""
+        if self.accuracy is not None:
+            return f"{self.accuracy:.4g}"
+        if self.accuracy_by_fold:
+            return f"{self.mean_accuracy:.3f}, mean of {', '.join(f'{v:g}' for v in self.accuracy_by_fold)}"
+        if "accuracy" in self.printed:
+            return self.printed["accuracy"]
+        return NOTHING if self.f1_in_words == NOTHING else f"only F1, {self.f1_in_words}"
+
+    @property
+    def f1_in_words(self) -> str:
+        if self.macro_f1 is not None:
+            return f"macro {self.macro_f1:.4g}"
+        return f"{self.f1:.4g}" if self.f1 is not None else self.printed.get("f1", NOTHING)
 
 
 class Publication(_Entry):

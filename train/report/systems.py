@@ -197,23 +197,6 @@ class Evidence:
         return found
 
 
-def claimed_accuracy(claim: Claim) -> str:
-    if claim.accuracy is not None:
-        return f"{claim.accuracy:.4g}"
-    if claim.accuracy_by_fold:
-        return f"{claim.mean_accuracy:.3f}, mean of {', '.join(f'{v:g}' for v in claim.accuracy_by_fold)}"
-    if "accuracy" in claim.printed:
-        return claim.printed["accuracy"]
-    f1 = claimed_f1(claim)
-    return NOTHING if f1 == NOTHING else f"only F1, {f1}"
-
-
-def claimed_f1(claim: Claim) -> str:
-    if claim.macro_f1 is not None:
-        return f"macro {claim.macro_f1:.4g}"
-    return f"{claim.f1:.4g}" if claim.f1 is not None else claim.printed.get("f1", NOTHING)
-
-
 def comparison_record(evidence: Evidence) -> str:
     """The text of results/comparison.json: the pages' own scores and words, as data."""
     record = {
@@ -269,8 +252,8 @@ def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
         "input_px": row.recipe.image_size,
         "claimed": {
             "accuracy": None if accuracy is None else _rounded(accuracy),
-            "accuracy_in_words": claimed_accuracy(row.claim),
-            "f1_in_words": claimed_f1(row.claim),
+            "accuracy_in_words": row.claim.accuracy_in_words,
+            "f1_in_words": row.claim.f1_in_words,
         },
         **{level: _level(row, level) for level in LEVELS},
         "leak": _numbers(row.leak),
