@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.serving import drawn, machine, prepared_images
 from blastlens import Classifier
+from blastlens.files import write_json
 from blastlens.model_folder import PRECISIONS, bundled_models
-from train.files import write_json
 
 COUNTS = (1_000, 100_000)
 DIFFERENT = 256  # images behind the links

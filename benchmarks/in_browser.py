@@ -25,12 +25,12 @@ from benchmarks.page import chromium
 from benchmarks.serving import drawn, machine
 from benchmarks.timings import spread
 from blastlens import Classifier
+from blastlens.files import write_json
 from blastlens.hub import fetch
 from blastlens.model_folder import bundled_models, bundled_root
 from publish import space, static_page, static_tryout
 from publish.changes import File
 from publish.project import ROOT
-from train.files import write_json
 
 CLOSE = 0.02  # asked: of a probability, at most
 COUNT = 50

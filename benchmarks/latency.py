@@ -16,11 +16,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from blastlens.files import write_json
 from blastlens.inference import usable_cores
 from train.compare import systems
 from train.evaluate import latency_ms
 from train.export import as_served, write_onnx
-from train.files import write_json
 from train.finetune import view_of
 from train.networks import create_network
 from train.recipe import Recipe

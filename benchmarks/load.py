@@ -34,9 +34,9 @@ from benchmarks.page import serving
 from benchmarks.questions import BusyError, LostError, Maker, Question, Visitor, counts, same
 from benchmarks.serving import machine
 from blastlens import Classifier
+from blastlens.files import write_json
 from blastlens.model_folder import bundled_models
 from blastlens.synthetic_images import draw_cell
-from train.files import write_json
 
 LIMITS = {"wrong": 0, "lost": 0, "growth": 1.05}
 PERCENTILES = (50, 95, 99)

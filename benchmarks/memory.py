@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from benchmarks.page import serving
 from benchmarks.serving import machine
 from blastlens.corruptions import KINDS
+from blastlens.files import write_json
 from blastlens.model_folder import bundled_models
 from blastlens.synthetic_images import draw_cell, draw_field
-from train.files import write_json
 
 LIMITS = {"growth": 1.05, "mb": 700}
 MARKS = (100, 2000)  # after how many requests memory is read

@@ -33,11 +33,11 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from benchmarks.timings import spread
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
+from blastlens.files import write_json
 from blastlens.inference import usable_cores
 from blastlens.model_folder import bundled_models
 from blastlens.synthetic_images import draw_cell
 from train.evaluate import latency_ms
-from train.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # What was asked of the page: milliseconds above the bare model, updates a second, seconds, seconds.

@@ -31,10 +31,10 @@ from benchmarks.timings import spread
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.errors import BlastlensError
+from blastlens.files import write_json
 from blastlens.inference import usable_cores
 from blastlens.model_folder import PRECISIONS, bundled_models
 from blastlens.synthetic_images import draw_cell, draw_field
-from train.files import write_json
 
 # What was asked: the ratio, and whether it is the most or the least that it may be.
 ASKED = {

@@ -1,51 +1,155 @@
-"""Find the images in files, folders and zips that users give to the page, and their subjects.
+"""Find the images in files, folders and zips, and the subjects and labels that tables and file names give them.
 
-What a page can show and keep in memory: thousands. `blastlens.batch_scoring` walks through millions. `blastlens.files`
-reads their bytes.
+`walk` goes through one path, however large; `list_sources` lists what a page can show and keep in memory.
 """
 
-import csv
-import io
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from .errors import BlastlensError
-from .files import IMAGE_SUFFIXES, Entry, Zip, is_junk, is_zip, printable, read_file
-from .images import ACCEPTED
-from .wording import count
+from .images import ACCEPTED, IMAGE_SUFFIXES, read_file
+from .subject_tables import SubjectTables
+from .wording import printable
+from .zips import Zip, is_zip
 
 MAX_IMAGES = 5_000
-# How long one run over many images may keep others waiting. 5,000 ordinary images take about a minute; 5,000 of 50
-# megapixels, which fit into a zip of 1 MB, would take most of an hour.
+# 5,000 ordinary images take about a minute; 5,000 of 50 megapixels, which fit into a zip of 1 MB, most of an hour.
 LONGEST_RUN_S = 600
-# Files of any kind in one folder or zip; a Mac adds a second one to each image.
-MAX_ENTRIES = 4 * MAX_IMAGES
+MAX_ENTRIES = 4 * MAX_IMAGES  # files of any kind in one folder or zip; macOS adds a second one to each image
+MAX_CONTENTS_BYTES = 8 * 1024 * 1024  # of a zip's table of contents: MAX_ENTRIES long names
 MAX_TOTAL_BYTES = 4_000_000_000
-# Of all tables together: each row costs a look, and a kilobyte of zip holds a hundred thousand.
-MAX_TABLE_BYTES, MAX_TABLE_ROWS = 5_000_000, 200_000
-# All names of a zip are kept; its table of contents is room for 4 * 5,000 long ones.
-MAX_CONTENTS_BYTES = 8 * 1024 * 1024
 
-# C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
-_UID = re.compile(r"UID_(?P<subject>H?[0-9]+)_", re.IGNORECASE)
-_UID_SUBJECT = re.compile(r"H?[0-9]+", re.IGNORECASE)
-_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS = ("file_name", "file"), ("subject", "patient"), ("label",)
-_NOT_AN_IMAGE = f"is not an image; {ACCEPTED} files are accepted, alone or in a zip."
+_JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
+OpenZip = Callable[[str], Zip]
+
+
+# Walking through a file, a folder or a zip --------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A file that may be an image.
+
+    Attributes:
+        name: what users know it by, printable, "/" between folders.
+        path: of the file, or of the zip that it is in.
+        entry: its number in the zip, None outside of zips.
+        error: one sentence where it is known already that it cannot be used.
+    """
+
+    name: str
+    path: str
+    entry: int | None = None
+    error: str | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether its name ends as those of images do."""
+        return os.path.splitext(self.name)[1].lower() in IMAGE_SUFFIXES
+
+    def read(self, open_zip: OpenZip, on_size: Callable[[int], None] = lambda size: None) -> bytes:
+        """Its content; raises BlastlensError."""
+        if self.entry is None:
+            return read_file(self.path, self.name)
+        return open_zip(self.path).read(self.entry, self.name, on_size)
+
+
+def walk(path: Path, prefix: str, open_zip: OpenZip, follow_links: bool = False) -> Iterator[Found]:
+    """Every file in a folder, at any depth, or in a zip; or a file itself.
+
+    Folders are walked by name; one folder's names are in memory at a time. Hidden files and those that systems add
+    (.DS_Store, __MACOSX, Thumbs.db) are skipped.
+
+    Args:
+        path: of a file, a folder or a zip.
+        prefix: what names begin with; of a file, its whole name.
+        open_zip: `Zip`, or a cache of it.
+        follow_links: whether links in folders are followed; else they are errors.
+
+    Raises:
+        BlastlensError: a zip that cannot be read.
+    """
+    if path.is_dir():
+        yield from _walk_folder(str(path), prefix, follow_links, ())
+    elif is_zip(path):
+        yield from _walk_zip(open_zip(str(path)), str(path), prefix)
+    else:
+        yield Found(printable(prefix), str(path))
+
+
+def _walk_folder(folder: str, prefix: str, follow_links: bool, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+    try:
+        about = os.stat(folder)
+        with os.scandir(folder) as entries:
+            names = sorted((one.name, _is_folder(one, follow_links), one.is_symlink()) for one in entries)
+    except OSError as error:
+        name = printable(prefix.rstrip("/")) or os.path.basename(folder)
+        yield Found(name, folder, error=f"{name} is a folder that cannot be read ({error.strerror}).")
+        return
+    identity = (about.st_dev, about.st_ino)
+    if identity in above:  # a link to a folder that it lies in
+        return
+    for name, is_folder, is_link in names:
+        path, shown = os.path.join(folder, name), printable(prefix + name)
+        if is_junk(name):
+            continue
+        if is_folder:
+            yield from _walk_folder(path, f"{prefix}{name}/", follow_links, (*above, identity))
+        elif is_link and not follow_links:
+            yield Found(shown, path, error=f"{shown} is a link to another file; give the file itself.")
+        else:
+            yield Found(shown, path, error=_nested(shown, "a folder"))
+
+
+def _is_folder(entry: "os.DirEntry[str]", follow_links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_links)
+    except OSError:  # a link in a circle
+        return False
+
+
+def _walk_zip(archive: Zip, path: str, prefix: str) -> Iterator[Found]:
+    seen = set()
+    for entry in archive.entries():
+        shown = printable(prefix + entry.name)
+        if any(is_junk(part) for part in PurePosixPath(entry.name).parts):
+            continue
+        error = _nested(shown, "another one")
+        if entry.leads_out:
+            error = f"{shown} has a name that leads out of {archive.name}; zip the folder anew."
+        elif entry.name in seen:
+            error = f"{shown} is in {archive.name} more than once; the first one is used."
+        seen.add(entry.name)
+        yield Found(shown, path, entry.number, error)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one that systems add (__MACOSX, Thumbs.db)."""
+    return (name.startswith(".") and name not in (".", "..")) or name.casefold() in _JUNK
+
+
+def _nested(shown: str, within: str) -> str | None:
+    is_nested = shown.lower().endswith(".zip")
+    return f"{shown} is a zip inside {within}; unpack it, or give it separately." if is_nested else None
+
+
+# Listing for a page --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image that can be read when its turn comes; `Classifier` takes it as it is, as a binary file.
+    """One image that is read when it is needed; `Classifier` takes it like a binary file.
 
     Attributes:
-        name: what people know it by, "/" between folders; no two of one listing are the same.
+        name: what users know it by, "/" between folders; unique within one listing.
         read: returns its bytes; raises BlastlensError.
-        subject: the patient or donor, None where nothing says so.
-        label: as a table gave it, in its own spelling; None without one.
+        subject: the patient or donor, None if unknown.
+        label: as a table gives it, in its own spelling; None without one.
     """
 
     name: str
@@ -56,7 +160,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found: images in natural order, files that cannot be one, and remarks on the whole.
+    """What was found: images in natural order, files that cannot be used, and remarks on the whole.
 
     Attributes:
         sources: `image 2.png` before `image 10.png`.
@@ -74,35 +178,56 @@ def list_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:
 
     Names are relative to the folder or zip; where several are given, each one's name comes first. A CSV table
     (commas or semicolons, UTF-8) among the files with the columns `file_name` or `file`, and `subject` or
-    `patient` or `label`, says whose an image is; otherwise a name such as UID_H3_1_2_hem.bmp does. Files that
-    systems add by themselves (.DS_Store, __MACOSX, Thumbs.db) are passed over.
+    `patient` or `label`, states the subjects and labels; else the subject is read from names such as
+    UID_H3_1_2_hem.bmp. Links are refused.
 
     Raises:
         BlastlensError: over 5,000 images.
     """
-    found = _Found()
-    given = [Path(path) for path in paths]
-    several = sum(_is_container(path) for path in given) > 1
-    for path in given:
+    open_zip = functools.cache(lambda path: Zip(path, MAX_CONTENTS_BYTES))
+    total = _Total()
+    sources: list[Source] = []
+    refused: list[tuple[str, str]] = []
+    tables = SubjectTables()
+    several = sum(path.is_dir() or is_zip(path) for path in map(Path, paths)) > 1
+    for path in map(Path, paths):
+        is_file = not (path.is_dir() or is_zip(path))
+        prefix = path.name if is_file else f"{path.name if path.is_dir() else path.stem}/" if several else ""
         try:
-            name = path.name if path.is_dir() else path.stem
-            found.add_path(path, f"{name}/" if several and _is_container(path) else "")
+            files = list(islice(walk(path, prefix, open_zip), MAX_ENTRIES + 1))
+            if len(files) > MAX_ENTRIES:
+                raise BlastlensError(f"{path.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
         except BlastlensError as error:
-            found.refused.append((path.name, str(error)))
-    if len(found.sources) > MAX_IMAGES:
+            refused.append((path.name, str(error)))
+            continue
+        for file in files:
+            read = functools.partial(file.read, open_zip, functools.partial(total.add, file))
+            try:
+                if file.error:
+                    raise BlastlensError(file.error)
+                if file.name.lower().endswith(".csv"):
+                    tables.add(file.name, read)
+                elif file.is_image or is_file:  # a file chosen by the user is tried, so that it gets a reason
+                    sources.append(Source(file.name, read))
+                else:
+                    raise BlastlensError(
+                        f"{file.name} is not an image; {ACCEPTED} files are accepted, alone or in a zip."
+                    )
+            except BlastlensError as error:
+                refused.append((file.name, str(error)))
+    if len(sources) > MAX_IMAGES:
         raise BlastlensError(
-            f"There are {len(found.sources):,} images; at most {MAX_IMAGES:,} are accepted at a time, so give them "
-            "in parts."
+            f"There are {len(sources):,} images; at most {MAX_IMAGES:,} are accepted at a time, so give them in parts."
         )
-    found.sources.sort(key=lambda source: natural(source.name))
-    sources, notes = _with_subjects(_with_own_names(found.sources), found.tables)
-    return Sources(tuple(sources), tuple(sorted(found.refused, key=lambda one: natural(one[0]))), tuple(notes))
+    sources = _with_unique_names(sorted(sources, key=lambda source: natural(source.name)))
+    told, notes = tables.about([source.name for source in sources])
+    sources = [replace(one, subject=s, label=label) for one, (s, label) in zip(sources, told, strict=True)]
+    return Sources(tuple(sources), tuple(sorted(refused, key=lambda one: natural(one[0]))), tuple(notes))
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key in which numbers count as numbers: `image 2` comes before `image 10`."""
-    parts = [part for part in re.split(r"([0-9]+)", name.casefold()) if part]
-    return [_natural_part(part) for part in parts], name
+    return [_natural_part(part) for part in re.split(r"([0-9]+)", name.casefold()) if part], name
 
 
 def _natural_part(part: str) -> tuple[int, int, str]:
@@ -113,265 +238,38 @@ def _natural_part(part: str) -> tuple[int, int, str]:
     return 0, len(digits), digits
 
 
-class _Budget:
-    """How many bytes may come out of all zips together. Reading one entry again counts once."""
+class _Total:
+    """Bytes unpacked from all zips together; reading one entry again counts once."""
 
     def __init__(self) -> None:
-        self._taken: dict[tuple[int, int], int] = {}
+        self._sizes: dict[Found, int] = {}
         self._total = 0
 
-    def take(self, entry: tuple[int, int], size: int, name: str) -> None:
-        """Note that `size` bytes of an entry have been read so far."""
-        before = self._taken.get(entry, 0)
-        if size > before:
-            self._total += size - before
-            self._taken[entry] = size
+    def add(self, file: Found, size: int) -> None:
+        """Note that `size` bytes of a file have been unpacked so far."""
+        more = size - self._sizes.get(file, 0)
+        if more > 0:
+            self._total += more
+            self._sizes[file] = size
         if self._total > MAX_TOTAL_BYTES:
             raise BlastlensError(
-                f"{name} was left out, since all images together are over {MAX_TOTAL_BYTES // 10**9} GB when "
+                f"{file.name} was left out, since all images together are over {MAX_TOTAL_BYTES // 10**9} GB when "
                 "unpacked; give them in parts."
             )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of subjects: rows of file name (as written), subject and label ("" where empty)."""
-
-    name: str
-    rows: tuple[tuple[str, str, str], ...]
-
-    @classmethod
-    def parse(cls, name: str, data: bytes) -> "_Table":
-        try:
-            text = data.decode("utf-8-sig")
-            first_line = text.partition("\n")[0]
-            delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            header, *records = islice(reader, MAX_TABLE_ROWS + 2)
-        except (UnicodeDecodeError, csv.Error):
-            raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
-        except ValueError:  # nothing to take a header from
-            raise BlastlensError(f"{name} is an empty table.") from None
-        columns = [title.strip().casefold() for title in header]
-        file, subject, label = (
-            next((columns.index(title) for title in titles if title in columns), None)
-            for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
-        )
-        if file is None or (subject is None and label is None):
-            raise BlastlensError(
-                f"{name} was not used: a table of subjects has the columns file_name, subject and, if you like, label."
-            )
-
-        def cell(record: Sequence[str], column: int | None) -> str:
-            return record[column].strip() if column is not None and column < len(record) else ""
-
-        rows = ((cell(record, file), cell(record, subject), cell(record, label)) for record in records)
-        return cls(name, tuple(row for row in rows if row[0]))
-
-
-@dataclass
-class _Found:
-    """What has come together so far."""
-
-    sources: list[Source] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    tables: list[_Table] = field(default_factory=list)
-    table_bytes: int = 0
-    table_rows: int = 0
-    budget: _Budget = field(default_factory=_Budget)
-
-    def add_path(self, path: Path, prefix: str) -> None:
-        if path.is_dir():
-            for file in _files_under(path):
-                self.add(prefix + file.relative_to(path).as_posix(), _file_reader(file), file.is_symlink())
-        elif is_zip(path):
-            self._add_zip(path, prefix)
-        else:
-            # Whatever was picked by hand is tried, so that the image reader says what is wrong with it.
-            self.add(path.name, _file_reader(path), any_suffix=True)
-
-    def add(self, name: str, read: Callable[[], bytes], is_link: bool = False, any_suffix: bool = False) -> None:
-        """Sort one file into images, tables and the rest; `name` is shown, so it must be printable."""
-        name = printable(name)
-        pure = PurePosixPath(name)
-        suffix = pure.suffix.lower()
-        if any(is_junk(part) for part in pure.parts):
-            return
-        if is_link:
-            self.refused.append((name, f"{name} is a link to another file; give the file itself."))
-        elif suffix == ".csv":
-            self._add_table(name, read)
-        elif suffix == ".zip":
-            self.refused.append((name, f"{name} is a zip inside another one; unpack it, or give it by itself."))
-        elif suffix in IMAGE_SUFFIXES or any_suffix:
-            self.sources.append(Source(name, read))
-        else:
-            self.refused.append((name, f"{name} {_NOT_AN_IMAGE}"))
-
-    def _add_table(self, name: str, read: Callable[[], bytes]) -> None:
-        try:
-            if self.table_bytes <= MAX_TABLE_BYTES:  # else not even one more is unpacked
-                data = read()
-                self.table_bytes += len(data)
-            if self.table_bytes > MAX_TABLE_BYTES:
-                size = f"{MAX_TABLE_BYTES // 1_000_000} MB"
-                raise BlastlensError(f"{name} makes the tables larger than {size} together; give a shorter table.")
-            table = _Table.parse(name, data)
-            self.table_rows += len(table.rows)
-            if self.table_rows > MAX_TABLE_ROWS:
-                raise BlastlensError(
-                    f"{name} makes the tables longer than {MAX_TABLE_ROWS:,} rows together; give a shorter table."
-                )
-            self.tables.append(table)
-        except BlastlensError as error:
-            self.refused.append((name, str(error)))
-
-    def _add_zip(self, path: Path, prefix: str) -> None:
-        archive = Zip(path)
-        seen = set()
-        for entry in _entries(archive):
-            shown = printable(prefix + entry.name)
-            if entry.leads_out:
-                self.refused.append((shown, f"{shown} has a name that leads out of {path.name}; zip the folder anew."))
-            elif entry.name in seen:
-                self.refused.append((shown, f"{shown} is in {path.name} more than once; the first one is used."))
-            else:
-                seen.add(entry.name)
-                self.add(prefix + entry.name, _entry_reader(archive, entry, shown, self.budget))
-
-
-def _is_container(path: Path) -> bool:
-    return path.is_dir() or is_zip(path)
-
-
-def _files_under(folder: Path) -> Iterator[Path]:
-    seen = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            seen += 1
-            if seen > MAX_ENTRIES:
-                raise BlastlensError(f"{folder.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
-            yield Path(parent, name)
-
-
-def _file_reader(path: Path) -> Callable[[], bytes]:
-    return lambda: read_file(path)
-
-
-def _entries(archive: Zip) -> list[Entry]:
-    too_many = BlastlensError(f"{archive.name} holds more than {MAX_ENTRIES:,} files; give it in parts.")
-    if archive.table_bytes > MAX_CONTENTS_BYTES:
-        raise too_many
-    entries = list(islice(archive.entries(), MAX_ENTRIES + 1))
-    if len(entries) > MAX_ENTRIES:
-        raise too_many
-    return entries
-
-
-def _entry_reader(archive: Zip, entry: Entry, name: str, budget: _Budget) -> Callable[[], bytes]:
-    def took(size: int) -> None:
-        budget.take((id(archive), entry.place), size, name)
-
-    return lambda: archive.read(entry.place, name, took)
-
-
-# Whose an image is -----------------------------------------------------------------------------------------------
-
-
-def _with_own_names(sources: Iterable[Source]) -> list[Source]:
-    """Give every source a name of its own: two uploads called cell.png become `cell.png` and `cell (2).png`."""
-    given: dict[str, int] = {}
+def _with_unique_names(sources: Iterable[Source]) -> list[Source]:
+    """Two uploads called cell.png become `cell.png` and `cell (2).png`."""
+    numbers: dict[str, int] = {}
     taken: set[str] = set()
     named = []
     for source in sources:
         name, pure = source.name, PurePosixPath(source.name)
-        number = given.get(source.name, 1)
+        number = numbers.get(source.name, 1)
         while name in taken:
             number += 1
             name = str(pure.with_name(f"{pure.stem} ({number}){pure.suffix}"))
-        given[source.name] = number
+        numbers[source.name] = number
         taken.add(name)
         named.append(replace(source, name=name))
     return named
-
-
-def _with_subjects(sources: Sequence[Source], tables: Iterable[_Table]) -> tuple[list[Source], list[str]]:
-    subjects: dict[str, set[str]] = {}
-    labels: dict[str, set[str]] = {}
-    notes = []
-    index = _Index(source.name for source in sources)
-    for table in tables:
-        folder = _parts(table.name)[:-1]
-        missing = ambiguous = 0
-        for file, subject, label in table.rows:
-            names = index.named_by(_parts(file), folder)
-            missing += not names
-            ambiguous += len(names) > 1
-            if len(names) == 1:
-                # An empty cell says nothing, so that one table may give the subjects and another the labels.
-                subjects.setdefault(names[0], set()).update({subject_name(subject)} - {""})
-                labels.setdefault(names[0], set()).update({label} - {""})
-        if missing:
-            notes.append(
-                f"{table.name} names {count(missing, 'file')} that {'is' if missing == 1 else 'are'} not here."
-            )
-        if ambiguous:
-            notes.append(
-                f"{table.name} names {count(ambiguous, 'file')} of which there are several; write the folder before "
-                "the name."
-            )
-    contradictory = [name for name in subjects if len(subjects[name]) > 1 or len(labels[name]) > 1]
-    if contradictory:
-        notes.append(
-            f"Tables say different things about {count(len(contradictory), 'file')}, such as {contradictory[0]}; for "
-            "these they were not used."
-        )
-        for name in contradictory:
-            subjects[name] = labels[name] = set()
-    out = []
-    for source in sources:
-        subject = next(iter(subjects.get(source.name, ())), "")
-        if not subject and source.name not in contradictory:
-            uid = _UID.match(PurePosixPath(source.name).name)
-            subject = subject_name(uid["subject"]) if uid else ""
-        label = next(iter(labels.get(source.name, ())), "")
-        out.append(replace(source, subject=printable(subject) or None, label=printable(label) or None))
-    return out, notes
-
-
-def subject_name(text: str) -> str:
-    """A subject's name in one spelling: "h3" of C-NMC 2019 is "H3"; any other name stays as it is."""
-    return text.upper() if _UID_SUBJECT.fullmatch(text) else text
-
-
-# Deeper folders than this are told apart by no table.
-_DEPTH = 50
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/").casefold()).parts[-_DEPTH:] or ("",)
-
-
-class _Index:
-    """Names of sources by the ways in which a table may write them, so that a large table costs one look a row."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._whole: dict[tuple[str, ...], list[str]] = {}
-        self._ends: dict[tuple[str, ...], list[str]] = {}
-        for name in names:
-            parts = _parts(name)
-            self._whole.setdefault(parts, []).append(name)
-            for start in range(len(parts)):
-                self._ends.setdefault(parts[start:], []).append(name)
-
-    def named_by(self, row: tuple[str, ...], folder: tuple[str, ...]) -> list[str]:
-        """The sources a row can mean: the one beside the table, or else those whose folders do not contradict.
-
-        Of several no more than two are listed.
-        """
-        beside = self._whole.get(folder + row)
-        if beside:
-            return beside[:2]
-        # A row may say less of a path than there is, or more.
-        longer = (name for start in range(1, len(row)) for name in self._whole.get(row[start:], ()))
-        return list(islice(chain(self._ends.get(row, ()), longer), 2))

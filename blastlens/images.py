@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
 MAX_PIXELS = 50_000_000
 MAX_WEBP_PIXELS = 25_000_000  # Pillow's reader keeps four copies of them
 MAX_BYTES = 160_000_000  # MAX_PIXELS, uncompressed, with room for a header

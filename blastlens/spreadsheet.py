@@ -1,4 +1,4 @@
-"""Tables as CSV that a spreadsheet shows as it is: names that came from strangers' files are never run as formulas."""
+"""Tables as CSV for spreadsheets, in which names from untrusted files are never run as formulas."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from itertools import chain
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
+def to_csv(rows: Iterable[Mapping[str, object]], line_end: str = "\r\n") -> str:
     """A table with a header line, as RFC 4180 has it: commas, CRLF, and every text in quotes.
 
     A text that would be run as a formula gets a leading apostrophe; numbers stay numbers; True is "yes", False "no",
@@ -23,7 +23,7 @@ def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
     if first is None:
         return ""
     out = io.StringIO()
-    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator=line_end)
     columns = list(first)
     writer.writerow(cell(column) for column in columns)
     for row in chain([first], rows):

@@ -1,18 +1,13 @@
-"""Drawn example images: no photograph, no patient, and wherever they are shown they are called *drawn*.
+"""Synthetic example images: no photograph, no patient; the page calls them *drawn*.
 
 `draw_cell` draws one segmented cell on black in the manner of C-NMC 2019, `draw_field` a smear field in the
-manner of the 4-class set, `drawn_dataset` a small prepared dataset of either, for quick tests of training.
+manner of the 4-class set.
 The tables below hold summary statistics measured on the real images, so that size, colour and texture are
 distributed as they are there; they are not, and do not replace, real cells. numpy and Pillow only; an image
 depends on its label, seed and size and on nothing else.
 """
 
-import csv
-import hashlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +16,7 @@ from PIL import Image, ImageFilter
 Floats = NDArray[np.float64]
 
 CELL_FRAME = 450  # px, the frame of the published C-NMC images; lengths in draw_cell are in its pixels
-_CELL_BOX = 320  # px, the centre of the frame, in which every cell lies
+CELL_BOX = 320  # px, the centre of the frame, in which every cell lies
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def draw_cell(label: str, seed: int, size: int = CELL_FRAME) -> Image.Image:
         raise ValueError(f"no drawn cell called {label!r}; there are {', '.join(_CELLS)}")
     rng = np.random.default_rng([list(_CELLS).index(label), seed])
     frame = Image.new("RGB", (CELL_FRAME, CELL_FRAME))
-    margin = (CELL_FRAME - _CELL_BOX) // 2
+    margin = (CELL_FRAME - CELL_BOX) // 2
     frame.paste(Image.fromarray(_cell(_CELLS[label], rng)), (margin, margin))
     return frame if size == CELL_FRAME else frame.resize((size, size), Image.Resampling.LANCZOS)
 
@@ -110,8 +105,8 @@ def _cell(statistics: _CellStatistics, rng: np.random.Generator) -> NDArray[np.u
         np.asarray(statistics.mean) + np.asarray(statistics.spread) @ deviates
     )
 
-    offset = 0.5 - _CELL_BOX / 2
-    y, x = np.mgrid[:_CELL_BOX, :_CELL_BOX] + offset + rng.normal(0, 1.5, 2)[:, None, None]
+    offset = 0.5 - CELL_BOX / 2
+    y, x = np.mgrid[:CELL_BOX, :CELL_BOX] + offset + rng.normal(0, 1.5, 2)[:, None, None]
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     outline = _outline(np.exp(log_area), *statistics.roughness, rng)
     depth = _around(outline, angle) - radius
@@ -131,10 +126,10 @@ def _cell(statistics: _CellStatistics, rng: np.random.Generator) -> NDArray[np.u
         axis=-1,
     )
     corner = statistics.corner * rng.lognormal(0, 0.2)
-    chromatin, hue = (_power_law_noise(rng, _CELL_BOX, corner, 2.6) for _ in range(2))
+    chromatin, hue = (_power_law_noise(rng, CELL_BOX, corner, 2.6) for _ in range(2))
     # Bright gaps are rarer and stronger than dark clumps.
     chromatin += rng.normal(0.17, 0.06) * (chromatin**2 - 1)
-    coarse = _power_law_noise(rng, _CELL_BOX, 1 / 200, 3)
+    coarse = _power_law_noise(rng, CELL_BOX, 1 / 200, 3)
     coarse = (coarse - coarse[nucleus].mean()) / coarse[nucleus].std()
     grey = 2.0 * np.exp(log_chromatin) * chromatin + 0.9 * np.exp(log_coarse) * coarse
     rgb += grey[..., None] * statistics.density_rgb
@@ -400,63 +395,6 @@ def _add_platelet(density: Floats, stain: Floats, rng: np.random.Generator) -> N
     density[where] += spot[..., None] * stain
 
 
-def drawn_dataset(
-    folder: str | os.PathLike[str],
-    labels: Sequence[str],
-    per_group: int,
-    groups_per_label: int,
-    size: int = FIELD_FRAME,
-    seed: int = 0,
-) -> Path:
-    """Write a small prepared dataset of drawn images, in the form the published ones are prepared to.
-
-    Images lie in `fold_*/label/`; `metadata.csv` has file_name, label, subject, group, fold and
-    sha256_of_original_drawn (of the pixels). Cells are cropped to the centre and resized as C-NMC is. Each
-    group has its own tint and magnification, so that groups matter as they do in real data.
-
-    Args:
-        folder: made if absent; files of the same name are replaced.
-        labels: labels of `draw_cell`, or of `draw_field`; the CSV spells those of cells in lower case.
-        per_group: images per group.
-        groups_per_label: groups, each of one label, spread over three folds.
-        size: side of the images in px.
-        seed: of the whole dataset.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: unknown label.
-    """
-    folder = Path(folder)
-    rows = []
-    for label in labels:
-        cells = label in _CELLS
-        name = label.lower() if cells else label
-        for number in range(groups_per_label):
-            rng = np.random.default_rng([seed, sorted([*_CELLS, *_FIELDS]).index(label), number])
-            tint = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.03, 3))
-            side = _CELL_BOX * rng.uniform(0.93, 1.07) if cells else FIELD_FRAME * rng.uniform(0.87, 1)
-            group, fold = f"drawn-{name}-{number}", f"fold_{number % 3}"
-            (folder / fold / name).mkdir(parents=True, exist_ok=True)
-            for i in range(per_group):
-                image_seed = seed * 1_000_000 + number * per_group + i
-                original = draw_cell(label, image_seed) if cells else draw_field(label, image_seed)
-                margin = (original.width - side) / 2
-                box = (margin, margin, original.width - margin, original.height - margin)
-                image = original.resize((size, size), Image.Resampling.LANCZOS, box=box)
-                tinted = np.clip(np.rint(np.asarray(image) * tint), 0, 255).astype(np.uint8)
-                file_name = f"{fold}/{name}/{group}-{i}.png"
-                Image.fromarray(tinted).save(folder / file_name)
-                digest = hashlib.sha256(original.tobytes()).hexdigest()
-                rows.append((file_name, name, group, group, fold, digest))
-    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("file_name", "label", "subject", "group", "fold", "sha256_of_original_drawn"))
-        writer.writerows(rows)
-    return folder
-
-
 def _around(samples: Floats, angle: Floats) -> Floats:
     """Values at `angle` (radians) of a function sampled evenly around the circle."""
     ends = np.linspace(0, 2 * np.pi, len(samples) + 1)
@@ -518,7 +456,7 @@ def _power_law_noise(rng: np.random.Generator, side: int, corner: float, exponen
 
 def _grain(rng: np.random.Generator) -> Floats:
     """Sensor noise, correlated between channels and between neighbours as demosaicing leaves it."""
-    shared = rng.standard_normal((_CELL_BOX, _CELL_BOX, 1)) + rng.standard_normal((_CELL_BOX, _CELL_BOX, 3))
+    shared = rng.standard_normal((CELL_BOX, CELL_BOX, 1)) + rng.standard_normal((CELL_BOX, CELL_BOX, 3))
     for axis in (0, 1):
         shared = (np.roll(shared, 1, axis) + 2 * shared + np.roll(shared, -1, axis)) / 4
     return shared * (2.2, 1.6, 1.9)

@@ -1,7 +1,7 @@
-"""The folder of one process's temporary files: private, swept by age, and gone when the process ends.
+"""The temporary folder of one process: private, swept by age, and deleted when the process ends.
 
-Uploads pass through it. Gradio deletes what its own components store, but not what other roads leave beside it, such as
-an image that an MCP client sends inside its request. These are medical images, so nothing is left to that.
+Uploads pass through it. Gradio deletes the files of its own components, but not others, such as an image that an MCP
+client sends inside its request.
 """
 
 import atexit
@@ -11,40 +11,53 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock
 
 from .errors import BlastlensError
 
-# With ten minutes at most from one sweep to the next, nothing outlives the hour, which is what the page says.
+# With at most ten minutes between sweeps, no file is kept longer than the hour that the page states.
 EVERY_S, OLDEST_S = 600, 3000
 _PREFIX, _LOCK = "blastlens-", "lock"
-# Held open as long as this process lives: a folder whose lock is free belongs to nobody any more.
-_locks: list[TextIO] = []
+_held: list[FileLock] = []  # until the process ends: a folder whose lock is free is that of a killed process
 
 
 @functools.cache
 def root() -> Path:
-    """This process's folder, which no other user of the computer can read; those that killed ones left are deleted."""
-    place = _within()
+    """This process's folder, which no other user can read. Folders left by killed processes are deleted."""
+    place = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    place.mkdir(parents=True, exist_ok=True)
     for left in place.glob(f"{_PREFIX}*"):
         if _is_orphan(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # Locked before it has its name, so that no other process can take it for one that nobody holds.
-    _lock(folder / f"{_LOCK}.new")
+    # Renamed once it is held, so that no other process can take the folder for an orphan meanwhile.
+    _held.append(FileLock(folder / f"{_LOCK}.new"))
+    _held[-1].acquire()
     (folder / f"{_LOCK}.new").rename(folder / _LOCK)
     return folder
 
 
-def claim() -> Path:
-    """Have uploads pass through this process's folder, which GRADIO_TEMP_DIR may place elsewhere; returns it.
+def _is_orphan(folder: Path) -> bool:
+    try:
+        # Another user may make a folder of such a name.
+        if folder.lstat().st_uid != os.geteuid() or not (folder / _LOCK).is_file():
+            return False
+        with FileLock(folder / _LOCK, blocking=False):
+            return True
+    except (OSError, AttributeError):  # held, gone, another user's; or Windows, which has no such users
+        return False
 
-    Gradio reads that variable once, when it is imported: call this before. It hands out every file in the folder and
-    what is old there is deleted, so it is never a folder that holds anything else.
+
+def claim() -> Path:
+    """Make Gradio store uploads in this process's folder; returns it.
+
+    Gradio reads GRADIO_TEMP_DIR once, when it is imported: call this before. Gradio serves every file in the folder,
+    and old ones are deleted, so it never is a folder that holds anything else.
     """
     folder = root() / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +69,7 @@ def number(name: str, default: int, low: int, high: int, environment: Mapping[st
     """A whole number from the environment.
 
     Raises:
-        BlastlensError: it is another one, or none.
+        BlastlensError: it is out of range, or no whole number.
     """
     given = environment.get(name, "")
     value = int(given) if given.isascii() and given.isdecimal() else default if not given else -1
@@ -66,17 +79,17 @@ def number(name: str, default: int, low: int, high: int, environment: Mapping[st
 
 
 def keep_s() -> int:
-    """How many seconds what visitors give and get is kept: BLASTLENS_KEEP_S, which can only shorten the hour."""
+    """How many seconds uploads and results are kept: BLASTLENS_KEEP_S, which can only shorten the hour."""
     return number("BLASTLENS_KEEP_S", OLDEST_S, 5, OLDEST_S)
 
 
 def every_s() -> int:
-    """How many seconds pass from one sweep to the next."""
+    """Seconds between two sweeps."""
     return max(1, min(EVERY_S, keep_s() // 5))
 
 
 def keep_clean(folder: Path, forget: Callable[[], None]) -> None:
-    """From now on, delete old files in the folder time and again, and have `forget` drop what is kept in memory."""
+    """Start a thread that regularly deletes old files in the folder and calls `forget` for what is in memory."""
     every, oldest = every_s(), keep_s()
 
     def work() -> None:
@@ -89,64 +102,29 @@ def keep_clean(folder: Path, forget: Callable[[], None]) -> None:
 
 
 def sweep(folder: Path, older_than: float, now: float | None = None) -> int:
-    """Delete the files in a folder, at any depth, that have not changed for `older_than` seconds; how many.
-
-    Folders that have been empty as long go with them.
-    """
+    """Delete files that have not changed for `older_than` seconds, and folders empty as long; the number of files."""
     now = time.time() if now is None else now
     deleted = 0
-    for parent, folders, names in os.walk(folder, topdown=False):
-        for name in names:
-            file = Path(parent, name)
-            with suppress(OSError):  # deleted meanwhile, or not ours
-                if now - file.lstat().st_mtime > older_than:
-                    file.unlink()
-                    deleted += 1
-        for name in folders:
-            with suppress(OSError):  # not empty
-                if now - Path(parent, name).lstat().st_mtime > older_than:
-                    Path(parent, name).rmdir()
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders they are in
+        with suppress(OSError):  # deleted meanwhile, or not empty
+            if now - path.lstat().st_mtime <= older_than:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+                deleted += 1
     return deleted
 
 
 def stored(folder: Path) -> tuple[int, int]:
     """Size in bytes and number of the files in a folder, at any depth."""
-    size = count = 0
+    sizes = list(_sizes(folder))
+    return sum(sizes), len(sizes)
+
+
+def _sizes(folder: Path) -> Iterator[int]:
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):  # deleted meanwhile
-                size += os.lstat(os.path.join(parent, name)).st_size
-                count += 1
-    return size, count
-
-
-def _within() -> Path:
-    """Where the process's folder lies; GRADIO_TEMP_DIR may name a place that does not exist yet."""
-    place = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
-def _lock(file: Path) -> bool:
-    """Take a file's lock for the rest of this process; False if another process has it. Windows does without."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    # A link that somebody put there would have another file opened.
-    opened = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        opened.close()
-        return False
-    _locks.append(opened)
-    return True
-
-
-def _is_orphan(folder: Path) -> bool:
-    try:
-        # Anybody may make a folder of this name beside ours.
-        return folder.lstat().st_uid == os.geteuid() and (folder / _LOCK).is_file() and _lock(folder / _LOCK)
-    except (OSError, AttributeError):  # gone or another user's, or Windows, which has no such users
-        return False
+                yield os.lstat(os.path.join(parent, name)).st_size

@@ -42,7 +42,7 @@ PYTHON = "3.12"
 WHOLE = ("app.py", "LICENSE", "CITATION.cff", "results/comparison.json", "results/networks.json")
 PACKAGE = (".py", ".css", ".html", ".svg")
 # The command line, which a page has no use for, and what only it needs.
-LEFT_OUT = ("blastlens/__main__.py", "blastlens/cli_options.py", "blastlens/batch_scoring/")
+LEFT_OUT = ("blastlens/__main__.py", "blastlens/cli.py", "blastlens/batch_scoring/")
 START_S = 120
 
 BODY = """

@@ -69,7 +69,7 @@ def rows(file: Path) -> list[dict]:
 
 def command_line(*arguments: object, preamble: str = "", **more) -> subprocess.Popen:
     """`python -m blastlens score` as a process of its own, after some lines of Python."""
-    script = f"import sys\n{preamble}\nfrom blastlens.__main__ import main\nsys.exit(main(['score', *sys.argv[1:]]))"
+    script = f"import sys\n{preamble}\nfrom blastlens.cli import main\nsys.exit(main(['score', *sys.argv[1:]]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],

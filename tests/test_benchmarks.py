@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 from helpers_browser import chromium_path
+from helpers_synthetic import drawn_dataset
 from PIL import Image
 
 from benchmarks import latency, our_loop, timm_loop, training
 from benchmarks.timings import Timings, summarise, table
-from blastlens.synthetic_images import drawn_dataset
 from train.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_models import make_model_folder
+from helpers_synthetic import drawn_dataset
 from helpers_trust import trust_record
 from huggingface_hub import ModelCard
 from PIL import Image
 
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell, draw_field, drawn_dataset
+from blastlens.synthetic_images import draw_cell, draw_field
 from train import card, pipeline_evaluation
 from train.card import metadata
 from train.card.facts import Facts

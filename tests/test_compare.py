@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers_results import made_up_result
+from helpers_synthetic import drawn_dataset
 
-from blastlens.synthetic_images import drawn_dataset
 from train import compare
 from train.compare import Job
 from train.recipe import Recipe

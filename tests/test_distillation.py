@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import SIZE, make_model_folder
+from helpers_synthetic import drawn_dataset
 from safetensors.torch import load_file, save_file
 
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import drawn_dataset
 from train import finetune
 from train.datasets import dataset_hash, load_rows
 from train.distillation import Teacher, imitation_loss, load_teacher

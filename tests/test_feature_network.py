@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers_synthetic import drawn_dataset
 from safetensors.torch import load_file
 
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import drawn_dataset
 from train import finetune
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows

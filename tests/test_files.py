@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from safetensors import SafetensorError
 
-from train.files import Unwritable, make_once, replace, write_json, writing
+from blastlens.files import Unwritable, make_once, replace, write_json, writing
 
 
-def test_what_was_written_is_read_back_and_nothing_is_left_beside_it(tmp_path):
+def test_nothing_is_left_beside_a_written_file(tmp_path):
     path = tmp_path / "new" / "record.json"
     write_json(path, {"a": [1, 2.5, None]})
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
@@ -25,7 +25,7 @@ def test_a_number_that_json_lacks_leaves_the_old_file(tmp_path):
     assert json.loads(path.read_text()) == 1
 
 
-def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
 
@@ -38,7 +38,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path):
     assert everything_in(tmp_path) == {"weights.bin": b"old"}
 
 
-def test_what_a_killed_process_left_of_a_file_is_gone_with_the_next_one(tmp_path):
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path):
     left = tmp_path / ".weights.bin.part"
     left.mkdir()
     (left / ".tmpAbC").write_bytes(b"half of it")  # safetensors' own
@@ -50,23 +50,23 @@ def test_what_a_killed_process_left_of_a_file_is_gone_with_the_next_one(tmp_path
     ("error", "reason"),
     [
         (OSError(30, "Read-only file system"), "Read-only file system"),
-        (SafetensorError("Error while serializing: I/O error: xyz (os error 28)"), "No space left on device"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "no space left"),
     ],
     ids=["the system", "safetensors", "torch"],
 )
-def test_a_refusal_to_write_is_one_sentence_in_whatever_words_it_comes(error, reason, tmp_path):
-    sentence = rf"x cannot be written \({reason}[^()]*\); .* give the same command again\.$"
+def test_an_error_of_the_system_is_one_sentence_whatever_library_wraps_it(error, reason, tmp_path):
+    sentence = rf"x cannot be written \({reason}[^()]*\); .* rerun the command\.$"
     with pytest.raises(Unwritable, match=sentence), writing(tmp_path / "x"):
         raise error
 
 
-def test_an_error_that_is_no_refusal_to_write_stays_what_it_is(tmp_path):
+def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path / "x"):
         raise RuntimeError("shapes do not fit")
 
 
-def test_what_is_made_once_is_not_made_again_and_two_who_want_it_do_not_both_make_it(tmp_path):
+def test_a_file_is_made_once_although_several_threads_need_it(tmp_path):
     made = []
 
     def slowly(part):

@@ -4,7 +4,7 @@ import pytest
 
 from blastlens import folder_labels
 from blastlens.errors import BlastlensError
-from blastlens.folder_labels import accepted, label_of, match_labels
+from blastlens.folder_labels import label_of, match_labels
 from blastlens.image_sources import Source, Sources
 
 CELL, FIELD = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
@@ -85,13 +85,6 @@ def test_a_table_or_a_file_name_says_whose_an_image_is_before_a_folder_does():
     assert match_labels(found("ALL/1.png"), CELL).subjects_by is None
 
 
-def test_a_table_may_give_the_labels():
-    assert read("1.png", "x/2.png", labels={"1.png": "Leukemia", "x/2.png": "hem"}) == {
-        "1.png": ("ALL", None),
-        "x/2.png": ("HEM", None),
-    }
-
-
 @pytest.mark.parametrize(
     ("name", "labels", "reason"),
     [
@@ -130,12 +123,6 @@ def test_more_images_than_the_limit_are_refused_with_the_limit(monkeypatch):
         read("ALL/1.png", "HEM/2.png", "HEM/3.png")
 
 
-def test_names_of_the_training_images_are_recognised():
-    names = ("all/UID_1_2_3_all.bmp", "hem/uid_h3_1_1_HEM.webp", "hem/cell.png", "hem/WBC-Benign-001.jpg")
-    assert match_labels(found(*names), CELL).from_training == 2
-    assert match_labels(found("Early/WBC-Malignant-Early-001.jpg", "Pre/1.jpg"), FIELD).from_training == 1
-
-
 def test_training_images_are_left_out_where_enough_others_are_left():
     others = [f"{label}/{n}.png" for label in ("all", "hem") for n in range(10)]
     known = ["all/UID_1_2_3_all.bmp", "hem/UID_H3_1_1_hem.bmp"]
@@ -146,13 +133,3 @@ def test_training_images_are_left_out_where_enough_others_are_left():
     assert "2 images, such as all/UID_1_2_3_all.bmp, are named like those" in reason and reason.endswith("left out.")
     few = match_labels(found(*others[1:], *known), CELL)
     assert (few.from_training, few.left_out, len(few.images), few.refused) == (2, 0, 21, ())
-
-
-def test_a_folder_named_like_a_subject_of_cnmc_is_that_subject():
-    told = read("ALL/h3/1.png", "HEM/2.png", "ALL/h3b/3.png", subjects={"HEM/2.png": "H3"})
-    assert [subject for _, subject in told.values()] == ["H3", "H3", "h3b"]
-
-
-def test_the_names_accepted_are_listed_for_any_labels():
-    assert accepted(("cat", "dog", "cow")) == "cat, dog or cow"
-    assert accepted(FIELD).endswith("Pre (or pre b) or Pro (or pro b)")

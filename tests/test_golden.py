@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blastlens import Classifier, bundled_models
-from blastlens.__main__ import main
+from blastlens.cli import main
 from blastlens.corruptions import Corruption
 from blastlens.errors import BlastlensError
 

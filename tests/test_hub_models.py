@@ -17,7 +17,7 @@ from PIL import Image
 
 from blastlens import Classifier
 from blastlens import hub as hub_module
-from blastlens.__main__ import main
+from blastlens.cli import main
 from blastlens.errors import BlastlensError
 from blastlens.hub import fetch
 from blastlens.model_folder import ModelFolder

@@ -1,7 +1,6 @@
 """Opening untrusted images, and framing them as timm and transformers do."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,24 +52,12 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
             assert np.array_equal(pixels_of(source), picture())
 
 
-def test_a_cmyk_jpeg_is_converted(tmp_path):
-    file = tmp_path / "cmyk.jpg"
-    Image.fromarray(picture()).convert("CMYK").save(file, quality=95)
-    assert np.abs(pixels_of(file).astype(int) - picture()).mean() < 3
-
-
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, mode):
     grey = picture()[..., 0]
     file = tmp_path / "deep.tif"
     Image.fromarray((grey.astype(np.uint16) * 257).astype("<u2" if mode == "I;16" else ">u2")).save(file)
     assert np.array_equal(pixels_of(file), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_a_16_bit_grey_png_is_scaled_not_clipped(tmp_path):
-    grey = picture()[..., 0]
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert np.array_equal(pixels_of(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_a_16_bit_rgb_png_is_scaled(tmp_path):
@@ -87,12 +74,6 @@ def test_floats_from_0_to_1_are_scaled(tmp_path):
     grey = picture()[..., 0]
     Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
     assert np.array_equal(pixels_of(tmp_path / "float.tif")[..., 1], grey)
-
-
-def test_a_1_bit_image_becomes_black_and_white(tmp_path):
-    bits = picture()[..., 0] > 128
-    Image.fromarray(bits).save(tmp_path / "bits.png")
-    assert np.array_equal(pixels_of(tmp_path / "bits.png"), np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -113,12 +94,6 @@ def test_exif_rotation_is_applied(orientation):
     buffer = io.BytesIO()
     Image.fromarray(picture(40, 30)).save(buffer, "PNG", exif=exif)
     assert np.array_equal(pixels_of(buffer.getvalue()), upright(picture(40, 30)))
-
-
-def test_broken_exif_does_not_spoil_the_pixels():
-    buffer = io.BytesIO()
-    Image.fromarray(picture()).save(buffer, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert np.array_equal(pixels_of(buffer.getvalue()), picture())
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -174,32 +149,6 @@ def test_a_bad_file_is_refused_in_one_sentence_that_names_it(tmp_path, name):
     assert "\n" not in str(refusal.value)
 
 
-def test_every_cut_of_a_file_is_an_image_or_a_sentence():
-    for suffix in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
-        buffer = io.BytesIO()
-        Image.fromarray(picture(64, 64)).save(buffer, suffix)
-        data = buffer.getvalue()
-        for length in range(0, len(data), max(1, len(data) // 40)):
-            try:
-                assert open_image(data[:length]).size == (64, 64)
-            except BlastlensError as error:
-                assert str(error).startswith("image ")
-
-
-def test_flipped_bytes_end_in_an_image_or_a_sentence():
-    rng = np.random.default_rng(0)
-    for suffix in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
-        buffer = io.BytesIO()
-        Image.fromarray(picture(64, 64)).save(buffer, suffix)
-        for _ in range(40):
-            data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
-            data[rng.integers(0, min(len(data), 400), 3)] = rng.integers(0, 256, 3)
-            try:
-                open_image(data.tobytes())
-            except BlastlensError as error:
-                assert str(error).startswith("image ")
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -220,16 +169,6 @@ def test_an_array_that_is_no_8_bit_image_is_refused(array):
 def test_a_source_of_another_type_is_refused(source):
     with pytest.raises(BlastlensError):
         open_image(source)
-
-
-def test_a_given_name_is_used_in_errors():
-    with pytest.raises(BlastlensError, match=r"^upload\.png is empty"):
-        open_image(b"", name="upload.png")
-
-
-def test_a_path_with_a_null_byte_is_refused():
-    with pytest.raises(BlastlensError):
-        open_image("cell\0.png")
 
 
 # Framing
@@ -263,10 +202,6 @@ def test_a_cell_on_black_is_seen_as_if_all_the_black_were_resampled_too(interpol
         assert away.max() <= 1 and (away > 0).mean() < 0.005, (width, height)
 
 
-def test_a_cell_view_of_black_is_black():
-    assert not View(SIZE, 314, "bicubic", HALF, HALF).apply(Image.new("RGB", (450, 450))).any()
-
-
 @pytest.mark.parametrize("size", [*ODD_SIZES, (314, 314), (315, 315), (450, 450), (900, 450), (400, 100), (30, 500)])
 def test_a_cell_view_is_what_the_transformers_processor_shows_a_pipeline(size):
     from transformers.models.donut.image_processing_donut import DonutImageProcessor
@@ -284,10 +219,6 @@ def test_a_cell_view_is_what_the_transformers_processor_shows_a_pipeline(size):
         else:  # Pillow and torchvision round a few resampled pixels differently
             assert np.abs(ours - theirs).max() <= 2
             assert np.abs(ours - theirs).mean() < 0.02
-
-
-def test_a_prepared_cell_passes_through_untouched():
-    assert np.array_equal(CELL.apply(Image.fromarray(picture())), picture())
 
 
 def test_a_small_cell_is_put_on_black_not_enlarged():
@@ -321,10 +252,6 @@ def test_a_field_model_points_out_what_was_cut_off_and_what_was_enlarged():
 def test_views_are_read_from_a_model_folders_settings():
     assert View.from_folder(config_json("cell"), PREPROCESSOR) == CELL
     assert View.from_folder(config_json("field"), None) == FIELD
-
-
-def test_a_crop_size_may_be_one_number():
-    assert View.from_folder(config_json("cell"), PREPROCESSOR | {"crop_size": SIZE, "size": FRAME}) == CELL
 
 
 @pytest.mark.parametrize(
@@ -394,10 +321,3 @@ def test_raw_cells_and_their_prepared_twins_look_the_same(data_dir):
         assert np.array_equal(CELL.apply(prepared), np.asarray(prepared))
         difference = np.abs(CELL.apply(open_image(file)).astype(int) - np.asarray(prepared))
         assert difference.mean() < 2
-
-
-@pytest.mark.data
-def test_published_layouts_open_without_remarks(data_dir):
-    for file in [*sorted(Path(data_dir, "cnmc2019_raw_sample").rglob("*.bmp"))[:5]]:
-        opened = read_image(file)
-        assert opened.notes == CELL.remarks(*opened.pixels.size) == ()

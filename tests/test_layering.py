@@ -10,7 +10,7 @@ from helpers_models import blobs, shared_model_folder
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVING = {"numpy", "PIL", "onnxruntime", "huggingface_hub", "safetensors", "blastlens"}
+SERVING = {"numpy", "PIL", "onnxruntime", "huggingface_hub", "safetensors", "filelock", "blastlens"}
 HEAVY = {"torch", "torchvision", "timm", "transformers", "datasets", "gradio", "onnx", "sklearn", "pandas"}
 BATCH = {"pyarrow", "ray", "tqdm"}  # batch scoring alone needs these
 ABOVE = {  # what the files of a place may not import

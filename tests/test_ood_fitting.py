@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers_models import blobs, shared_model_folder
+from helpers_synthetic import drawn_dataset
 from PIL import Image
 
 from blastlens import BlastlensError, Classifier
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore
-from blastlens.synthetic_images import drawn_dataset
 from train import ood_evaluation as evaluation
 from train import ood_fitting as fitting
 from train.datasets import Row, load_rows

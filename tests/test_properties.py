@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blastlens import Classifier, metrics
-from blastlens.errors import BlastlensError
 from blastlens.noise import MAX_SIGMA, add_gaussian_noise
 from blastlens.view import View
 
@@ -36,29 +35,12 @@ def predictions(draw, most=4):
 
 
 @always_the_same
-@given(pictures(), SIGMAS, SEEDS)
-def test_noise_keeps_type_and_shape_repeats_and_leaves_its_input(pixels, sigma, seed):
-    before = pixels.copy()
-    noisy = add_gaussian_noise(pixels, sigma, seed)
-    assert noisy.dtype == np.uint8 and noisy.shape == pixels.shape
-    assert np.array_equal(noisy, add_gaussian_noise(pixels, sigma, seed))
-    assert np.array_equal(pixels, before) and noisy is not pixels
-
-
-@always_the_same
 @given(pictures(), SIGMAS, SIGMAS, SEEDS)
 def test_more_noise_of_one_seed_moves_no_pixel_less(pixels, one, other, seed):
     less, more = (
         np.abs(add_gaussian_noise(pixels, sigma, seed).astype(int) - pixels) for sigma in sorted((one, other))
     )
     assert (more >= less).all()
-
-
-@always_the_same
-@given(st.floats(allow_nan=True, allow_infinity=True).filter(lambda sigma: not 0 <= sigma <= MAX_SIGMA))
-def test_any_other_sigma_is_refused(sigma):
-    with pytest.raises(BlastlensError, match="0 to 100"):
-        add_gaussian_noise(np.zeros((2, 2, 3), np.uint8), sigma)
 
 
 @always_the_same
@@ -125,15 +107,6 @@ def test_scores_lie_in_their_range_and_do_not_depend_on_the_order(drawn, random)
 
 
 @always_the_same
-@given(predictions(), st.integers(2, 4))
-def test_images_that_come_several_times_over_change_no_score(drawn, times):
-    labels, probabilities = drawn
-    for score in (metrics.accuracy, metrics.weighted_f1, metrics.log_loss, metrics.ece):
-        repeated = score(np.tile(labels, times), np.tile(probabilities, (times, 1)))
-        assert repeated == pytest.approx(score(labels, probabilities)), score.__name__
-
-
-@always_the_same
 @given(predictions(most=2))
 def test_the_area_under_the_curve_knows_ranks_only_and_turns_round_with_the_scores(drawn):
     labels, probabilities = drawn
@@ -145,12 +118,3 @@ def test_the_area_under_the_curve_knows_ranks_only_and_turns_round_with_the_scor
     assert metrics.auroc(labels, squeezed, 1) == pytest.approx(area)
     assert metrics.auroc(labels, probabilities[:, ::-1], 1) == pytest.approx(1 - area)
     assert metrics.auroc(1 - labels, probabilities, 1) == pytest.approx(1 - area)
-
-
-@always_the_same
-@given(predictions())
-def test_a_perfect_answer_scores_one(drawn):
-    labels, probabilities = drawn
-    perfect = np.eye(probabilities.shape[1])[labels]
-    assert metrics.accuracy(labels, perfect) == metrics.weighted_f1(labels, perfect) == 1
-    assert metrics.log_loss(labels, perfect) == metrics.ece(labels, perfect) == metrics.aurc(labels, perfect) == 0

@@ -85,9 +85,7 @@ def test_it_has_the_pages_files_and_nothing_of_training(files):
     assert {"app.py", "requirements.txt", "space.json", "LICENSE", "results/comparison.json"} <= set(files)
     package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "blastlens").rglob("*") if p.is_file()}
     commands = {
-        path
-        for path in package
-        if path.startswith(("blastlens/__main__", "blastlens/cli_options", "blastlens/batch_scoring/"))
+        path for path in package if path.startswith(("blastlens/__main__", "blastlens/cli", "blastlens/batch_scoring/"))
     }
     assert len(commands) > 5  # scoring a folder is for a command line, which a Space has not
     there = {path for path in package - commands if "__pycache__" not in path}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import yaml
+from helpers_synthetic import drawn_dataset
 from scipy import ndimage
 
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import drawn_dataset
 from train import search
 from train.cell_features import NAMES, LogisticModel, cell_features, columns
 from train.datasets import load_rows

@@ -15,6 +15,7 @@ import torch
 import yaml
 from helpers_models import make_model_folder
 from helpers_results import made_up_result
+from helpers_synthetic import drawn_dataset
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,7 +25,6 @@ from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
-from blastlens.synthetic_images import drawn_dataset
 from train import baselines, card, crossval, evaluate, export, external, finetune
 from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits

@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 
 from blastlens import bootstrap, metrics
 from blastlens.errors import BlastlensError
+from blastlens.files import write_json
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
-from train.files import write_json
 from train.held_out import HeldOut, calibrated, cross_fitted, plain
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels

@@ -20,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens.donor_metrics import donor_weights
+from blastlens.files import make_once
 from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
-from train.files import make_once
 from train.masks import cell_mask
 from train.pixels import load_pixels
 

@@ -29,12 +29,12 @@ import torch
 import yaml
 
 from blastlens.errors import BlastlensError
+from blastlens.files import Unwritable, writing
 from blastlens.inference import usable_cores
 from blastlens.noise import NOISE_SIGMAS
 from train.complexity import count_parameters, multiply_adds
 from train.datasets import Row, dataset_hash, load_rows
 from train.datasets.splits import Split, make_splits
-from train.files import Unwritable, writing
 from train.finetune import best_precision, dataset_folder
 from train.networks import OURS, create_network, find_weights
 from train.recipe import RECIPES, Recipe

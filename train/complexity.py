@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from blastlens.dataset_info import DATASETS
-from train.files import write_json
+from blastlens.files import write_json
 from train.networks import create_network
 from train.recipe import RECIPES, Recipe
 

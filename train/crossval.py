@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from blastlens.errors import BlastlensError
+from blastlens.files import write_json
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
-from train.files import write_json
 from train.finetune import add_run_arguments, run_from
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_record
 

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from blastlens import bootstrap, external_result, metrics
 from blastlens.errors import BlastlensError
+from blastlens.files import Unwritable, write_json
 from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
@@ -35,7 +36,6 @@ from blastlens.view import View
 from train import calibration_evaluation, card, ood_evaluation, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe
 from train.external import external_block
-from train.files import Unwritable, write_json
 from train.folds import FoldNetworks
 from train.held_out import plain
 from train.quantise import onnx_logits, training_sample, write_int8

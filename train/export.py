@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from blastlens import metrics
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
+from blastlens.files import partial_folder, put_in_place, writing
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from blastlens.view import View
 from train import modeling_blastlens
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
-from train.files import partial_folder, put_in_place, writing
 from train.finetune import view_of
 from train.modeling_blastlens import OURS, BlastlensConfig, BlastlensForImageClassification
 from train.networks import classifier_name, create_network, fold_head

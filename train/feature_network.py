@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
+from blastlens.files import make_once, replace
 from blastlens.noise import add_gaussian_noise
 from train import transforms
 from train.cell_features import Floats, LogisticModel, columns
-from train.files import make_once, replace
 from train.networks import create_network, head_linear, normalise
 from train.recipe import Recipe
 

@@ -38,6 +38,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
+from blastlens.files import replace, write_json, writing
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from blastlens.view import View
 from train import feature_network, invariance, transforms
@@ -45,7 +46,6 @@ from train.cell_features import LogisticModel, columns, dataset_features
 from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, imitation_loss, load_teacher
-from train.files import replace, write_json, writing
 from train.modeling_blastlens import enhance
 from train.networks import OURS, create_network, find_weights, head_linear, normalise
 from train.pixels import load_pixels

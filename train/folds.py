@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
+from blastlens.files import make_once
 from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.export import load_network, write_onnx
-from train.files import make_once
 from train.finetune import view_of
 from train.held_out import HeldOut, calibrated, cross_fitted, runs_of
 from train.pixels import load_pixels

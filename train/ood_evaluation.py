@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from blastlens import files
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
@@ -23,7 +24,6 @@ from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS
 from blastlens.synthetic_images import draw_cell, draw_field
 from blastlens.view import View
-from train import files
 from train.datasets import Row, dataset_hash
 from train.folds import FoldNetworks
 from train.ood_fitting import (

@@ -26,11 +26,11 @@ import numpy as np
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from blastlens import files
 from blastlens.errors import BlastlensError
 from blastlens.inference import load_backend, usable_cores
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
-from train import files
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks

@@ -22,9 +22,9 @@ import numpy as np
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
+from blastlens.files import write_json
 from blastlens.hub import fetch
 from train.datasets import labels_of, load_rows
-from train.files import write_json
 
 METHOD = "evaluate.evaluator('image-classification') over transformers.pipeline"
 WARNING = "The network was fitted on these images: they check a copy and are no evidence of quality."

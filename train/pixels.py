@@ -12,10 +12,10 @@ import numpy as np
 from datasets import Image, config, load_dataset
 from tqdm.auto import tqdm
 
+from blastlens.files import make_once, writing
 from blastlens.images import open_image
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
-from train.files import make_once, writing
 
 
 def load_pixels(folder: Path, rows: Sequence[Row], view: View, cache: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from blastlens import metrics
 from blastlens.errors import BlastlensError
-from train.files import write_json
+from blastlens.files import write_json
 from train.recipe import Recipe
 
 SCHEMA = 1

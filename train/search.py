@@ -30,11 +30,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from blastlens.donor_metrics import difference, donor_weights
 from blastlens.errors import BlastlensError
+from blastlens.files import make_once
 from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
 from train.compare import Job, add_queue_arguments, list_or_run, recorded_run
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
-from train.files import make_once
 from train.finetune import dataset_folder, view_of
 from train.held_out import Recorded, plain
 from train.networks import create_network, find_weights, normalise

@@ -1,10 +1,10 @@
-"""Score millions of images into one Parquet file: `python -m blastlens score SOURCE... --out results.parquet`.
+"""Score any number of images into one Parquet file: `python -m blastlens score SOURCE... --out results.parquet`.
 
     from blastlens.batch_scoring.score import Command, score
 
     report = score(Command(("archive/", "more.zip"), model="mobilenetv1-cnmc2019"), "results.parquet")
     report.images, report.failed, report.rate
 
-`walk` finds the images, `listing` keeps what was found, `scoring` asks the model, `results` is the table that comes
-out, `score` puts them together on one machine and `on_ray` on many. Only here are pyarrow, tqdm and Ray needed.
+`scorer` turns images into rows, `score` does so on one machine and resumes after an interruption, `on_ray` on several
+machines. Only this package imports pyarrow, tqdm and Ray.
 """

@@ -1,42 +1,47 @@
-"""Score sources into one Parquet file, on this machine or on a Ray cluster, and go on where a run before was cut off.
+"""Score sources into one Parquet file, on this machine or on a Ray cluster.
 
-Beside the output there is a folder of the same name with `.parts` until all is done. It holds the listing of the images
-and, for each chunk of it that is finished, a part of the results; each of these appears in one step. So whenever the
-process ends, the same command goes on with the chunks whose parts are not there.
+Until all is done, a folder beside the output, of the same name with `.parts`, holds the results of each finished chunk
+of images. Rerun the command to resume: chunks that are finished and hold the same images are kept.
 """
 
+import glob
+import json
 import os
 import shutil
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..errors import BlastlensError
+from ..files import only_run, write_json, writing
+from ..image_sources import Found, is_junk, walk
 from ..inference import usable_cores
-from ..wording import listed
-from .listing import LISTING, Listing, write_listing
-from .results import Answer, Tally, is_whole, part_file
-from .saving import LOCK, TEMPORARY, alone_in, saying
-from .scoring import Command, Scorer, in_batches
-from .walk import Found, given, walk
+from ..wording import listed, printable
+from ..zips import Zip, is_zip
+from .on_ray import score_on_ray
+from .scorer import Answer, Command, Scorer, in_batches, part_file
 
-# Images to a chunk, and so what a kill can cost; a multiple of a network's batch.
-CHUNK = 1024
+CHUNK = 1024  # images that are finished together: what an interruption can cost; a multiple of a batch
 ENGINES = ("local", "ray")
-# Batches that wait for each worker thread, so that it never waits for its next one.
-_AHEAD = 4
+_AHEAD = 5  # batches under way for each worker thread, so that it never waits for the next one
+_COMMAND, _LOCK = "command.json", "lock"
+_ACCEPTED = "give a folder, a zip, an image, or a quoted pattern such as 'archive/**/*.bmp'"
 
-# Told how many images more are done, and how many of them failed.
-Tick = Callable[[int, int], None]
+Chunk = tuple[int, list[Found]]  # its number and images
+Tick = Callable[[int, int], None]  # called with the number of images done and how many of them failed
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,10 @@ class Report:
 
     Attributes:
         images: rows of the output.
-        failed: those of them that have an error instead of an answer.
-        unlike: those that the model's input check found unlike the images it knows.
-        scored: those that this run scored; a run before it may have been cut off.
-        seconds: from the first look at the sources to the finished file; loading the model is not in it.
+        failed: those that have an error instead of an answer.
+        unlike: those that are out of distribution for the model.
+        scored: those that this run scored; an interrupted run may have scored others before.
+        seconds: from listing the sources to the finished file, without loading the model.
     """
 
     images: int
@@ -73,21 +78,21 @@ def score(
     show_progress: bool = False,
     chunk: int = CHUNK,
 ) -> Report:
-    """Score all images of a command into a Parquet file; see `results.Table` for its columns.
+    """Score all images of a command into a Parquet file; see `scorer.Scorer` for its columns.
 
     Args:
         command: what to score, and how.
         out: the file; its folder is made if need be.
         engine: "local", threads of this process, or "ray".
-        workers: threads, or with Ray processes; by default as many as there are cores.
+        workers: threads, or Ray actors; by default as many as there are cores.
         ray_address: of a running cluster; by default one is started on this machine.
-        overwrite: whether a file that is there may be replaced, once all is done.
+        overwrite: whether an existing file may be replaced, once all is done.
         show_progress: whether a progress bar is shown on stderr.
         chunk: images that are finished together.
 
     Raises:
         BlastlensError: a source, model or setting that cannot be used, an output that exists or cannot be written,
-            or the work of another command in its place. What is wrong with single images is in the output.
+            or unfinished results of another command. What is wrong with single images is in the output.
         KeyboardInterrupt: Ctrl-C; its message says what is finished.
     """
     if engine not in ENGINES:
@@ -96,107 +101,227 @@ def score(
         raise BlastlensError(f"There cannot be {workers} workers; 1 or more are accepted.")
     out = Path(os.path.abspath(out))
     work = out.with_name(f"{out.name}.parts")
-    shutil.rmtree(_on_its_way_out(work), ignore_errors=True)
-    sources = given(command.sources)
+    sources = expand(command.sources)
     scorer = Scorer(command)
-    if out.is_dir() or (out.exists() and not overwrite and not _only_to_be_merged(work, scorer.identity)):
-        what = "is a folder; name a file" if out.is_dir() else "exists; give --overwrite to replace it"
-        raise BlastlensError(f"{out} {what}, or choose another --out.")
-    begun = time.perf_counter()
-    with saying(work):
+    if out.is_dir():
+        raise BlastlensError(f"{out} is a folder; name a file, or choose another --out.")
+    # A run that was killed at its very end left both its output and its work folder.
+    if out.exists() and not overwrite and not (work.exists() and _command_of(out) == scorer.identity):
+        raise BlastlensError(f"{out} exists; give --overwrite to replace it, or choose another --out.")
+    start = time.perf_counter()
+    with writing(work):
         work.mkdir(parents=True, exist_ok=True)
-    with alone_in(work):
-        listing = _listed(work, scorer.identity, lambda: walk(sources, work), chunk, show_progress)
-        _sweep(work)
-        missing = _missing(work, listing)
-        to_score = sum(listing.sizes[number] for number in missing)
+    with only_run(work / _LOCK, f"Another run is at work in {work}; wait for it, or choose another --out."):
+        _claim(work, scorer.identity)
         try:
-            with _progress("Scoring", show_progress, listing.images, listing.images - to_score) as tick:
-                if engine == "ray" and missing:
-                    from .on_ray import run_on_ray
-
-                    run_on_ray(scorer.command, work, missing, tick, workers, ray_address)
+            with _progress("Listing", show_progress) as tick:
+                sizes, done = _listed(_chunks(sources, chunk), work, tick)
+            total, finished = sum(sizes), sum(sizes[number] for number in done)
+            missing = (one for one in _chunks(sources, chunk) if one[0] not in done)
+            with _progress("Scoring", show_progress, total, finished) as tick:
+                if engine == "ray" and finished < total:
+                    score_on_ray(scorer, missing, work, tick, workers, ray_address)
                 else:
-                    _run_here(scorer, listing, work, missing, tick, workers or usable_cores())
-            tally = Tally()
-            parts = [part_file(work, number) for number in range(len(listing.sizes))]
-            scorer.table.write(out, work, tally.merged(parts), scorer.identity)
+                    _score_here(scorer, missing, work, tick, workers or usable_cores())
+            report = _merge(scorer, [part_file(work, number) for number in range(len(sizes))], out)
         except KeyboardInterrupt:
-            left = sum(listing.sizes[number] for number in _missing(work, listing))
+            finished = sum(_rows(part) for part in work.glob("part-*.parquet"))
             raise KeyboardInterrupt(
-                f"Stopped; {listing.images - left:,} of {listing.images:,} images are finished, and the same command "
-                "goes on from there."
+                f"Stopped; {finished:,} images are finished. Rerun the command to resume."
             ) from None
-        _remove(work)
-    return Report(tally.images, tally.failed, tally.unlike, to_score, time.perf_counter() - begun)
+        finally:
+            if not any(work.glob("part-*.parquet")):
+                shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+    return Report(*report, scored=total - finished, seconds=time.perf_counter() - start)
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """A path to walk through.
+
+    Attributes:
+        path: absolute.
+        prefix: what the names of its images begin with; of a single file, its name.
+    """
+
+    path: str
+    prefix: str
+
+
+def expand(sources: Sequence[str | os.PathLike[str]]) -> list[BatchSource]:
+    """Find folders, zips and files, and those that patterns match, and what their images are called.
+
+    With one source, names are relative to it; with several, those in a folder or zip begin with its name. A single
+    file is called as it was given.
+
+    Raises:
+        BlastlensError: there is no source, or one that does not exist.
+    """
+    if not sources:
+        raise BlastlensError(f"There is nothing to score; {_ACCEPTED}.")
+    found = []
+    taken: set[str] = set()
+    for source in sources:
+        typed = os.fspath(source)
+        path = os.path.abspath(typed)
+        is_pattern = _has_wildcard(path) and not os.path.lexists(path)
+        base = _fixed_part(path) if is_pattern else path
+        if not os.path.lexists(base) or (is_pattern and not os.path.isdir(base)):
+            raise BlastlensError(f"{typed} does not exist; {_ACCEPTED}.")
+        if not is_pattern and not os.path.isdir(path) and not is_zip(Path(path)):
+            found.append(BatchSource(path, typed.replace(os.sep, "/")))
+            continue
+        prefix = _unique(_stem(Path(base)), taken) + "/" if len(sources) > 1 else ""
+        if not is_pattern:
+            found.append(BatchSource(path, prefix))
+            continue
+        matches = list(_matches(path, base, prefix))
+        if not matches:
+            raise BlastlensError(f"No image matches {typed}; {_ACCEPTED}.")
+        found += matches
+    return found
+
+
+def _has_wildcard(path: str) -> bool:
+    return bool(set("*?[") & set(path))
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a pattern before its first wildcard."""
+    parts = Path(pattern).parts
+    return str(Path(*parts[: next(number for number, part in enumerate(parts) if _has_wildcard(part))]))
+
+
+def _stem(path: Path) -> str:
+    return (path.name if path.is_dir() else path.stem) or "root"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name} ({number})"
+    taken.add(unique)
+    return unique
+
+
+def _matches(pattern: str, base: str, prefix: str) -> Iterator[BatchSource]:
+    folder = None
+    for match in sorted(map(os.path.normpath, glob.iglob(pattern, recursive=True)), key=lambda one: one.split(os.sep)):
+        name = os.path.relpath(match, base)
+        if (folder and match.startswith(folder + os.sep)) or any(is_junk(part) for part in name.split(os.sep)):
+            continue
+        if os.path.isdir(match):
+            folder = match
+            yield BatchSource(match, prefix if name == "." else f"{prefix}{name}/")
+        elif is_zip(Path(match)):
+            yield BatchSource(match, f"{prefix}{os.path.splitext(name)[0]}/")
+        elif Found(name, match).is_image:
+            yield BatchSource(match, prefix + name)
+
+
+def find_images(sources: Iterable[BatchSource]) -> Iterator[Found]:
+    """Every image of the sources, source by source and in each folder by name; links are followed."""
+    for source in sources:
+        try:
+            for found in walk(Path(source.path), source.prefix, Zip, follow_links=True):
+                is_source = found.entry is None and found.path == source.path  # tried whatever its name is
+                if found.error or found.is_image or is_source:
+                    yield found
+        except BlastlensError as error:
+            yield Found(printable(os.path.basename(source.path)), source.path, error=str(error))
+
+
+def _chunks(sources: Iterable[BatchSource], size: int) -> Iterator[Chunk]:
+    images = find_images(sources)
+    number = 0
+    while chunk := list(islice(images, size)):
+        yield number, chunk
+        number += 1
 
 
 # The work folder -----------------------------------------------------------------------------------------------------
 
 
-def _listed(
-    work: Path, identity: dict[str, Any], found: Callable[[], Iterator[Found]], chunk: int, show_progress: bool
-) -> Listing:
-    """The listing that is there, if it is of this command, or else a new one."""
-    file = work / LISTING
-    ours = (LOCK, LISTING)  # and what a killed run had begun to write of the listing
-    if not file.exists() and not all(one.name.startswith(ours) for one in work.iterdir()):
-        raise BlastlensError(f"{work} is in the way, and holds something else; move it, or choose another --out.")
+def _claim(work: Path, identity: dict[str, Any]) -> None:
+    """Mark a new work folder as this command's; raises BlastlensError where it is that of another one."""
+    file = work / _COMMAND
+    if not file.exists():
+        if any(one.name not in (_LOCK, f".{_COMMAND}.part") for one in work.iterdir()):
+            raise BlastlensError(f"{work} holds something else; move it, or choose another --out.")
+        write_json(file, identity)
     try:
-        if not file.exists():
-            with _progress("Listing", show_progress) as tick:
-                write_listing(file, found(), identity, chunk, lambda images: tick(images, 0))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Stopped before anything was scored.") from None
-    finally:
-        if not file.exists():
-            shutil.rmtree(work, ignore_errors=True)
-    listing = Listing(file)
-    different = [key for key in identity if identity[key] != listing.identity.get(key)]
+        earlier = json.loads(file.read_text())
+        different = [key for key in identity if identity[key] != earlier[key]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BlastlensError(f"{file} is damaged; delete {work} and start again.") from error
     if different:
         raise BlastlensError(
-            f"{work} holds what another command has finished ({listed(different, 'and')} were different); delete it, "
-            "or choose another --out."
+            f"{work} holds unfinished results of another command ({listed(different, 'and')} differ); delete it, or "
+            "choose another --out."
         )
-    return listing
 
 
-def _missing(work: Path, listing: Listing) -> list[int]:
-    return [number for number, size in enumerate(listing.sizes) if not is_whole(part_file(work, number), size)]
+def _command_of(out: Path) -> Any:
+    """The identity of the command that a results file came from, None where it is no such file."""
+    try:
+        return json.loads(pq.read_schema(out).metadata[b"blastlens.command"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
 
 
-def _only_to_be_merged(work: Path, identity: dict[str, Any]) -> bool:
-    """Whether a run of this command was cut off between its last chunk and its very end."""
-    if not (work / LISTING).exists():
+def _listed(chunks: Iterable[Chunk], work: Path, tick: Tick) -> tuple[list[int], set[int]]:
+    """The sizes of all chunks, and the numbers of those whose results are there."""
+    sizes, done = [], set()
+    for number, images in chunks:
+        sizes.append(len(images))
+        tick(len(images), 0)
+        if _is_done(part_file(work, number), images):
+            done.add(number)
+    if not sizes:
+        raise BlastlensError("No image was found; give folders, zips or patterns that hold some.")
+    return sizes, done
+
+
+def _is_done(part: Path, images: Sequence[Found]) -> bool:
+    try:
+        table = pq.ParquetFile(part).read(columns=["file"], use_threads=False)
+        return table["file"].to_pylist() == [image.name for image in images]
+    except (OSError, pa.ArrowException):
         return False
-    listing = Listing(work / LISTING)
-    return listing.identity == identity and not _missing(work, listing)
 
 
-def _sweep(work: Path) -> None:
-    """Delete what killed runs had begun to write."""
-    with saying(work):
-        for left in work.glob(f"*.*{TEMPORARY}"):
-            left.unlink(missing_ok=True)
+def _rows(part: Path) -> int:
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (OSError, pa.ArrowException):
+        return 0
 
 
-def _remove(work: Path) -> None:
-    """Delete a work folder, of which no half is ever seen."""
-    with saying(work):
-        work.rename(_on_its_way_out(work))
-    shutil.rmtree(_on_its_way_out(work), ignore_errors=True)
+def _merge(scorer: Scorer, parts: Sequence[Path], out: Path) -> tuple[int, int, int]:
+    """Write the rows of all parts, of which one is in memory at a time; returns images, failures and OOD images."""
+    images = failed = unlike = 0
 
+    def tables() -> Iterator[pa.Table]:
+        nonlocal images, failed, unlike
+        for part in parts:
+            table = pq.ParquetFile(part).read(use_threads=False)
+            images += table.num_rows
+            failed += table.num_rows - table["error"].null_count
+            unlike += pc.sum(pc.equal(table["in_domain"], False)).as_py() or 0
+            yield table
 
-def _on_its_way_out(work: Path) -> Path:
-    return work.with_name(f"{work.name}.old")
-
-
-# Progress ------------------------------------------------------------------------------------------------------------
+    scorer.write(out, tables())
+    return images, failed, unlike
 
 
 @contextmanager
 def _progress(title: str, show: bool, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-    """A bar on stderr, which threads may move; into a file it is written seldom."""
+    """A bar on stderr, which threads may move; it is written less often where that is no terminal."""
     often = 0.5 if sys.stderr.isatty() else 10
     failures = 0
     lock = threading.Lock()
@@ -218,49 +343,45 @@ def _progress(title: str, show: bool, total: int | None = None, done: int = 0) -
 # On this machine -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """One that the threads are at: its images, and the answers to come, by batch."""
+def _score_here(scorer: Scorer, chunks: Iterator[Chunk], work: Path, tick: Tick, workers: int) -> None:
+    """Threads that each read, decode and score one batch at a time, the first ones of the next chunk included."""
+    begun: deque[Chunk] = deque()
 
-    number: int
-    images: list[Found]
-    batches: list[Future[list[Answer]]]
-
-    def is_done(self) -> bool:
-        return all(batch.done() for batch in self.batches)
-
-
-def _run_here(scorer: Scorer, listing: Listing, work: Path, missing: Sequence[int], tick: Tick, workers: int) -> None:
-    """Threads that each read, decode and run one batch at a time; decoding and networks both let others run meanwhile.
-
-    They go on with the next chunk while the last batches of one are still being run.
-    """
-    room = threading.Semaphore(workers * (1 + _AHEAD))
+    def batches() -> Iterator[Sequence[Found]]:
+        for chunk in chunks:
+            begun.append(chunk)
+            yield from in_batches(chunk[1])
 
     def answer(batch: Sequence[Found]) -> list[Answer]:
-        try:
-            answers = scorer.answers(batch)
-            tick(len(batch), sum(isinstance(one, str) for one in answers))
-            return answers
-        finally:
-            room.release()
-
-    def save(chunk: _Chunk) -> None:
-        answers = [answer for batch in chunk.batches for answer in batch.result()]
-        scorer.save(part_file(work, chunk.number), chunk.images, answers)
+        answers = scorer.answers(batch)
+        tick(len(batch), sum(isinstance(one, str) for one in answers))
+        return answers
 
     pool = ThreadPoolExecutor(workers)
-    begun: deque[_Chunk] = deque()
     try:
-        for number in missing:
-            chunk = _Chunk(number, listing.chunk(number), [])
-            for batch in in_batches(chunk.images):
-                room.acquire()
-                chunk.batches.append(pool.submit(answer, batch))
-                if begun and begun[0].is_done():
-                    save(begun.popleft())
-            begun.append(chunk)
-        while begun:
-            save(begun.popleft())
+        answers: list[Answer] = []
+        for answered in _in_order(pool, answer, batches(), workers * _AHEAD):
+            answers += answered
+            number, images = begun[0]
+            if len(answers) == len(images):
+                scorer.write_part(part_file(work, number), images, answers)
+                begun.popleft()
+                answers = []
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    answer: Callable[[Sequence[Found]], list[Answer]],
+    batches: Iterable[Sequence[Found]],
+    ahead: int,
+) -> Iterator[list[Answer]]:
+    """Answers to batches in order, with at most `ahead` of them under way."""
+    pending: deque[Future[list[Answer]]] = deque()
+    for batch in batches:
+        pending.append(pool.submit(answer, batch))
+        if len(pending) == ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -16,9 +16,10 @@ from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
 from ..external_validation import Evaluation, Measured, evaluate, measure
 from ..folder_labels import MAX_LABELLED, LabelledImages, match_labels
-from ..image_sources import is_zip, list_sources
+from ..image_sources import list_sources
 from ..validation_summary import caveats, verdict
 from ..wording import count, duration
+from ..zips import is_zip
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .model_registry import Shelf, provenance, refusals
 from .report_page import body, how_to_prepare, standalone

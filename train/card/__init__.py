@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from blastlens.errors import BlastlensError
+from blastlens.files import replace
 from train.card.page import render
-from train.files import replace
 
 __all__ = ["main", "render"]
 

@@ -24,11 +24,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
+from blastlens.files import partial_folder, put_in_place, writing
 from train.datasets import layouts, slides
 from train.datasets.groups import link_subjects
 from train.datasets.layouts import PublishedFiles, PublishedImage, Rejected
 from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row
-from train.files import partial_folder, put_in_place, writing
 
 RECORD = "prepare.json"
 SCHEMA = 1  # of prepare.json

@@ -1,0 +1,139 @@
+"""Tables that state the subjects and labels of images, and subjects in file names."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
+from pathlib import PurePosixPath
+
+from .errors import BlastlensError
+from .wording import count, printable
+
+MAX_TABLE_BYTES, MAX_TABLE_ROWS = 5_000_000, 200_000  # of all tables together
+
+# C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
+_UID = re.compile(r"UID_(?P<subject>H?[0-9]+)_", re.IGNORECASE)
+_UID_SUBJECT = re.compile(r"H?[0-9]+", re.IGNORECASE)
+_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS = ("file_name", "file"), ("subject", "patient"), ("label",)
+
+
+def subject_name(text: str) -> str:
+    """A subject's name in one spelling: "h3" of C-NMC 2019 is "H3"; any other name stays as it is."""
+    return text.upper() if _UID_SUBJECT.fullmatch(text) else text
+
+
+class SubjectTables:
+    """The tables among the files: rows of file name (as written), subject and label ("" where empty)."""
+
+    def __init__(self) -> None:
+        self._tables: list[tuple[str, list[tuple[str, str, str]]]] = []
+        self._bytes = self._rows = 0
+
+    def add(self, name: str, read: Callable[[], bytes]) -> None:
+        """Read a table; raises BlastlensError where it cannot be used."""
+        if self._bytes <= MAX_TABLE_BYTES:  # else no further one is unpacked
+            data = read()
+            self._bytes += len(data)
+        if self._bytes > MAX_TABLE_BYTES:
+            size = f"{MAX_TABLE_BYTES // 1_000_000} MB"
+            raise BlastlensError(f"{name} makes the tables larger than {size} together; give a shorter table.")
+        rows = _table_rows(name, data)
+        self._rows += len(rows)
+        if self._rows > MAX_TABLE_ROWS:
+            raise BlastlensError(
+                f"{name} makes the tables longer than {MAX_TABLE_ROWS:,} rows together; give a shorter table."
+            )
+        self._tables.append((name, rows))
+
+    def about(self, names: Sequence[str]) -> tuple[list[tuple[str | None, str | None]], list[str]]:
+        """Subject and label of each image name, None where nothing states it; and notes on rows that were not used."""
+        found: dict[str, tuple[set[str], set[str]]] = {name: (set(), set()) for name in names}
+        notes = []
+        index = _NameIndex(names)
+        for table, rows in self._tables:
+            missing = ambiguous = 0
+            for file, subject, label in rows:
+                meant = index.named_by(_parts(file), _parts(table)[:-1])
+                missing += not meant
+                ambiguous += len(meant) > 1
+                if len(meant) == 1:
+                    # One table may give the subjects and another the labels, so empty cells are ignored.
+                    found[meant[0]][0].update({subject_name(subject)} - {""})
+                    found[meant[0]][1].update({label} - {""})
+            if missing:
+                is_ = "is" if missing == 1 else "are"
+                notes.append(f"{table} names {count(missing, 'file')} that {is_} not here.")
+            if ambiguous:
+                files = count(ambiguous, "file")
+                notes.append(f"{table} names {files} of which there are several; write the folder before the name.")
+        contradictory = [name for name, values in found.items() if max(map(len, values)) > 1]
+        if contradictory:
+            files = count(len(contradictory), "file")
+            notes.append(
+                f"Tables contradict each other about {files}, such as {contradictory[0]}; they were not used for these."
+            )
+        told = []
+        for name in names:
+            subjects, labels = found[name]
+            if max(len(subjects), len(labels)) > 1:
+                subjects = labels = set()
+            elif not subjects and (uid := _UID.match(PurePosixPath(name).name)):
+                subjects = {subject_name(uid["subject"])}
+            told.append((_shown(subjects), _shown(labels)))
+        return told, notes
+
+
+def _shown(values: set[str]) -> str | None:
+    return printable(next(iter(values), "")) or None
+
+
+def _table_rows(name: str, data: bytes) -> list[tuple[str, str, str]]:
+    try:
+        text = data.decode("utf-8-sig")
+        first_line = text.partition("\n")[0]
+        delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header, *records = islice(reader, MAX_TABLE_ROWS + 2)
+    except (UnicodeDecodeError, csv.Error):
+        raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
+    except ValueError:  # no header
+        raise BlastlensError(f"{name} is an empty table.") from None
+    columns = [title.strip().casefold() for title in header]
+    places = [
+        next((columns.index(title) for title in titles if title in columns), None)
+        for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
+    ]
+    if places[0] is None or places[1:] == [None, None]:
+        raise BlastlensError(
+            f"{name} was not used: a table of subjects has the columns file_name, subject and, optionally, label."
+        )
+    cells = ([record[i].strip() if i is not None and i < len(record) else "" for i in places] for record in records)
+    return [(file, subject, label) for file, subject, label in cells if file]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and name, of which the last 50 are compared."""
+    return PurePosixPath(name.replace("\\", "/").casefold()).parts[-50:] or ("",)
+
+
+class _NameIndex:
+    """Names of sources by the ways a table may write them, so that each row takes one lookup."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._whole: dict[tuple[str, ...], list[str]] = {}
+        self._ends: dict[tuple[str, ...], list[str]] = {}
+        for name in names:
+            parts = _parts(name)
+            self._whole.setdefault(parts, []).append(name)
+            for start in range(len(parts)):
+                self._ends.setdefault(parts[start:], []).append(name)
+
+    def named_by(self, row: tuple[str, ...], folder: tuple[str, ...]) -> list[str]:
+        """At most two sources that a row can mean: the one beside the table, or else those whose folders agree."""
+        beside = self._whole.get(folder + row)
+        if beside:
+            return beside[:2]
+        # A row may state fewer folders than there are, or more.
+        longer = (name for start in range(1, len(row)) for name in self._whole.get(row[start:], ()))
+        return list(islice(chain(self._ends.get(row, ()), longer), 2))
