@@ -7,10 +7,10 @@ from helpers_models import shared_model_folder
 
 from blastlens.classifier import DISCLAIMER
 from blastlens.dataset_info import DATASETS
-from blastlens.model_folder import ModelFolder, bundled_root
+from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
 from blastlens.published_systems import Comparison
 from blastlens.ui.about import about
-from blastlens.ui.words import MEANINGS, term
+from blastlens.ui.words import MEANINGS, model_choice, term
 
 CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
 
@@ -57,3 +57,9 @@ def test_an_explanation_is_escaped():
     assert "<ice>" not in html and 'data-meaning="of &quot;water&quot; &amp; &lt;ice&gt;"' in html
     with pytest.raises(KeyError):
         term("unknown word")
+
+
+def test_the_picker_distinguishes_the_bundled_models():
+    choices = [model_choice(ModelFolder.load(bundled_root() / name, name)) for name in bundled_models()]
+    assert len(set(choices)) == len(choices)
+    assert "Single cell · MobileNet · 12.8 MB" in choices and "Smear field · 4 classes · 8.9 MB" in choices

@@ -26,7 +26,7 @@ JUDGED = ("in_domain", "label_set", "flagged", "suggestion")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One drawn cell, and a zip of labelled ones of four people."""
+    """One drawn cell, and a zip of labelled ones of four subjects."""
     folder = tmp_path_factory.mktemp("files")
     draw_cell("ALL", 3).save(folder / "cell.png")
     with zipfile.ZipFile(folder / "labelled.zip", "w") as archive:
@@ -83,7 +83,7 @@ def by_mcp(demo_address, files):
 
 
 @pytest.mark.parametrize("name", requests(Path(), str))
-def test_both_roads_give_the_same_answer_which_says_where_it_comes_from(name, by_client, by_mcp):
+def test_gradio_client_and_mcp_give_the_same_result(name, by_client, by_mcp):
     answer = by_client[name]
     assert without_names(answer) == without_names(by_mcp[1][name])
     for one in answer["models"] if name == "list_models" else [answer]:
@@ -91,7 +91,7 @@ def test_both_roads_give_the_same_answer_which_says_where_it_comes_from(name, by
     assert answer["disclaimer"] == DISCLAIMER
 
 
-def test_every_answer_begins_its_warnings_with_the_external_validation(by_client):
+def test_the_first_warning_is_the_external_validation(by_client):
     for name in ("classify", "noise_curve", "score_images", "test_on_labelled_images"):
         assert by_client[name]["warnings"][0] == NOT_VALIDATED, name
     for one in by_client["list_models"]["models"]:
@@ -106,13 +106,13 @@ def test_a_prevalence_is_refused_by_a_model_that_states_none(demo_address, files
             client.predict(image, model="tiny-cell", prevalence=0.5, api_name=f"/{name}")
 
 
-def test_verdict_set_flag_and_suggestion_are_part_of_every_answer_about_an_image(by_client):
+def test_results_for_images_have_domain_label_set_flag_and_suggestion(by_client):
     for answer in (by_client["classify"], *by_client["score_images"]["images"]):
         # Nothing was measured of the small models that this page serves.
         assert {name: answer[name] for name in JUDGED} == dict.fromkeys(JUDGED)
 
 
-def test_the_tools_are_the_endpoints_each_described_argument_by_argument(by_mcp):
+def test_the_tools_are_the_endpoints_with_described_arguments(by_mcp):
     tools, answers = by_mcp
     assert set(tools) == set(answers)
     for tool in tools.values():

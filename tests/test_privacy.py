@@ -28,7 +28,7 @@ from blastlens.ui import build, forget, single_image
 from blastlens.ui.server import FAILED
 
 
-def test_a_sweep_deletes_what_is_old_at_any_depth_and_nothing_else(tmp_path):
+def test_a_sweep_deletes_old_files_at_any_depth(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name, age in (("new.png", 10), ("deep/er/old.png", OLDEST_S + 10), ("old.csv", OLDEST_S + 1)):
         (tmp_path / name).write_text("x")
@@ -40,7 +40,7 @@ def test_a_sweep_deletes_what_is_old_at_any_depth_and_nothing_else(tmp_path):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["deep", "er", "new.png"]  # emptied just now
 
 
-def test_a_folder_that_somebody_else_puts_beside_ours_has_no_file_of_ours_touched(tmp_path, monkeypatch):
+def test_folders_of_other_users_are_left_alone(tmp_path, monkeypatch):
     (tmp_path / "letter").write_text("to keep")
     (tmp_path / "blastlens-odd").mkdir()
     (tmp_path / "blastlens-odd" / "lock").symlink_to(tmp_path / "letter")
@@ -72,7 +72,7 @@ def test_the_folder_is_private_used_by_all_of_gradio_and_gone_at_the_end():
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_holds_is_not(tmp_path):
+def test_folders_of_killed_processes_are_deleted(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
     environment["TMPDIR"] = str(tmp_path)
     script = "from blastlens import temp_files; print(temp_files.claim(), flush=True); input()"
@@ -89,7 +89,7 @@ def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_holds_is_no
 
 
 @pytest.mark.slow
-def test_in_a_folder_that_the_operator_names_uploads_have_one_of_their_own(tmp_path):
+def test_uploads_have_their_own_folder_inside_a_configured_one(tmp_path):
     """All of the folder would be handed out, and swept: it may hold whatever else the operator keeps there."""
     (tmp_path / "the-operator-s").write_text("x")
     folder, rights, *used = claimed(os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)})
@@ -122,7 +122,7 @@ def test_a_page_that_is_stopped_leaves_nothing_behind(tmp_path):
     assert [str(file) for file in (tmp_path / "of-the-page").rglob("*") if file.is_file()] == []
 
 
-def test_what_is_kept_can_be_kept_for_less_than_the_hour_and_never_for_longer(monkeypatch):
+def test_uploads_can_be_kept_for_less_than_an_hour_but_not_longer(monkeypatch):
     monkeypatch.delenv("BLASTLENS_KEEP_S", raising=False)
     assert (keep_s(), every_s()) == (OLDEST_S, 600)
     for given, every in (("5", 1), ("60", 12), ("3000", 600)):
@@ -142,7 +142,7 @@ def told(address, fn, data, visitor):
 
 
 @pytest.mark.slow
-def test_all_that_a_visitor_gave_and_got_is_gone_on_schedule(tmp_path):
+def test_uploads_and_results_are_deleted_on_schedule(tmp_path):
     """Files and results on disk, their addresses, and what is in memory; of a page that keeps them for some seconds."""
     draw_cell("ALL", 0).save(tmp_path / "patient-7.png")
     data = (tmp_path / "patient-7.png").read_bytes()
@@ -207,7 +207,7 @@ def status(address):
         return error.code
 
 
-def test_what_idle_visitors_have_seen_is_forgotten(tmp_path):
+def test_idle_sessions_are_forgotten(tmp_path):
     demo = build([shared_model_folder("cell")])
     for session in ("idle", "busy"):
         demo.state_holder[session]
@@ -236,7 +236,7 @@ def wait_for(address, process):
         pytest.param("import train.evaluate", marks=pytest.mark.slow),
     ],
 )
-def test_the_inference_engine_reports_nothing_to_its_maker(tmp_path, importing):
+def test_onnx_runtime_sends_no_telemetry(tmp_path, importing):
     """ONNX Runtime 1.31 leaves a file for its telemetry session in TMPDIR as soon as it may send."""
     left_out = ("ORT_DISABLE_TELEMETRY", "CI")  # either would silence it by itself
     environment = {name: value for name, value in os.environ.items() if name not in left_out}

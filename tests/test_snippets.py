@@ -2,13 +2,13 @@
 
 import ast
 import asyncio
-import dataclasses
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -89,9 +89,10 @@ def by_title(snippets, *titles):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cell", "field"])
-def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind, images):
+def test_local_snippets_give_the_prediction_of_the_classifier(kind, images):
     classifier = Classifier.from_pretrained(shared_model_folder(kind))
-    snippets = local_snippets(Origin.of(classifier.folder), str(images[kind]))
+    origin = replace(Origin.of(classifier.folder), name=str(classifier.folder.path))
+    snippets = local_snippets(origin, str(images[kind]))
     assert [snippet.title for snippet in snippets] == ["transformers", "blastlens", "timm"]
     expected = classifier.predict(images[kind]).probabilities
     for snippet, printed in zip(snippets, run_python(list(snippets)), strict=True):
@@ -99,7 +100,7 @@ def test_the_lines_for_ones_own_computer_answer_what_the_classifier_answers(kind
 
 
 @pytest.mark.slow
-def test_the_lines_for_bundled_models_run_in_a_copy_of_the_project(images):
+def test_snippets_for_bundled_models_run_in_a_copy_of_the_project(images):
     for name, kind in (("mobilenetv1-cnmc2019", "cell"), ("mobilenetv2-aria2021", "field")):
         classifier = Classifier.from_pretrained(name)
         origin = Origin.of(classifier.folder)
@@ -112,7 +113,7 @@ def test_the_lines_for_bundled_models_run_in_a_copy_of_the_project(images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cell", "field"])
-def test_the_lines_for_hub_models_find_the_pinned_revision(kind, images, tmp_path):
+def test_snippets_for_hub_models_load_the_pinned_revision(kind, images, tmp_path):
     # A cache as the Hub's client leaves it, whose main branch has moved on to another network.
     repository = tmp_path / "hub" / "models--somebody--model"
     make_model_folder(repository / "snapshots" / COMMIT, kind, seed=3)
@@ -129,7 +130,7 @@ def test_the_lines_for_hub_models_find_the_pinned_revision(kind, images, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cell", "field"])
-def test_asking_the_page_from_python_answers_what_the_classifier_answers(kind, images, demo_address):
+def test_python_snippets_for_the_page_give_the_prediction_of_the_classifier(kind, images, demo_address):
     classifier = Classifier.from_pretrained(shared_model_folder(kind))
     snippets = remote_snippets(demo_address, classifier.folder.model_id, str(images[kind]))
     asked = by_title(snippets, "gradio_client", "MCP: from Python")
@@ -139,7 +140,7 @@ def test_asking_the_page_from_python_answers_what_the_classifier_answers(kind, i
 
 
 @pytest.mark.slow
-def test_asking_for_many_images_answers_what_the_classifier_answers(images, demo_address):
+def test_the_snippet_for_many_images_gives_the_predictions_of_the_classifier(images, demo_address):
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     snippets = remote_snippets(demo_address, classifier.folder.model_id, str(images["cell"]))
     (printed,) = run_python(by_title(snippets, "gradio_client: many images"))
@@ -150,7 +151,7 @@ def test_asking_for_many_images_answers_what_the_classifier_answers(images, demo
 
 
 @pytest.mark.parametrize("kind", ["cell", "field"])
-def test_asking_the_page_with_curl_answers_what_the_classifier_answers(kind, images, demo_address):
+def test_the_curl_snippet_gives_the_prediction_of_the_classifier(kind, images, demo_address):
     if not shutil.which("curl"):
         reason = "there is no curl: the lines for the shell cannot run"
         lacking(reason, "BLASTLENS_REQUIRE_DATA", "BLASTLENS_REQUIRE_BROWSER")
@@ -170,7 +171,7 @@ def test_a_folder_whose_name_holds_a_quote_runs_nothing_in_a_shell(tmp_path):
     assert not done.stderr and not (tmp_path / "made").exists()
 
 
-def test_an_assistant_with_the_shown_settings_finds_the_tools(demo_address):
+def test_an_assistant_with_these_settings_finds_the_tools(demo_address):
     (shown,) = by_title(remote_snippets(demo_address, "tiny-cell", "cell.png"), "MCP: settings of an assistant")
     settings = json.loads(shown.code)["mcpServers"]["blastlens"]
     assert settings["type"] == "streamable-http"
@@ -188,7 +189,7 @@ def test_an_assistant_with_the_shown_settings_finds_the_tools(demo_address):
 def test_the_page_displays_the_snippets_with_the_packages_that_they_import():
     folder = ModelFolder.load(shared_model_folder("cell"))
     page = snippets_markdown(folder, "http://here:1")
-    local = local_snippets(Origin.of(folder, here=False), code_snippets.IMAGE)
+    local = local_snippets(Origin.of(folder), code_snippets.IMAGE)
     packages = metadata.packages_distributions()
     for snippet in (*local, *remote_snippets("http://here:1", folder.model_id, code_snippets.IMAGE)):
         assert f"```{snippet.language}\n{snippet.code}```" in page
@@ -226,28 +227,11 @@ def test_a_network_with_code_of_its_own_is_not_offered_to_timm():
         ({}, "", LOCAL),
     ],
 )
-def test_the_address_is_the_visitors_and_nothing_else_gets_into_a_shell(headers, root, expected):
+def test_the_address_is_that_of_the_client_and_nothing_else_gets_into_a_shell(headers, root, expected):
     assert address_of(headers, {"scheme": "http", "root_path": root}) == expected
 
 
-@pytest.mark.parametrize(
-    ("address", "client", "expected"),
-    [
-        ("http://127.0.0.1:7860", "127.0.0.1", True),
-        ("http://localhost:7860", "::1", True),
-        ("http://[::1]:7860", "::1", True),
-        ("https://page.example", "127.0.0.1", False),  # through a proxy on this computer
-        ("http://127.0.0.1:7860", "192.0.2.7", False),  # a header says so
-    ],
-)
-def test_only_a_visitor_at_this_computer_is_told_where_a_folder_of_it_lies(address, client, expected):
-    folder = ModelFolder.load(shared_model_folder("cell"))
-    here = code_snippets.is_here(address, {"client": (client, 1234)})
-    assert here == expected
-    assert (str(folder.path) in snippets_markdown(folder, address, here)) == expected
-
-
-def test_the_page_as_everybody_gets_it_names_no_folder_of_this_computer():
+def test_the_page_names_no_folder_of_the_server():
     folder = shared_model_folder("cell")
     page = json.dumps(build([folder]).get_config_file(), default=str)
     assert f"path/to/{folder.name}" in page and str(folder.parent) not in page and str(ROOT) not in page
@@ -261,7 +245,7 @@ def test_on_a_space_the_tool_has_the_spaces_name_before_it(monkeypatch):
     assert re.search(r'call_tool\(\s*"blast_lens_classify", question', shown.code)
 
 
-def test_list_models_tells_what_each_model_is_worth(demo_address):
+def test_list_models_describes_each_model(demo_address):
     answer = Client(demo_address, verbose=False).predict(api_name="/list_models")
     assert answer["disclaimer"] == DISCLAIMER
     assert [one["model_id"] for one in answer["models"]] == ["tiny-cell", "tiny-field"]
@@ -281,5 +265,5 @@ def test_the_headline_of_a_bundled_model_is_its_group_disjoint_figure():
     assert {end: headline[end] for end in ("value", "low", "high")} == record["headline"]["auroc_per_donor"]
     assert headline["measured_on"] == "cells of subjects that are not in its training data"
     flattered = record | {"headline": record["headline"] | {"protocol": "image-80-10-10"}}
-    other = dataclasses.replace(classifier.folder, metrics=flattered)
+    other = replace(classifier.folder, metrics=flattered)
     assert code_snippets._headline(other.metrics, "people")["measured_on"].startswith("image-level")

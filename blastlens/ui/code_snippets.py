@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio.utils import get_space
@@ -25,8 +24,6 @@ from .words import main_score, task_of
 
 IMAGE = "cell.png"
 LOCAL = "http://127.0.0.1:7860"
-ELSEWHERE = "path/to/"  # replaces folders of this computer for clients on others
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -75,19 +72,14 @@ class Origin:
         return split_name(self.name) is not None
 
     @classmethod
-    def of(cls, folder: ModelFolder, here: bool = True) -> "Origin":
-        """The origin of a model.
-
-        Args:
-            folder: a bundled model is under `models/`, one of the Hub has its name there.
-            here: whether the client is on this computer; others do not learn where a folder is.
-        """
+    def of(cls, folder: ModelFolder) -> "Origin":
+        """The origin of a model. Of other folders only the name is given, since clients must not learn the path."""
         if folder.path == bundled_root() / folder.model_id:
             name = f"models/{folder.model_id}"
         elif folder.revision or split_name(folder.model_id):
             name = folder.model_id  # a bundled copy of a Hub model has its name, too
         else:
-            name = str(folder.path) if here else f"{ELSEWHERE}{folder.path.name}"
+            name = f"path/to/{folder.path.name}"
         return cls(name, folder.revision, "auto_map" in folder.config, folder.view.frame is not None)
 
 
@@ -95,9 +87,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     """Lay the tab out, follow the model picker, and offer `list_models`."""
 
     def follow(chosen: str, request: gr.Request) -> str:
-        scope = request.request.scope
-        address = address_of(request.headers, scope)
-        return snippets_markdown(shelf.classifier(chosen).folder, address, is_here(address, scope))
+        return snippets_markdown(shelf.classifier(chosen).folder, address_of(request.headers, request.request.scope))
 
     def list_models() -> dict[str, Any]:
         """List the models and their scores on unseen subjects. Research demonstration, not a medical device.
@@ -119,21 +109,15 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     endpoint(list_models)
 
 
-def snippets_markdown(folder: ModelFolder, address: str, here: bool = False) -> str:
-    """The whole tab in Markdown.
-
-    Args:
-        folder: the model.
-        address: of the page, without a slash at its end.
-        here: whether the client is on this computer.
-    """
-    origin = Origin.of(folder, here)
+def snippets_markdown(folder: ModelFolder, address: str) -> str:
+    """The whole tab in Markdown; `address` is that of the page, without a slash at its end."""
+    origin = Origin.of(folder)
     if origin.name.startswith("models/"):
         source = "Run the code in a copy of this project: the model is in its folder `models`."
     elif origin.on_the_hub:
         source = "The model is downloaded from the Hugging Face Hub at first use."
     else:
-        source = "Replace the path by that of your copy of the model folder."
+        source = "Replace `path/to` by the path of the model folder."
     local = "\n".join(one.markdown() for one in local_snippets(origin, IMAGE))
     remote = "\n".join(one.markdown() for one in remote_snippets(address, folder.model_id, IMAGE, tool_name()))
     return (
@@ -190,12 +174,6 @@ def address_of(headers: Mapping[str, str], scope: Mapping[str, Any]) -> str:
     # The code is pasted into shells, so only an address may get into it.
     plain = re.fullmatch(r"https?://([\w.\-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/[\w.~\-]+)*", address, re.ASCII)
     return address if plain else LOCAL
-
-
-def is_here(address: str, scope: Mapping[str, Any]) -> bool:
-    """Whether the client is on this computer: the request comes from the loopback, and to one of its names."""
-    host = urlsplit(address).hostname or ""
-    return (scope.get("client") or ("",))[0] in _LOOPBACK and host in _LOOPBACK
 
 
 def tool_name() -> str:

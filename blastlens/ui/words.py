@@ -1,6 +1,5 @@
 """Texts about models, scores and labels that several tabs share. No layout, no Gradio components."""
 
-import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -114,7 +113,7 @@ FAMILIES = {
     "Placing and marks": ("shift", "scale_bar"),
 }
 _OTHER = "Other"
-_ARCHITECTURES = {"mobilenet": "MobileNet", "resnet": "ResNet", "efficientnet": "EfficientNet"}
+_FAMILY_NAMES = {"mobilenet": "MobileNet", "resnet": "ResNet", "efficientnet": "EfficientNet"}
 
 
 def task_of(folder: ModelFolder) -> DatasetInfo:
@@ -151,10 +150,9 @@ def model_choice(folder: ModelFolder) -> str:
     if len(folder.label_names) > 2:
         parts.append(f"{len(folder.label_names)} classes")
     else:
-        architecture = str(folder.config.get("architecture", ""))
-        family = re.match(r"[a-z]*", architecture)
-        name = family[0] if family else ""
-        parts.append("small" if "small" in architecture else _ARCHITECTURES.get(name, name or "unknown network"))
+        architecture = str(folder.config.get("architecture", "unknown network"))
+        family = next((name for start, name in _FAMILY_NAMES.items() if architecture.startswith(start)), architecture)
+        parts.append("small" if "small" in architecture else family)
     if (size := megabytes(folder)) is not None:
         parts.append(f"{size:.1f} MB")
     return " · ".join(parts)
