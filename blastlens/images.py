@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,10 +23,9 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from .errors import BlastlensError
+from .view import RAW_CELL_SIDE as RAW_CELL_SIDE
+from .view import View
 from .wording import printable
-
-if TYPE_CHECKING:
-    from .view import View
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
@@ -36,7 +35,6 @@ MAX_WEBP_PIXELS = 25_000_000  # Pillow's reader keeps four copies of them
 MAX_BYTES = 160_000_000  # MAX_PIXELS, uncompressed, with room for a header
 MIN_SIDE = 16
 MAX_ASPECT = 20  # 16 x 3,000,000 pixels are within MAX_PIXELS, but fill the memory once resized to 224 px width
-RAW_CELL_SIDE = 450  # of the published C-NMC images, each one segmented cell on black
 # 50 megapixels take up to 450 MB while they are decoded: larger images than this are decoded one at a time.
 LARGE = 10_000_000
 # Limits on files that are made to keep the decoder busy or to fill the memory.
@@ -103,7 +101,7 @@ def read_image(source: ImageSource, name: str | None = None) -> OpenedImage:
         return _to_rgb(image, name)
 
 
-def read_view(source: ImageSource, view: "View", name: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_view(source: ImageSource, view: View, name: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Open one image as `open_image` does, and crop and resize it to what a model sees.
 
     Returns:

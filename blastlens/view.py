@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from .errors import BlastlensError
-from .images import RAW_CELL_SIDE
+
+RAW_CELL_SIDE = 450  # of the published C-NMC images, each one segmented cell on black
 
 _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
