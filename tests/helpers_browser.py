@@ -1,4 +1,4 @@
-"""A visit to the demo in Chromium: what the page asked of the network and complained of is part of every test."""
+"""A visit to the demo in Chromium: console errors and requests to other hosts fail every test."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ _QUIET = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-# What axe calls an obstacle for somebody; "moderate" and "minor" are advice, much of it on Gradio's own parts.
+# Of the impacts that axe reports; "moderate" and "minor" ones are advice, mostly on parts of Gradio.
 SERIOUS = ("critical", "serious")
 
 

@@ -126,10 +126,10 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
 
 def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None, data: Path | None) -> Shelf:
     given = begin() if models is None else models
-    asked = [m if isinstance(m, Wanted | Loading) else Wanted(os.fspath(m)) for m in given]
+    wanted = [m if isinstance(m, Wanted | Loading) else Wanted(os.fspath(m)) for m in given]
     if data is None and os.environ.get("BLASTLENS_DATA"):
         data = Path(os.environ["BLASTLENS_DATA"])
-    served = {one.classifier.folder.model_id: one for one in serve(asked)}
+    served = {one.classifier.folder.model_id: one for one in serve(wanted)}
     labels_of = {name: one.classifier.label_names for name, one in served.items()}
     by_labels = {labels: examples_for(labels, data) for labels in set(labels_of.values())}
     return Shelf(
