@@ -90,7 +90,7 @@ def visiting(browser: Browser, address: str) -> Iterator[Callable[..., Visit]]:
             permissions=["clipboard-read", "clipboard-write"],
             reduced_motion="reduce",
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         one = Visit(context.new_page())
         one.page.on("console", lambda message: message.type == "error" and one.complaints.append(message.text))
         one.page.on("pageerror", lambda error: one.complaints.append(str(error)))

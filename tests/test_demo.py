@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import urllib.request
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,9 +30,9 @@ from blastlens.synthetic_images import draw_cell
 from blastlens.ui.examples import examples_for
 from blastlens.ui.links import Scene, read_scene
 from blastlens.ui.model_registry import Shelf
-from blastlens.ui.pictures import curve_figure, heat_overlay
-from blastlens.ui.single_image import NOISE, TryACell
-from blastlens.ui.single_image_html import marks_html, offer_html
+from blastlens.ui.pictures import heat_overlay
+from blastlens.ui.single_image import NOISE, SingleImageTab
+from blastlens.ui.single_image_html import curve_html
 from blastlens.ui.words import facts
 
 CELL, FIELD = "tiny-cell", "tiny-field"
@@ -47,7 +46,9 @@ def classifiers():
 
 @pytest.fixture(scope="module")
 def tab(classifiers):
-    return TryACell(Shelf(classifiers, {name: examples_for(c.label_names, None) for name, c in classifiers.items()}))
+    return SingleImageTab(
+        Shelf(classifiers, {name: examples_for(c.label_names, None) for name, c in classifiers.items()})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,6 @@ def upload(file):
     folder.mkdir(parents=True, exist_ok=True)
     file = shutil.copy(file, folder)
     return {"path": str(file), "url": None}
-
-
-def change_of(corruption):
-    """As the page's controls hold it."""
-    return corruption.kind, corruption.level
 
 
 def shown_pixels(html, number=0):
@@ -100,13 +96,6 @@ def test_the_api_answers_what_the_classifier_answers(client, classifiers, tmp_pa
         for model in (CELL, FIELD):
             answer = client.predict(handle_file(file), model, 7.5, 3, api_name="/classify")
             assert answer == classifiers[model].predict(file, 7.5, 3).to_dict(), file.name
-
-
-def test_the_api_needs_no_more_than_an_image(client, classifiers, tmp_path):
-    draw_cell("HEM", 1).save(tmp_path / "cell.png")
-    answer = client.predict(image=handle_file(tmp_path / "cell.png"), api_name="/classify")
-    assert answer == classifiers[CELL].predict(tmp_path / "cell.png").to_dict()
-    assert answer["disclaimer"] == "Research demonstration, not a medical device."
 
 
 def test_the_api_refuses_each_bad_file_in_one_sentence(client, bad_files):
@@ -216,51 +205,61 @@ def test_the_served_page_loads_nothing_from_elsewhere(demo_address):
     assert [url for url in outside if not url.startswith(demo_address)] == []
 
 
-def test_the_page_shows_what_the_classifier_says(tab, classifiers, tmp_path):
+def settings(file, kind=NOISE, level=0.0, seed=0, share=0.0, model=CELL):
+    return upload(file), model, kind, level, seed, share
+
+
+def test_the_tab_shows_what_the_classifier_predicts(tab, classifiers, tmp_path):
     draw_cell("ALL", 0).save(tmp_path / "raw.bmp")
     for model in (CELL, FIELD):
         for change in (Corruption(NOISE, 12), Corruption("blur", 3)):
-            shown = tab.answer(upload(tmp_path / "raw.bmp"), model, *change_of(change), 5)
-            seen, focus, _, verdict, decision, notes, link = shown
-            assert decision == ""  # nothing was measured of it to decide by
+            chosen = settings(tmp_path / "raw.bmp", change.kind, change.level, 5, model=model)
+            view, focus, verdict, details, _, link = tab.answer(*chosen)
             expected = classifiers[model].predict(tmp_path / "raw.bmp", seed=5, corruption=change)
             assert [text.partition(" ")[0] for text in verdict["value"]] == list(expected.probabilities)
             assert list(verdict["value"].values()) == list(expected.probabilities.values())
             changed = classifiers[model].pixels(tmp_path / "raw.bmp", seed=5, corruption=change)
-            assert np.array_equal(shown_pixels(seen), changed)
-            assert np.array_equal(shown_pixels(seen, 1), classifiers[model].pixels(tmp_path / "raw.bmp"))
-            assert expected.label in focus and "Not evidence" in focus
-            assert "Research demonstration, not a medical device." in notes and model in notes
-            assert f"change={change.kind}" in link
-            curve = tab.curve(upload(tmp_path / "raw.bmp"), model, *change_of(change), 5)
+            assert np.array_equal(shown_pixels(view), changed)
+            assert np.array_equal(shown_pixels(view, 1), classifiers[model].pixels(tmp_path / "raw.bmp"))
+            assert f"Activation map for {expected.label}; not evidence of disease." in focus
+            assert "Research demonstration, not a medical device." in details and model in details
+            assert f"change={change.kind}" in link and "image=&amp;" in link  # an own image is not part of it
+            curve = tab.curve(*chosen)
             assert curve.count("<polyline") == len(expected.probabilities)
-            assert ("The band" in curve) == (change.kind == NOISE)  # other changes draw no random numbers
+            assert ("<polygon" in curve) == (change.kind == NOISE)  # other corruptions draw no random numbers
 
 
-def test_dragging_repeats_itself_and_shows_the_noise_that_is_classified(tab, classifiers, tmp_path):
+def test_the_preview_repeats_itself_and_shows_the_noise_that_is_classified(tab, classifiers, tmp_path):
     draw_cell("HEM", 2).save(tmp_path / "cell.png")
-    one, again, other = (tab.preview(upload(tmp_path / "cell.png"), CELL, NOISE, 30, seed) for seed in (0, 0, 1))
+    one, again, other = (tab.preview(*settings(tmp_path / "cell.png", level=30, seed=seed)) for seed in (0, 0, 1))
     assert one == again
     assert one[0] != other[0]
     clean = classifiers[CELL].pixels(tmp_path / "cell.png")
     assert np.array_equal(shown_pixels(one[0]), add_gaussian_noise(clean, 30, 0))
 
 
-def test_the_page_refuses_a_bad_file_in_one_sentence_and_drops_the_old_answer(tab, bad_files):
+def test_a_bad_file_gets_one_sentence_and_the_old_answer_is_dropped(tab, bad_files):
     for file, reason in bad_files.items():
-        seen, focus, caution, verdict, decision, notes, link = tab.answer(upload(file), CELL, NOISE, 0, 0)
-        assert reason in caution and 'role="alert"' in caution and decision == notes == ""
-        assert verdict["value"] is None and link == "" and "<img" not in seen + focus
-        assert "<svg" not in tab.curve(upload(file), CELL, NOISE, 0, 0)
+        view, focus, verdict, details, suggestion, link = tab.answer(*settings(file))
+        assert reason in details and 'role="alert"' in details and not suggestion.visible
+        assert verdict["value"] is None and link == "" and "<img" not in view + focus
+        assert "<svg" not in tab.curve(*settings(file))
+
+
+def test_a_file_name_cannot_write_into_the_page(tab, tmp_path):
+    file = tmp_path / "<img src=x onerror=alert(1)>.png"
+    file.write_text("no pixels")
+    details = tab.answer(*settings(file))[3]
+    assert "&lt;img" in details and "<img" not in details
 
 
 @pytest.mark.parametrize("seed", [None, 1.5, -1, "x"])
-def test_a_seed_that_is_none_is_refused_in_one_sentence_wherever_it_comes_in(tab, client, tmp_path, seed):
+def test_an_invalid_seed_is_refused_in_one_sentence_by_tab_and_api(tab, client, tmp_path, seed):
     draw_cell("ALL", 0).save(tmp_path / "cell.png")
-    file = upload(tmp_path / "cell.png")
-    assert "whole number" in tab.answer(file, CELL, NOISE, 20, seed)[2]
-    assert "<svg" not in tab.curve(file, CELL, NOISE, 20, seed)
-    tab.preview(file, CELL, NOISE, 20, seed)  # raises nothing; the page keeps what it has
+    chosen = settings(tmp_path / "cell.png", level=20, seed=seed)
+    assert "whole number" in tab.answer(*chosen)[3]
+    assert "<svg" not in tab.curve(*chosen)
+    tab.preview(*chosen)  # raises nothing; the page stays as it is
     for endpoint, rest in (("/classify", {}), ("/noise_curve", {"patterns": 2})):
         with pytest.raises(AppError, match="whole number from 0"):
             client.predict(image=handle_file(tmp_path / "cell.png"), seed=seed, **rest, api_name=endpoint)
@@ -271,84 +270,41 @@ def test_patterns_past_the_last_seed_start_over(tab, client, tmp_path):
     last = 2**64 - 1
     request = {"image": handle_file(tmp_path / "cell.png"), "seed": last, "patterns": 2}
     assert client.predict(**request, api_name="/noise_curve")["levels"]
-    assert "<svg" in tab.curve(upload(tmp_path / "cell.png"), CELL, NOISE, 20, last)
+    assert "<svg" in tab.curve(*settings(tmp_path / "cell.png", level=20, seed=last))
 
 
-def test_a_file_name_cannot_write_into_the_page(tab, tmp_path):
-    file = tmp_path / "<img src=x onerror=alert(1)>.png"
-    file.write_text("no pixels")
-    notes = tab.answer(upload(file), CELL, NOISE, 0, 0)[2]
-    assert "&lt;img" in notes and "<img" not in notes
-
-
-def test_a_page_without_an_image_asks_for_one(tab):
-    seen, _, caution, verdict, _, notes, _ = tab.answer(None, CELL, NOISE, 0, 0)
-    assert "Upload or paste an image" in seen and verdict["value"] is None and caution == notes == ""
-
-
-def test_the_page_opens_with_its_first_example_answered(tab):
-    model, *_, path, seen, _, caution, verdict, _, _, _ = tab.open(SimpleNamespace(query_params={}))
-    assert model == CELL
-    assert path == str(tab.shelf.examples[CELL][0].path)
-    assert "<img" in seen and set(verdict["value"]) == {
-        "ALL · leukemic B-lymphoblast",
-        "HEM · normal B-lymphoid precursor",
-    }
-    assert caution.count("<li>") == 1 and "<li>Not externally validated.</li>" in caution
+def test_the_page_opens_with_its_first_example(tab):
+    model, _, thumbnails, kind, level, *_, path = tab.open(SimpleNamespace(query_params={}))
+    assert (model, kind, level.value) == (CELL, NOISE, 0)
+    assert path == str(tab.shelf.examples[CELL][0].path) == thumbnails[0][0]
+    _, _, verdict, details, *_ = tab.answer(upload(Path(path)), model, kind, 0, 0)
+    assert set(verdict["value"]) == {"ALL · leukemic B-lymphoblast", "HEM · normal B-lymphoid precursor"}
+    assert details.count("<li>") == 1 and "<li>Not externally validated.</li>" in details
 
 
 def test_a_link_leads_back_to_its_scene(tab):
     scene = Scene(FIELD, "drawn-Pre-1", Corruption("hue", -20.5), 9)
     query = {name: values[0] for name, values in parse_qs(scene.query()).items()}
     assert read_scene(query, tab.shelf) == (scene, ())
-    opened = tab.open(SimpleNamespace(query_params=query))
-    path = str(next(one.path for one in tab.shelf.examples[FIELD] if one.path.stem == "drawn-Pre-1"))
-    assert path in opened
-    assert opened[-7:-2] == tab.answer(upload(Path(path)), FIELD, "hue", -20.5, 9)[:5]
+    model, _, _, kind, level, _, seed, _, path = tab.open(SimpleNamespace(query_params=query))
+    assert (model, Path(path).stem, kind, level.value, seed) == (FIELD, "drawn-Pre-1", "hue", -20.5, 9)
 
 
-def test_an_image_of_ones_own_is_not_part_of_the_link(tab, tmp_path):
-    draw_cell("HEM", 2).save(tmp_path / "mine.png")
-    link = tab.answer(upload(tmp_path / "mine.png"), CELL, NOISE, 4, 0)[-1]
-    assert "mine" not in link and "image=&amp;" in link
-
-
-def test_a_click_on_an_example_answers_it(tab):
+def test_an_example_is_picked_by_its_place_and_survives_the_deletion_of_its_copy(tab):
     example = tab.shelf.examples[CELL][3]
-    path, *shown = tab.pick(SimpleNamespace(value=example.path.stem), CELL, NOISE, 0, 0)
-    assert path == str(example.path)
-    assert shown[0] == tab.answer(upload(Path(path)), CELL, NOISE, 0, 0)[0]
+    assert tab.pick(CELL, SimpleNamespace(index=3)) == str(example.path)
+    gone = {"path": str(Path(get_upload_folder(), "deleted", example.path.name))}
+    assert "<img" in tab.answer(gone, CELL, NOISE, 0, 0)[0]
+    deleted = {"path": str(Path(get_upload_folder(), "deleted", "mine.png"))}
+    assert "has been deleted" in tab.answer(deleted, CELL, NOISE, 0, 0)[3]
 
 
-def test_another_model_keeps_a_visitors_image_and_replaces_an_example(tab, tmp_path):
+def test_another_model_keeps_an_uploaded_image_and_replaces_an_example(tab, tmp_path):
     draw_cell("ALL", 9).save(tmp_path / "mine.png")
-    _, offer, path, *shown = tab.switch(upload(tmp_path / "mine.png"), FIELD, NOISE, 0, 0)
+    _, thumbnails, path, _ = tab.switch(upload(tmp_path / "mine.png"), FIELD)
     assert Path(path).name == "mine.png"
-    assert shown[0] == tab.answer(upload(tmp_path / "mine.png"), FIELD, NOISE, 0, 0)[0]
-    assert "Benign" in offer and "ALL<" not in offer
-    _, _, path, *_ = tab.switch(upload(tab.shelf.examples[CELL][0].path), FIELD, NOISE, 0, 0)
-    assert path == str(tab.shelf.examples[FIELD][0].path)
-
-
-def test_every_mark_of_a_kind_is_a_button_and_a_tick_in_its_place(monkeypatch):
-    html = marks_html(NOISE)
-    assert [float(value) for value in re.findall(r'data-value="([^"]+)"', html)] == [
-        *(3, 9),
-        *(2, 5, 6, 8, 10),
-        *(20.4, 30.6, 45.9, 66.3, 96.9),
-    ]
-    assert html.count("linear-gradient") == 12 and "* 0.2040)" in html
-    monkeypatch.setitem(KINDS, "bare", replace(KINDS["hue"], name="bare", severities=()))
-    assert "<style>" not in marks_html("bare") and "<button" not in marks_html("bare")
-
-
-def test_examples_are_drawn_and_say_so(tab, classifiers):
-    for model, classifier in classifiers.items():
-        examples = tab.shelf.examples[model]
-        assert {example.label for example in examples} == set(classifier.label_names)
-        assert all(example.drawn and example.path.is_file() for example in examples)
-        offer = offer_html(examples)
-        assert "drawn by this project, not patients" in offer and "Real images" not in offer
+    assert [caption for _, caption in thumbnails] == [f"{label}, drawn" for label in ("Benign", "Early", "Pre", "Pro")]
+    assert tab.switch(upload(tab.shelf.examples[CELL][0].path), FIELD)[2] == str(tab.shelf.examples[FIELD][0].path)
 
 
 def test_real_images_on_this_machine_are_offered_with_their_labels(classifiers, tmp_path):
@@ -366,19 +322,20 @@ def test_real_images_on_this_machine_are_offered_with_their_labels(classifiers, 
         classifier = classifiers[model]
         examples = examples_for(classifier.label_names, tmp_path)
         assert [example.label for example in examples if not example.drawn] == labels
-        offer = offer_html(examples)
-        assert "Real images" in offer and "proves little" in offer
+        assert {example.label for example in examples if example.drawn} == set(classifier.label_names)
 
 
-def test_the_curve_marks_now_and_the_flip_and_tells_both_in_words():
+def test_the_curve_marks_the_current_level_and_the_flip_and_describes_both():
     rows = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     curve = Curve(NOISE, (0.0, 10.0, 50.0), rows, rows - 0.05, rows + 0.05, ("<b>", "HEM"), 50.0)
-    svg = curve_figure(curve, curve.label_names, 10)
+    svg = curve_html(curve, 10)
     assert 'class="now"' in svg and 'class="flip"' in svg and svg.count("<polygon") == 2
-    assert "&lt;b&gt; (90%); between noise 10 and noise 50 it turns to HEM. The band" in svg and "<b>" not in svg
+    assert "&lt;b&gt; (90%); between noise 10 and noise 50 it changes to HEM. The band" in svg and "<b>" not in svg
     assert 'points="0.00,10.00 10.00,40.00 50.00,80.00"' in svg
+    across = float(re.search(r'class="flip"><line x1="([\d.]+)%', svg)[1])
+    assert across == pytest.approx(11 + 86 * 0.2, abs=0.01)  # where the lines cross, at level 20
     steady = Curve("hue", (-90.0, 0.0, 90.0), rows[[0, 0, 0]], rows[[0, 0, 0]], rows[[0, 0, 0]], ("ALL", "HEM"), None)
-    svg = curve_figure(steady, steady.label_names, 0)
+    svg = curve_html(steady, 0)
     assert 'class="flip"' not in svg
     assert "stays so up to stain hue -90° and stain hue 90°." in svg
 

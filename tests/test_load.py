@@ -53,7 +53,7 @@ def cell(tmp_path_factory):
 @pytest.fixture
 def endless(monkeypatch):
     """The runs with the seed ENDLESS that are going on; each goes on until it is stopped."""
-    steps, going, end = batch.Run.steps, [], threading.Event()
+    steps, going, end = batch.BatchRun.steps, [], threading.Event()
 
     def lasting(run):
         if run.seed != ENDLESS:
@@ -66,7 +66,7 @@ def endless(monkeypatch):
         finally:
             going.remove(run)
 
-    monkeypatch.setattr(batch.Run, "steps", lasting)
+    monkeypatch.setattr(batch.BatchRun, "steps", lasting)
     yield going
     end.set()
 
@@ -144,7 +144,7 @@ def test_nothing_of_what_a_client_was_shown_stays_in_memory(demo, visitor, cell)
 
 def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
     image, free = visitor.give(cell), threading.Event()
-    given = single_image.seen_html
+    given = single_image.view_html
 
     def slow(*shown):
         free.wait(30)
@@ -153,7 +153,7 @@ def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
     def preview(seed):
         return visitor.around_the_queue("preview", image, MODEL, "gaussian_noise", 20, seed, 0)
 
-    monkeypatch.setattr(single_image, "seen_html", slow)
+    monkeypatch.setattr(single_image, "view_html", slow)
     seen = []
     threads = [threading.Thread(target=lambda seed=seed: seen.append(preview(seed))) for seed in range(60)]
     for thread in threads:

@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import weakref
 from datetime import timedelta
 from pathlib import Path
 
@@ -152,7 +151,7 @@ def test_uploads_and_results_are_deleted_on_schedule(tmp_path):
         model = next(one for one in config["components"] if one["type"] == "radio")["props"]["value"]
         (place,) = httpx.post(f"{page.address}/gradio_api/upload", files={"files": ("patient-7.png", data)}).json()
         given = {"path": place, "orig_name": "patient-7.png", "meta": {"_type": "gradio.FileData"}}
-        assert "Answered in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0, 0], "one")
+        assert "Predicted in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0, 0], "one")
         tables = told(page.address, fn["run"], [[given], model, 0], "one")
         inside = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0, 0], "two")
@@ -214,7 +213,7 @@ def test_idle_sessions_are_forgotten(tmp_path):
     demo.state_holder.time_last_used["idle"] -= timedelta(seconds=100)
     draw_cell("ALL", 0).save(tmp_path / "cell.png")
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
-    single_image._pixels(weakref.ref(classifier), str(tmp_path / "cell.png"))
+    single_image._pixels(classifier, str(tmp_path / "cell.png"))
     forget(demo, older_than=60)
     assert list(demo.state_holder.session_data) == ["busy"]
     assert single_image._pixels.cache_info().currsize == 0

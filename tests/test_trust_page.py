@@ -37,7 +37,7 @@ def demo_address(tmp_path_factory):
 
 
 def answered(page):
-    page.locator(".notes", has_text="Answered in").wait_for()
+    page.locator(".notes", has_text="Predicted in").wait_for()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -94,7 +94,7 @@ def test_the_ways_to_make_it_worse_are_picked_by_keyboard(visit):
 def test_a_link_names_the_way_and_the_picker_shows_it(visit):
     page = visit("/?change=motion_blur&level=10").page
     answered(page)
-    assert page.get_by_label("Make it worse with").input_value() == "motion_blur"
+    assert page.get_by_label("Corruption", exact=True).input_value() == "Motion blur"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -106,15 +106,15 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click
     draw_cell("ALL", 41).save(cell, "PNG")
     file = {"name": "mine.png", "mimeType": "image/png", "buffer": cell.getvalue()}
     page.locator(".given input[type=file]").set_input_files(file)
-    button = page.get_by_role("button", name=re.compile(r"Open it in: .*tiny-cell"))
+    button = page.get_by_role("button", name=re.compile(r"Open in: Single cell"))
     button.wait_for()
-    assert page.locator(".notes.decision").count() == 0  # the figures say nothing of a strange image
+    assert page.locator(".notes .decision").count() == 0  # the figures say nothing of a strange image
     assert opened.fits() and opened.barriers() == []
     button.click()
     page.wait_for_url(re.compile("model=tiny-cell"))
     assert page.get_by_role("radio", name=re.compile("Single cell")).is_checked()
-    decision = page.locator(".notes.decision")
+    decision = page.locator(".notes .decision")
     decision.wait_for()
-    assert "At 90 %" in decision.inner_text() and "Set to miss few" in decision.inner_text()
-    assert "looks like those this model knows" in page.locator(".notes .fits").inner_text()
+    assert "Not ruled out at 90 %" in decision.inner_text() and "Operating point" in decision.inner_text()
+    assert "looks like the training images" in page.locator(".notes .fits").inner_text()
     assert opened.fits() and opened.barriers() == []

@@ -1,4 +1,4 @@
-"""One pass of a model over many images, and what came of it as plain rows. No layout, no Gradio components."""
+"""One pass of a model over many images, and its results as rows: for JSON, for CSV, and for the tables on the page."""
 
 import math
 import time
@@ -11,22 +11,24 @@ from ..classifier import DISCLAIMER, Classifier, Prediction, suggesting
 from ..errors import BlastlensError
 from ..image_sources import LONGEST_RUN_S, Sources, list_sources
 from ..images import ImageSource
+from ..metrics import Interval
 from ..model_folder import ModelFolder
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
+from ..wording import listed
 from .model_registry import provenance
 
 NOT_NAMED = "not named"
-UNLIKE = (
-    "{number} of {of} images do not look like those this model was trained on; their answers say nothing, and are "
-    "part of what is summed up by patient."
+_REJECTED = (
+    "{number} of {of} images do not look like the training images of this model; their predictions are unreliable, and "
+    "are included in the figures by patient."
 )
-_TOO_LONG = f"was left out, since the run took over {LONGEST_RUN_S // 60} minutes; give the rest in parts."
+_TOO_LONG = f"was left out, since the run took over {LONGEST_RUN_S // 60} minutes; upload the rest in parts."
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What the model said about one image of the run."""
+    """The prediction for one image of the run; `leukemia` is the probability of all leukemic labels together."""
 
     name: str
     subject: str | None
@@ -35,17 +37,15 @@ class Answered:
 
 
 @dataclass
-class Run:
-    """One pass of a model over images; it fills up while `steps` goes on, and keeps what was done if it is stopped.
+class BatchRun:
+    """One pass of a model over images. It is filled while `steps` goes on, and keeps what was done if it is stopped.
 
     Attributes:
-        classifier: None once the run is over: the page keeps the run for its tables, and a network is large.
-        others: models that may be suggested for images that do not fit this one; none once the run is over.
-        folder: the model's.
-        total: how many images there are to try.
-        answered, failures: so far; failures are name and reason, beginning with what cannot be an image.
-        done: how many of the images have been tried.
-        seconds: that took.
+        classifier, others: the model, and those that may be suggested for images that it rejects; dropped when the run
+            is over, since the page keeps the run for its tables, and a network is large.
+        total, done: number of images, and of those tried so far.
+        answered, failures: so far; failures are name and reason.
+        seconds: taken so far.
         stopped: set from outside, ends the steps.
     """
 
@@ -72,8 +72,8 @@ class Run:
         seed: int = 0,
         others: Iterable[Classifier] = (),
         prevalence: float | None = None,
-    ) -> "Run":
-        """List what is to be done; raises BlastlensError where that is nothing, or too much."""
+    ) -> "BatchRun":
+        """List the images; raises BlastlensError if there are none, or too many."""
         sigma, seed, prevalence = checked_sigma(sigma), checked_seed(seed), classifier.assumed(prevalence)
         listing = list_sources(paths)
         failures = list(listing.refused)
@@ -81,7 +81,7 @@ class Run:
         run = cls(classifier, tuple(others), folder, sigma, seed, prevalence, listing, total, failures=failures)
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
-            raise BlastlensError(f"There is no image among the files given.{reason}")
+            raise BlastlensError(f"There is no image among these files.{reason}")
         return run
 
     @property
@@ -90,8 +90,8 @@ class Run:
         return self.done == self.total
 
     def steps(self) -> Iterator[None]:
-        """Do the work, an image at a time."""
-        assert self.classifier is not None  # its steps are gone through once
+        """Classify the images, one with each step."""
+        assert self.classifier is not None  # the steps are taken once
         start = time.perf_counter()
         leukemic = leukemic_labels(self.folder.label_names)
         images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
@@ -120,7 +120,7 @@ class Run:
             self.listing = replace(self.listing, sources=())
 
     def patients(self) -> list[Patient]:
-        """What was answered so far by patient; none where the model's labels do not say what is leukemia."""
+        """The results so far by patient; none if it is unknown which of the model's labels are leukemic."""
         leukemic = leukemic_labels(self.folder.label_names)
         if not leukemic:
             return []
@@ -130,13 +130,13 @@ class Run:
         )
 
     @property
-    def unlike(self) -> int:
-        """How many of the images answered so far do not look like those that the model knows."""
+    def rejected(self) -> int:
+        """How many of the images so far are out of distribution."""
         return sum(one.prediction.in_domain is False for one in self.answered)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        unlike = [UNLIKE.format(number=self.unlike, of=len(self.answered))] if self.unlike else []
+        """The results as plain JSON values."""
+        rejected = [_REJECTED.format(number=self.rejected, of=len(self.answered))] if self.rejected else []
         return {
             "images": [_image_dict(one) for one in self.answered],
             "patients": [_patient_dict(patient) for patient in self.patients()],
@@ -146,7 +146,7 @@ class Run:
             **provenance(
                 self.folder,
                 self.sigma,
-                [external_result.sentence(self.folder.metrics), *self.listing.notes, *unlike, CAVEAT],
+                [external_result.sentence(self.folder.metrics), *self.listing.notes, *rejected, CAVEAT],
             ),
         }
 
@@ -187,47 +187,36 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def image_rows(run: Run) -> Iterator[dict[str, object]]:
-    """The table of images for download; what failed is part of it, with the reason."""
-    labels = run.folder.label_names
+def image_rows(run: BatchRun) -> Iterator[dict[str, object]]:
+    """The rows of images for download, failures and their reasons included."""
+    origin, empty = _origin(run), dict.fromkeys(f"probability_{label}" for label in run.folder.label_names)
     for one in run.answered:
         p = one.prediction
         yield {
             "file": one.name,
             "patient": one.subject,
             "answer": p.label,
-            **{f"probability_{label}": p.probabilities[label] for label in labels},
+            **{f"probability_{label}": value for label, value in p.probabilities.items()},
             "label_set": None if p.label_set is None else " or ".join(p.label_set),
             "flagged": p.flagged,
             "like_training_images": p.in_domain,
             "suggestion": p.suggestion,
             "warnings": "; ".join(p.warnings),
             "problem": None,
-            **_origin(run),
+            **origin,
         }
     for name, reason in run.failures:
-        yield {
-            "file": name,
-            "patient": None,
-            "answer": None,
-            **{f"probability_{label}": None for label in labels},
-            "label_set": None,
-            "flagged": None,
-            "like_training_images": None,
-            "suggestion": None,
-            "warnings": None,
-            "problem": reason,
-            **_origin(run),
-        }
+        decided = dict.fromkeys(("label_set", "flagged", "like_training_images", "suggestion", "warnings"))
+        yield {"file": name, "patient": None, "answer": None, **empty, **decided, "problem": reason, **origin}
 
 
-def patient_rows(run: Run) -> Iterator[dict[str, object]]:
-    """The table of patients for download."""
+def patient_rows(run: BatchRun) -> Iterator[dict[str, object]]:
+    """The rows of patients for download."""
     for patient in run.patients():
         yield {**_patient_dict(patient), "patient": patient.subject or NOT_NAMED, **_origin(run), "note": CAVEAT}
 
 
-def _origin(run: Run) -> dict[str, object]:
+def _origin(run: BatchRun) -> dict[str, object]:
     return {
         "model_id": run.folder.model_id,
         "revision": run.folder.revision,
@@ -238,3 +227,52 @@ def _origin(run: Run) -> dict[str, object]:
         "images_tried": run.done,
         "disclaimer": DISCLAIMER,
     }
+
+
+def image_table(run: BatchRun) -> dict[str, Any]:
+    """The table of images as `gr.Dataframe` takes it, probabilities in per cent."""
+    labels = run.folder.label_names
+    headers = ["File", "Patient", "Prediction", *(f"{label} (%)" for label in labels)]
+    rows = []
+    for one in run.answered:
+        p = one.prediction
+        remarks = [*external_result.of_image(p.warnings), *([f"fits {p.suggestion}"] if p.suggestion else [])]
+        rejected = p.in_domain is False
+        rows.append(
+            [
+                one.name,
+                one.subject or NOT_NAMED,
+                p.label,
+                *(round(100 * p.probabilities[label], 1) for label in labels),
+                "" if p.label_set is None or rejected else listed(p.label_set),
+                "" if p.flagged is None or rejected else "flagged" if p.flagged else "not flagged",
+                {True: "passed", False: "rejected", None: ""}[p.in_domain],
+                "; ".join(remarks),
+            ]
+        )
+    return {"headers": [*headers, "Not ruled out", "Operating point", "OOD check", "Remarks"], "data": rows}
+
+
+def patient_table(run: BatchRun) -> dict[str, Any]:
+    """The table of patients as `gr.Dataframe` takes it, shares and probabilities in per cent."""
+    headers = ["Patient", "Images", "Leukemic", "Share (%)", "Share, 95 % CI", "Mean probability (%)", "Mean, 95 % CI"]
+    headers += ["Lowest (%)", "Highest (%)", "Rejected"]
+    rows = [
+        [
+            one.subject or NOT_NAMED,
+            one.images,
+            one.leukemic,
+            *_with_interval(one.share),
+            *_with_interval(one.mean),
+            round(100 * one.lowest, 1),
+            round(100 * one.highest, 1),
+            one.unlike,
+        ]
+        for one in run.patients()
+    ]
+    return {"headers": headers, "data": rows}
+
+
+def _with_interval(interval: Interval) -> tuple[float, str]:
+    known = math.isfinite(interval.low)
+    return round(100 * interval.value, 1), f"{100 * interval.low:.0f} to {100 * interval.high:.0f}" if known else ""

@@ -1,112 +1,182 @@
-"""The tab "A patient or a folder": many images at once, one line for each, and one for each patient."""
+"""The tab that classifies many images at once: one row for each image, and one for each patient."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from pathlib import PurePosixPath
 from typing import Any
 
 import gradio as gr
 
+from .. import external_result
+from ..classifier import DISCLAIMER
 from ..errors import BlastlensError
 from ..image_sources import MAX_IMAGES
-from .batch import NOT_NAMED, Run, image_rows, patient_rows
-from .batch_html import images_html, patients_html, progress, summary
+from ..patients import CAVEAT
+from ..wording import count, duration
+from .batch import NOT_NAMED, BatchRun, image_rows, image_table, patient_rows, patient_table
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .examples import drawn_zip
 from .model_registry import Shelf, refusals
-from .tables import RESORT, TableView
+from .single_image_html import error_html
 from .uploads import Upload, uploaded, write_csv
+from .words import task_of
 
 SECONDS_BETWEEN_UPDATES = 0.4
+# As many failures as fit on a page; the CSV file has all of them.
+FAILURES_SHOWN = 100
 
-_WAITING = '<div class="nothing">Here: how the run goes, and what could not be read.</div>'
+_WAITING = '<div class="nothing">Progress, and files that could not be read.</div>'
 _HOW = f"""
-<p>Give the images of one patient, or of many: files, a folder, or zips. Up to {MAX_IMAGES:,} at a time;
-one that cannot be read stops nothing.</p>
-<details class="how"><summary>How does it know whose image is whose?</summary>
-<p>From a table among the files, saved as CSV, with the columns <code>file_name</code> and <code>subject</code>; or
-from names as in C-NMC 2019, such as <code>UID_H3_12_1_hem.bmp</code>. All other images form one row,
-&ldquo;{NOT_NAMED}&rdquo;. A zip keeps its folders' names; a folder that is uploaded without one loses them.</p>
+<p>Upload the images of one or more patients: files, a folder, or zips. Up to {MAX_IMAGES:,} at a time; files that
+cannot be read are listed and skipped.</p>
+<details class="how"><summary>How are images assigned to patients?</summary>
+<p>By a CSV file among the uploads with the columns <code>file_name</code> and <code>subject</code>, or by file names as
+in C-NMC 2019, such as <code>UID_H3_12_1_hem.bmp</code>. All other images form one row, &ldquo;{NOT_NAMED}&rdquo;. A zip
+keeps the names of its folders; an uploaded folder loses them.</p>
 </details>
 """
 
 
 @dataclass(frozen=True)
 class FolderTab:
-    """What the tab's events answer with."""
+    """The events of the tab; `keeper` is the component for which files from data: URIs are stored."""
 
     shelf: Shelf
     keeper: gr.components.Component
 
-    def drawn(self, model: str) -> Any:
-        """Something to try the tab with: drawn images of made-up people."""
+    def drawn(self, model: str) -> list[str]:
+        """Synthetic images of invented patients, to try the tab with."""
         with refusals():
             path = drawn_zip(self.shelf.classifier(model).label_names)
             if path is None:
-                raise BlastlensError("Nobody draws images for this model's labels; give some of your own.")
+                raise BlastlensError("There are no synthetic images for this model's labels; upload some images.")
             return [str(path)]
 
     def wait(self) -> tuple[Any, ...]:
-        """The page from the press of the button until the run's turn comes."""
-        status = '<div class="run"><p role="status" aria-live="polite">Waiting for its turn.</p></div>'
-        return None, gr.Button(interactive=True), status, *_NO_TABLES
+        """The tab until the run's turn comes."""
+        return None, gr.Button(interactive=True), _status("Waiting in the queue."), *_NO_TABLES
 
     def run(self, files: list[Upload] | None, model: str, sigma: float) -> Iterator[tuple[Any, ...]]:
-        """Progress until the tables are there."""
+        """Progress, and then the tables."""
         try:
             others = self.shelf.classifiers.values()
-            run = Run.of(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
+            run = BatchRun.of(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
         except BlastlensError as error:
-            yield None, gr.Button(interactive=False), _refusal(error), *_NO_TABLES
+            yield None, gr.Button(interactive=False), error_html(str(error)), *_NO_TABLES
             return
-        told = time.perf_counter()
-        yield run, gr.skip(), progress(run), *_KEEP_TABLES
+        shown = time.perf_counter()
+        yield run, gr.skip(), progress_html(run), *_KEEP_TABLES
         for _ in run.steps():
-            if time.perf_counter() - told > SECONDS_BETWEEN_UPDATES:
-                told = time.perf_counter()
-                yield gr.skip(), gr.skip(), progress(run), *_KEEP_TABLES
-        yield run, *self.results(run)
+            if time.perf_counter() - shown > SECONDS_BETWEEN_UPDATES:
+                shown = time.perf_counter()
+                yield gr.skip(), gr.skip(), progress_html(run), *_KEEP_TABLES
+        yield run, *_results(run)
 
-    def cancel(self, run: Run | None) -> tuple[Any, ...]:
-        """What was done when the run was stopped."""
+    def cancel(self, run: BatchRun | None) -> tuple[Any, ...]:
+        """The results so far of a run that was stopped."""
         if run is None:
-            status = '<div class="run"><p role="status">Stopped before it began.</p></div>'
-            return gr.Button(interactive=False), status, *_NO_TABLES
+            return gr.Button(interactive=False), _status("Stopped before it began."), *_NO_TABLES
         run.stopped = True
-        return self.results(run)
-
-    def results(self, run: Run) -> tuple[Any, ...]:
-        """Everything the page shows of a run that has ended."""
-        files = [
-            gr.DownloadButton(value=write_csv(name, rows), visible=True) if rows else gr.DownloadButton(visible=False)
-            for name, rows in (
-                ("blastlens-patients.csv", list(patient_rows(run))),
-                ("blastlens-images.csv", list(image_rows(run))),
-            )
-        ]
-        tables = patients_html(run, TableView()), images_html(run, TableView())
-        return gr.Button(interactive=False), summary(run), *tables, *files
-
-    def sort_patients(self, event: gr.EventData, run: Run | None) -> Any:
-        """A click on a header, or on a page, of the table of patients."""
-        return gr.skip() if run is None else patients_html(run, TableView.parse(event.value))
-
-    def sort_images(self, event: gr.EventData, run: Run | None) -> Any:
-        """A click on a header, or on a page, of the table of images."""
-        return gr.skip() if run is None else images_html(run, TableView.parse(event.value))
+        return _results(run)
 
 
-def _together(before: list[Upload] | None, added: list[Upload] | None) -> list[Upload]:
-    return [*(before or []), *(added or [])]
+_NO_TABLES = (gr.skip(), *[gr.update(visible=False)] * 4)
+_KEEP_TABLES = (gr.skip(),) * 5
 
 
-def _refusal(error: BlastlensError) -> str:
-    return f'<div class="run notes"><p class="error" role="alert">{escape(str(error))}</p></div>'
+def _results(run: BatchRun) -> tuple[Any, ...]:
+    """Everything the tab shows of a run that has ended."""
+    images, patients = list(image_rows(run)), list(patient_rows(run))
+    return (
+        gr.Button(interactive=False),
+        summary_html(run),
+        _about_tables(run),
+        _dataframe(patient_table(run)),
+        _dataframe(image_table(run)),
+        _download("blastlens-patients.csv", patients),
+        _download("blastlens-images.csv", images),
+    )
 
 
-_NO_TABLES = ("", "", gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
-_KEEP_TABLES = (gr.skip(), gr.skip(), gr.skip(), gr.skip())
+def _dataframe(table: dict[str, Any]) -> Any:
+    rows = table["data"]
+    kinds = ["number" if isinstance(cell, int | float) else "str" for cell in rows[0]] if rows else []
+    return gr.Dataframe(table, datatype=kinds, visible=bool(rows))
+
+
+def _download(name: str, rows: list[dict[str, object]]) -> Any:
+    return gr.DownloadButton(value=write_csv(name, rows), visible=True) if rows else gr.DownloadButton(visible=False)
+
+
+def _status(text: str) -> str:
+    return f'<div class="run"><p role="status" aria-live="polite">{text}</p></div>'
+
+
+def progress_html(run: BatchRun) -> str:
+    """How many images are done, the rate, and the time left."""
+    rate = run.done / run.seconds if run.seconds else 0
+    left = f"{rate:.0f} images per second, about {duration((run.total - run.done) / rate)} left" if rate else ""
+    return (
+        f'<div class="run"><progress max="{run.total}" value="{run.done}" aria-label="Images done"></progress>'
+        f'<p role="status" aria-live="polite"><strong>{run.done:,} of {run.total:,} images</strong> {left}</p></div>'
+    )
+
+
+def summary_html(run: BatchRun) -> str:
+    """What was done, warnings, and failures."""
+    took = f"in {duration(run.seconds)}"
+    done = f"Done: {count(run.done, 'image')} {took}."
+    stopped = f"Stopped after {run.done:,} of {run.total:,} images, {took}. The results so far are below."
+    named = {one.subject for one in run.answered if one.subject is not None}
+    patients = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
+    noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
+    notes = [external_result.sentence(run.folder.metrics), *run.listing.notes]
+    if run.rejected:
+        better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
+        fits = "".join(f" {number:,} of them fit {name}: choose it above." for name, number in better.items())
+        rejected = f"{count(run.rejected, 'image')} of {len(run.answered):,} do not look like the training images; "
+        notes.append(f"{rejected}predictions for these are unreliable.{fits}")
+    warnings = "".join(f'<p class="warning">{escape(note)}</p>' for note in notes)
+    return (
+        f'<div class="run notes"><p role="status" class="headline"><strong>{done if run.finished else stopped}</strong>'
+        f"</p><p>{patients}Predicted by {escape(run.folder.model_id)}.{noise} {DISCLAIMER}</p>{warnings}"
+        f"{_failures(run)}</div>"
+    )
+
+
+def _failures(run: BatchRun) -> str:
+    if not run.failures:
+        return ""
+    items = "".join(f"<li>{_failure(name, reason)}</li>" for name, reason in run.failures[:FAILURES_SHOWN])
+    more = len(run.failures) - FAILURES_SHOWN
+    rest = f"<li>and {more:,} more, all in the CSV file</li>" if more > 0 else ""
+    number = count(len(run.failures), "file")
+    return (
+        f'<details class="failures" open><summary>{number} could not be used</summary><ul>{items}{rest}</ul></details>'
+    )
+
+
+def _failure(name: str, reason: str) -> str:
+    # Many reasons begin with the file's name, with its folders or without.
+    for start in (name, PurePosixPath(name).name):
+        if reason.startswith(f"{start} "):
+            return f"<b>{escape(name)}</b>{escape(reason[len(start) :])}"
+    return f"<b>{escape(name)}</b>: {escape(reason)}"
+
+
+def _about_tables(run: BatchRun) -> str:
+    """What the columns mean."""
+    labels = "; ".join(f"{label}: {meaning}" for label, meaning in task_of(run.folder).meanings.items())
+    patients = (
+        "Leukemic: images classified as leukemic, and their share; mean, lowest and highest probability of leukemia. "
+        f"95 % confidence intervals (CI): Wilson's for the share, Student's t for the mean. {CAVEAT}"
+    )
+    if not run.patients():
+        patients = "It is unknown which of this model's labels are leukemic, so there is no table of patients."
+    return f'<p class="quiet">{escape(labels)}. {patients}</p>' if run.answered else ""
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -117,23 +187,13 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         with gr.Column(scale=5, min_width=320), gr.Group(elem_classes="many"):
             gr.HTML(_HOW, padding=True)
             files = gr.File(
-                label="Images, or zips of images",
-                file_count="multiple",
-                height=190,
-                elem_classes="many-files",
+                label="Images, or zips of images", file_count="multiple", height=190, elem_classes="many-files"
             )
             with gr.Row(elem_classes="many-controls"):
                 more = gr.UploadButton("Add files", file_count="multiple", size="md", min_width=100)
                 folder = gr.UploadButton("Add a folder", file_count="directory", size="md", min_width=100)
-                drawn = gr.Button("Use drawn examples", size="md", min_width=100)
-            sigma = gr.Number(
-                0,
-                label="Noise to add (sigma)",
-                info="0 to 100; 0 leaves the images as they are.",
-                minimum=0,
-                maximum=100,
-                elem_classes="many-noise",
-            )
+                drawn = gr.Button("Try examples", size="md", min_width=100)
+            sigma = gr.Number(0, label="Noise to add (sigma, 0 to 100)", minimum=0, maximum=100)
             with gr.Row(elem_classes="many-controls"):
                 start = gr.Button("Run", variant="primary", min_width=130, scale=2)
                 stop = gr.Button("Cancel", variant="stop", interactive=False, min_width=100, scale=1)
@@ -142,51 +202,58 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
             with gr.Row(elem_classes="many-controls"):
                 patients_csv = gr.DownloadButton("Patients as CSV", visible=False, size="md", min_width=130)
                 images_csv = gr.DownloadButton("Images as CSV", visible=False, size="md", min_width=130)
-    patients = gr.HTML(js_on_load=RESORT, elem_classes="sheets")
-    images = gr.HTML(js_on_load=RESORT, elem_classes="sheets")
+    table: dict[str, Any] = {"interactive": False, "visible": False, "pinned_columns": 1, "buttons": ["fullscreen"]}
+    patients = gr.Dataframe(label="Patients", max_height=340, elem_classes="patients", **table)
+    images = gr.Dataframe(label="Images", max_height=460, elem_classes="images", **table)
+    about = gr.HTML()
 
-    shown = [stop, status, patients, images, patients_csv, images_csv]
+    shown = [stop, status, about, patients, images, patients_csv, images_csv]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
     for button in (more, folder):
-        button.upload(_together, [files, button], files, queue=False, postprocess=False, **quiet)
+        button.upload(
+            lambda there, added: [*(there or []), *(added or [])],
+            [files, button],
+            files,
+            queue=False,
+            postprocess=False,
+            **quiet,
+        )
     drawn.click(tab.drawn, model, files, queue=False, **quiet)
     running = start.click(tab.wait, None, [run, *shown], queue=False, **quiet).then(
         tab.run, [files, model, sigma], [run, *shown], **ONE_AT_A_TIME, **quiet
     )
-    # Gradio stops a run only after the event that asks for it has been answered, and the run may write on the page
-    # until then: what was done is shown when it has ended.
+    # Gradio stops a run only after the event that cancels it, and the run may update the page until then: the results
+    # are shown when it has ended.
     running.failure(tab.cancel, run, shown, queue=False, **quiet)
     stop.click(None, cancels=running, api_visibility="private")
-    patients.select(tab.sort_patients, run, patients, queue=False, **quiet)
-    images.select(tab.sort_images, run, images, queue=False, **quiet)
-    _endpoint(tab)
+    _add_endpoint(tab)
 
 
-def _endpoint(tab: FolderTab) -> None:
-    """Make the tab's public endpoint, inside the Blocks that are being built."""
+def _add_endpoint(tab: FolderTab) -> None:
+    """Add the public endpoint to the Blocks that are being built."""
 
     def score_images(
         files: list[gr.FileData], model: str = "", sigma: float = 0, seed: int = 0, prevalence: float = 0
     ) -> dict[str, Any]:
-        """Classify many images, and sum them up by patient. Research demonstration, not a medical device.
+        """Classify many images, with a summary by patient. Research demonstration, not a medical device.
 
         Args:
             files: images, or zips of images, up to 5,000 in all; a CSV of file_name and subject names patients.
             {model}
             sigma: standard deviation of added Gaussian noise on the 0 to 255 scale, 0 to 100.
-            seed: of the noise, a whole number from 0 on; the same seed gives the same noise.
+            seed: of the noise, an integer from 0; the same seed gives the same noise.
             {prevalence}
 
         Returns:
             images (file, patient, label, probabilities, label_set, flagged, in_domain, suggestion, warnings about the
-            image; as classify explains them), patients (images, leukemic_images and their share, mean probability of
-            leukemia, each with a 95 % interval, lowest, highest), failures (file, reason), and model_id,
-            revision, sigma, seed, prevalence, warnings (the first: the model's external validation), disclaimer.
+            image; as in classify), patients (images, leukemic_images and their share, mean probability of leukemia,
+            each with a 95 % interval, lowest, highest), failures (file, reason), and model_id, revision, sigma, seed,
+            prevalence, warnings (the first: the model's external validation), disclaimer.
         """
         with refusals():
             others = tab.shelf.classifiers.values()
-            classifier, given = tab.shelf.classifier(model), uploaded(files, tab.keeper)
-            run = Run.of(classifier, given, sigma, seed, others, prevalence or None)
+            classifier, paths = tab.shelf.classifier(model), uploaded(files, tab.keeper)
+            run = BatchRun.of(classifier, paths, sigma, seed, others, prevalence or None)
             for _ in while_wanted(run.steps()):
                 pass
             return run.to_dict()

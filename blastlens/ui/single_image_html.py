@@ -1,4 +1,4 @@
-"""What the first tab says of one image, as HTML. Pure functions, no Gradio."""
+"""What the tab of a single image shows about a prediction, as HTML. Pure functions, no Gradio."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,154 +7,123 @@ from typing import Any
 import numpy as np
 
 from .. import external_result
-from ..classifier import Prediction
+from ..classifier import Curve, Prediction
 from ..corruptions import KINDS, Corruption
 from ..wording import listed, percent
 from .examples import Example
-from .links import Scene, name_of
-from .pictures import comparison, figure, thumbnail_uri
-from .trust_values import score
-from .words import amount, by_family, term
+from .links import Scene
+from .pictures import before_and_after, figure
+from .plots import Series, line_chart
+from .words import amount, term
+
+_OOD_CHECK = (
+    "Out-of-distribution detection: measurements of the image, as uploaded, and of the network's features are compared "
+    "with those of the training images. It can be wrong."
+)
 
 
-def seen_html(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str:
-    """What the model sees, uint8 (H, W, 3), beside what it would see without the change."""
-    size = f"{clean.shape[1]} by {clean.shape[0]} pixels"
-    if change.is_neutral:
-        caption = f"What the model sees: {size}, unchanged."
-        return figure(clean, caption, caption)
-    return comparison(clean, changed, f"What the model sees: {size}, {amount(change)}.")
+def view_html(clean: np.ndarray, changed: np.ndarray, change: Corruption) -> str:
+    """What the model sees, uint8 (H, W, 3), over what it would see without the corruption."""
+    caption = f"Model input, {clean.shape[1]} x {clean.shape[0]} pixels: {_words(change)}."
+    return figure(clean, caption, caption) if change.is_neutral else before_and_after(clean, changed, caption)
 
 
-def caution_html(prediction: Prediction, better: tuple[str, str] | None = None) -> str:
-    """What to know before the answer: the input check, which looks at the image as it was given, and other warnings.
+def _words(change: Corruption) -> str:
+    return "unchanged" if change.is_neutral else amount(change)
+
+
+def warnings_html(prediction: Prediction, better: str | None = None) -> str:
+    """Warnings about the model, external validation first, then about the image, and the out-of-distribution check.
 
     Args:
-        better: what to call the model that knows such images, and its name; a button gives the image to it.
+        better: title of a model that this image fits, if this one rejects it.
     """
-    meaning = (
-        "A few measurements of the image, as given, and of what the network sees in it are held against the training "
-        "images. It can be wrong."
-    )
-    check = term("Input check", meaning)
-    lines = [f"{text[0].upper()}{text[1:]}." for text in external_result.of_image(prediction.warnings)]
-    model = [text for text in prediction.warnings[:1] if not external_result.of_image([text])]
+    about_image = [f"{text[0].upper()}{text[1:]}." for text in external_result.of_image(prediction.warnings)]
+    about_model = [text for text in prediction.warnings[:1] if not external_result.of_image([text])]
+    check = term("OOD check", _OOD_CHECK)
     if prediction.in_domain is False:
-        told = f"{check}: <strong>refused. Your image is unlike those this model knows.</strong>{_list(lines)}"
-        if better:
-            title, name = better
-            told += (
-                f'<p class="better">It looks like an image for another model. <button type="button" '
-                f'data-value="{escape(name)}">Open it in: {escape(title)}</button></p>'
-            )
-        return f'<div class="notes">{remarks_html(model)}<div class="warning" role="status">{told}</div></div>'
-    fits = f'<p class="fits">{check}: your image looks like those this model knows.</p>' if prediction.in_domain else ""
-    return f'<div class="notes">{remarks_html([*model, *lines])}{fits}</div>'
+        suggestion = f"<p>The image fits another model: {escape(better)}.</p>" if better else ""
+        rejected = "<strong>rejected. This image does not look like the training images of this model.</strong>"
+        return (
+            f'{_box(about_model)}<div class="warning" role="status">{check}: {rejected}'
+            f"{_items(about_image)}{suggestion}</div>"
+        )
+    passed = f'<p class="fits">{check}: looks like the training images.</p>' if prediction.in_domain else ""
+    return _box([*about_model, *about_image]) + passed
 
 
 def decision_html(prediction: Prediction, figures: Any) -> str:
-    """What can be decided by an answer: the labels that cannot be ruled out, and whether it would be flagged.
+    """The labels that cannot be ruled out, and whether the image reaches the operating point.
 
     Args:
-        figures: "calibration" of the model's metrics.json, by which it was decided.
+        figures: "calibration" of metrics.json. Explanations state what was measured at the nearest level of noise.
 
     Returns:
-        Nothing where the model has no such figures, or where the image is not of its kind, for which they say nothing.
-        Of a changed image they speak of what was measured on such images, or say that nothing was.
+        Nothing if the model has no such figures, or if the image is out of distribution, for which they do not hold.
     """
     if prediction.in_domain is False or not isinstance(figures, dict):
         return ""
-    told = []
+    lines = []
     if prediction.label_set is not None:
         sets = figures["prediction_sets"]
-        many = len(prediction.label_set) > 1
-        on, found = _measured(prediction, sets)
-        covered = score(found.get("coverage"))
-        measured = f"On held-out images{on} it was {percent(covered.value, 1)} of the time. " if covered else ""
         meaning = (
-            f"Every label that cannot be left out if the true one is to be among them {percent(sets['asked'])} of the "
-            f"time. {measured}How far that can be trusted stands under its tab."
+            f"Prediction set: the labels that remain if the true one is to be among them {percent(sets['asked'])} of "
+            f"the time.{_measured(prediction, sets, 'coverage')} The tab on reliability has the details."
         )
-        asked = term(f"At {percent(sets['asked'])}", meaning)
-        doubt = ", it cannot tell which" if many else ""
-        told.append(f"{asked}: <strong>{escape(listed(prediction.label_set))}</strong>{doubt}.")
+        unsure = ", cannot tell which" if len(prediction.label_set) > 1 else ""
+        level = term(f"Not ruled out at {percent(sets['asked'])}", meaning)
+        lines.append(f"{level}: <strong>{escape(listed(prediction.label_set))}</strong>{unsure}.")
     if prediction.flagged is not None:
         point = figures["operating_point"]
-        target = f" at least {percent(point['target'])} of" if "target" in point else ""
-        on, found = _measured(prediction, point)
-        reached = score(found.get("sensitivity"))
-        measured = f" Of held-out ones{on} it found {percent(reached.value, 1)}." if reached else ""
+        target = f" to find at least {percent(point['target'])} of leukemic images" if "target" in point else ""
         meaning = (
-            f"From a probability of leukemia of {percent(point['threshold'], 1)} on, chosen to find{target} leukemic "
-            f"images.{measured} It raises more false alarms than the answer alone."
+            f"Flagged from a probability of leukemia of {percent(point['threshold'], 1)}, a threshold set{target}."
+            f"{_measured(prediction, point, 'sensitivity')} There are more false alarms than with the predicted label."
         )
         word = "flagged" if prediction.flagged else "not flagged"
-        told.append(f"{term('Set to miss few', meaning)}: <strong>{word}</strong>.")
-    if told and prediction.corruption and not _is_noise(prediction):
-        told.append("Both were set and measured on images as they are. With this flaw nobody knows how far they hold.")
-    return f'<div class="notes decision">{"".join(f"<p>{text}</p>" for text in told)}</div>' if told else ""
+        lines.append(f"{term('Operating point', meaning)}: <strong>{word}</strong>.")
+    if lines and _noise_level(prediction) is None:
+        lines.append("Both were measured on uncorrupted images; how far they hold under this corruption is unknown.")
+    return f'<div class="decision">{"".join(f"<p>{line}</p>" for line in lines)}</div>' if lines else ""
 
 
-def _is_noise(prediction: Prediction) -> bool:
-    return not prediction.corruption or prediction.corruption["kind"] == "gaussian_noise"
+def _noise_level(prediction: Prediction) -> float | None:
+    """The level of Gaussian noise, 0 for none; None under any other corruption."""
+    if not prediction.corruption:
+        return prediction.sigma
+    return prediction.corruption["level"] if prediction.corruption["kind"] == "gaussian_noise" else None
 
 
-def _measured(prediction: Prediction, figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What was measured on images like this one, and in words on which: with the nearest noise, or none."""
-    if not _is_noise(prediction):
-        return "", {}
-    level = prediction.corruption["level"] if prediction.corruption else prediction.sigma
-    rows = figures.get("by_sigma") or ()
-    if not level:
-        return "", figures
-    if level > max((row["sigma"] for row in rows), default=0):
-        return "", {}
-    nearest = min(rows, key=lambda row: abs(row["sigma"] - level))
-    return f" with noise of sigma {nearest['sigma']:g}" if nearest["sigma"] else "", nearest
-
-
-def kinds_html() -> str:
-    """The picker of the ways to make an image worse, by family; which is chosen, its component keeps."""
-    groups = "".join(
-        f'<optgroup label="{escape(family)}">'
-        + "".join(f'<option value="{escape(name)}">{escape(KINDS[name].title)}</option>' for name in names)
-        + "</optgroup>"
-        for family, names in by_family(KINDS).items()
-    )
-    return f"<label><span>Make it worse with</span><select>{groups}</select></label>"
-
-
-def remarks_html(lines: Sequence[str]) -> str:
-    """Remarks as one box; nothing where there are none."""
-    if not lines:
-        return ""
-    return f'<div class="warning" role="status">Please note:{_list(lines)}</div>'
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+def _measured(prediction: Prediction, figures: dict[str, Any], key: str) -> str:
+    """A sentence on what was measured on held-out images with the nearest level of noise; "" outside those levels."""
+    sigma, rows, where = _noise_level(prediction), figures.get("by_sigma") or (), ""
+    if sigma:
+        if sigma > max((row["sigma"] for row in rows), default=0):
+            return ""
+        figures = min(rows, key=lambda row: abs(row["sigma"] - sigma))
+        where = f" with noise of sigma {figures['sigma']:g}" if figures["sigma"] else ""
+    value = (figures.get(key) or {}).get("value")
+    return "" if sigma is None or value is None else f" Measured on held-out images{where}: {percent(value, 1)}."
 
 
 def notes_html(
     prediction: Prediction, change: Corruption, untouched: Prediction, example: Example | None, seconds: float
 ) -> str:
-    """What to know after the answer: what it was without the change, whether it is right, and where it comes from."""
+    """The prediction without the corruption, whether it is right where that is known, and where it comes from."""
     said, before = _said(prediction), _said(untouched)
     lines = []
     if prediction.prevalence is not None:
         lines.append(f"Probabilities assume that {percent(prediction.prevalence)} of the images are leukemic.")
     if not change.is_neutral:
-        lines.append(f"Without the change it says {before}.")
+        lines.append(f"Without the corruption: {before}.")
     if example is not None:
         right = "right" if prediction.label == example.label else "<strong>wrong</strong>"
-        known = "Drawn as" if example.drawn else "True label:"
-        lines.append(f"{known} {escape(example.label)}; the model is {right} here.")
-    told = f"<p>{' '.join(lines)}</p>" if lines else ""
-    spoken = f"{said}, {'unchanged' if change.is_neutral else amount(change)}"
-    time_taken = f"Answered in {1000 * seconds:.0f} ms by {escape(prediction.model_id)}."
+        label = f"{'Drawn as' if example.drawn else 'True label:'} {escape(example.label)}"
+        lines.append(f"{label}; the model is {right} here.")
+    lines.append(f"Predicted in {1000 * seconds:.0f} ms by {escape(prediction.model_id)}.")
+    spoken = f"{said}, {_words(change)}"
     return (
-        f'<div class="notes"><p class="unseen" role="status">{escape(spoken)}</p>{told}'
-        f"<p>{time_taken} {escape(prediction.disclaimer)}</p></div>"
+        f'<p class="unseen" role="status">{escape(spoken)}</p><p>{" ".join(lines)} {escape(prediction.disclaimer)}</p>'
     )
 
 
@@ -162,75 +131,66 @@ def _said(prediction: Prediction) -> str:
     return f"{prediction.label} ({prediction.probabilities[prediction.label]:.0%})"
 
 
+def error_html(message: str) -> str:
+    """An error as an alert."""
+    return f'<div class="notes"><p class="error" role="alert">{escape(message)}</p></div>'
+
+
+def _box(lines: Sequence[str]) -> str:
+    return f'<div class="warning" role="status">Please note:{_items(lines)}</div>' if lines else ""
+
+
+def _items(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
 def link_html(scene: Scene) -> str:
-    """The link to what is shown."""
-    own = "; an image of your own is not part of it" if scene.example == "" else ""
+    """The link to the current view."""
+    own = " Your own image is not part of it." if scene.example == "" else ""
     link = f'<a href="?{escape(scene.query())}">Link to this view</a>'
-    return f'<p class="share">{link}: the address bar holds it, too{own}.</p>'
+    return f'<p class="share">{link}, also in the address bar.{own}</p>'
 
 
-# What the groups of marks are called on the page, with an explanation.
-_GROUPS = {
-    "training": ("trained with", "The model of the MobileNet_M paper learned from images with this much noise added."),
-    "paper": ("tested in the paper", "The MobileNet_M paper reports accuracy at these amounts of noise."),
-    "ImageNet-C": ("ImageNet-C 1 to 5", "The five severities of a well-known robustness test for photographs."),
-    "MedMNIST-C": ("MedMNIST-C 1 to 5", "The five severities of a robustness test for medical images."),
-    "stain augmentation": (
-        "stain, 1 to 5",
-        "Five severities from how far stains are varied on purpose when models for tissue are trained.",
-    ),
-    "our own": ("severity 1 to 5", "Five severities of our own, where nobody has published any."),
-    "usual": ("usual", "What many programs do unless told otherwise."),
-}
-
-
-def marks_html(name: str) -> str:
-    """HTML: ticks on the slider's track, and the same levels as buttons, by what they stand for."""
-    kind = KINDS[name]
-    groups: dict[str, list[Any]] = {}
-    for mark in kind.marks:
-        groups.setdefault(mark.group, []).append(mark)
-    rows, ticks = [], []
-    for number, (group, marks) in enumerate(groups.items()):
-        title, meaning = _GROUPS.get(group, (group, ""))
-        named = term(title, meaning) if meaning else escape(title)
-        buttons = "".join(
-            f'<button type="button" data-value="{mark.level:g}" title="{escape(mark.text)}" '
-            f'aria-label="{escape(kind.title)} {mark.level:g}: {escape(mark.text)}">{mark.level:g}</button>'
-            for mark in marks
-        )
-        rows.append(f'<li class="mark-{number}"><span>{named}</span>{buttons}</li>')
-        for mark in marks:
-            share = (mark.level - kind.low) / (kind.high - kind.low)
-            # The thumb's middle travels from half its width to the same distance from the other end.
-            ticks.append(
-                f"linear-gradient(var(--mark-{number}), var(--mark-{number})) "
-                f"calc(9px + (100% - 18px) * {share:.4f}) 50% / 2px 18px no-repeat"
-            )
-    style = f"<style>.level input[type=range] {{ background: {', '.join(ticks)} !important; }}</style>" if ticks else ""
-    return f'{style}<ul class="marks">{"".join(rows)}</ul>'
-
-
-def offer_html(examples: tuple[Example, ...], chosen: str = "") -> str:
-    """The examples as buttons, drawn ones and people's images apart from each other; `chosen` is the name of one."""
-    drawn = "Or try one of these: <strong>drawn by this project, not patients.</strong>"
-    real = (
-        "<strong>Real images</strong> found on this computer, with their true labels. The model may have been trained "
-        "on them, so a right answer here proves little."
+def curve_html(curve: Curve, level: float) -> str:
+    """A line for each label with its band over noise patterns, the current level and the flip point."""
+    kind = KINDS[curve.kind]
+    has_band = bool((curve.low != curve.high).any())
+    rows = [curve.probabilities, curve.low, curve.high] if has_band else [curve.probabilities]
+    series = [
+        Series(name, curve.levels, *(row[:, index].tolist() for row in rows))
+        for index, name in enumerate(curve.label_names)
+    ]
+    unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.seeded else ""
+    untouched = curve.probabilities[curve.levels.index(kind.neutral)]
+    first = int(untouched.argmax())
+    text = f"Unchanged, the prediction is {curve.label_names[first]} ({untouched[first]:.0%})"
+    marks = [(level, "now", "now")]
+    if curve.flip_level is None:
+        ends = [end for end in (kind.low, kind.high) if end != kind.neutral]
+        text += f"; it stays so up to {' and '.join(amount(Corruption(curve.kind, end)) for end in ends)}."
+    else:
+        held, flipped, crossing = _flip(curve, curve.flip_level)
+        marks.append((crossing, "flip", "flip point"))
+        label = curve.label_names[int(curve.probabilities[flipped].argmax())]
+        before, after = (amount(Corruption(curve.kind, curve.levels[at])) for at in (held, flipped))
+        text += f"; between {before} and {after} it changes to {label}."
+    chart = line_chart(
+        series,
+        x_label=f"{kind.title if kind.title.startswith('JPEG') else kind.title.lower()}{unit}",
+        y_label="probability",
+        x_range=(kind.low, kind.high),
+        y_range=(0, 1),
+        description=f"{text} The band shows the spread over noise patterns." if has_band else text,
+        marks=marks,
     )
-    parts = []
-    for heading, is_drawn in ((drawn, True), (real, False)):
-        buttons = [_example_button(one, chosen) for one in examples if one.drawn == is_drawn]
-        if buttons:
-            rows = f'<ul class="of-{3 if len(buttons) % 3 == 0 else 4}">{"".join(buttons)}</ul>'
-            parts.append(f'<section class="examples"><p>{heading}</p>{rows}</section>')
-    return "".join(parts)
+    return f'<h2 class="heading">Prediction by level of corruption</h2>{chart}'
 
 
-def _example_button(example: Example, chosen: str) -> str:
-    name = name_of(example)
-    return (
-        f'<li><button type="button" data-value="{escape(name)}" aria-pressed="{str(name == chosen).lower()}">'
-        f'<img src="{thumbnail_uri(example.path)}" alt="{escape(name.replace("-", " "))}">{escape(example.label)}'
-        "</button></li>"
-    )
+def _flip(curve: Curve, flip_level: float) -> tuple[int, int, float]:
+    """Indices of the two levels between which the label changes, and where between them the lines cross."""
+    flipped = curve.levels.index(flip_level)
+    held = flipped - 1 if flip_level > KINDS[curve.kind].neutral else flipped + 1
+    rows = curve.probabilities[[flipped, held]]
+    lead = rows[:, rows[1].argmax()] - rows[:, rows[0].argmax()]  # of the first label: negative, then positive
+    crossing = np.interp(0, lead, [curve.levels[flipped], curve.levels[held]])
+    return held, flipped, float(crossing)
