@@ -108,7 +108,7 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_cell_model_by_one_clic
     cell = upload(tmp_path, draw_cell("ALL", 3))
     _, _, verdict, details, suggestion, *_ = tab.answer(cell, "tiny-field", NOISE, 0, 0)
     assert "rejected" in details and "Operating point" not in details
-    assert "doubtful" in verdict["elem_classes"] and suggestion.visible and "tiny-cell" in suggestion.value
+    assert "doubtful" in verdict["elem_classes"] and suggestion.visible and "Single cell" in suggestion.value
     assert tab.suggested(suggestion.value) == "tiny-cell"
     assert tab.switch(cell, "tiny-cell")[2] == cell["path"]
     _, _, verdict, details, suggestion, *_ = tab.answer(cell, "tiny-cell", NOISE, 0, 0)
