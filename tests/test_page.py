@@ -227,9 +227,9 @@ def test_a_bad_file_gets_one_sentence_and_the_next_one_an_answer(visit, tmp_path
 
 
 def test_an_explanation_opens_on_a_tap(visit):
-    page = visit(width=390).page
-    answered(page)
-    word = page.locator(".facts .term").first
+    page = visit("/?tab=compared", width=390).page
+    word = page.locator("[role=tabpanel]:visible .term").first
+    word.wait_for()
     assert word.evaluate("e => getComputedStyle(e, '::after').content") == "none"
     word.tap()
     assert len(word.evaluate("e => getComputedStyle(e, '::after').content")) > 20
