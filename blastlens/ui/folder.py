@@ -202,7 +202,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
             with gr.Row(elem_classes="many-controls"):
                 patients_csv = gr.DownloadButton("Patients as CSV", visible=False, size="md", min_width=130)
                 images_csv = gr.DownloadButton("Images as CSV", visible=False, size="md", min_width=130)
-    table: dict[str, Any] = {"interactive": False, "visible": False, "pinned_columns": 1, "buttons": ["fullscreen"]}
+    table: dict[str, Any] = {"interactive": False, "visible": False, "buttons": ["fullscreen"]}
     patients = gr.Dataframe(label="Patients", max_height=340, elem_classes="patients", **table)
     images = gr.Dataframe(label="Images", max_height=460, elem_classes="images", **table)
     about = gr.HTML()
