@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = [ROOT / name for name in ("blastlens", "publish", "train", "app.py", "hub_upload.py")]
-IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml", "ray[data]": "ray"}
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 OPTIONAL = {"ray", "spaces"}  # `--engine ray`; a ZeroGPU Space provides `spaces`
 
 
