@@ -1,6 +1,6 @@
-"""A model on labelled images of one's own: its figures there, beside its published ones.
+"""External validation: the scores of a model on a user's labelled images, beside its published ones.
 
-What they mean is `verdict`'s work, how they are laid out the page's and the report's.
+How labels are read from folder names is in `folder_labels`, what the scores mean in `validation_summary`.
 """
 
 import hashlib
@@ -23,25 +23,22 @@ from .images import read_image
 from .metrics import Bin, Interval
 from .patients import leukemic_labels, wilson
 
-# Levels of noise, all of them among those that metrics.json has figures for.
-SIGMAS = (0, 5, 10, 20, 30, 50)
+SIGMAS = (0, 5, 10, 20, 30, 50)  # metrics.json has figures for all of them
 REPLICATES = 2000
 _ROUNDING = 1e-9
-# Scores of the whole, in the order they are reported in; recall of each class follows for more than two.
+# In the order of a report; recall of each class follows for more than two.
 SCORES = ("balanced_accuracy", "accuracy", "weighted_f1", "sensitivity", "specificity", "auroc", "ece")
-# These are averages over all classes, so that a set without one of them cannot be held against a set with it.
-_OVER_ALL_CLASSES = ("balanced_accuracy", "auroc")
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What a model said about one image.
+class ImageOutcome:
+    """The result for one image.
 
     Attributes:
-        probabilities: (S, C), one row per level of noise.
-        in_domain: the input check's verdict, None where the model has none.
-        warnings: about the image, as in a Prediction.
-        digest: SHA-256 of the file, by which copies are found.
+        probabilities: (S, C), one row per noise level.
+        in_domain: whether OOD detection accepts it; None without OOD detection.
+        warnings: about the image.
+        digest: SHA-256 of the file.
         label_set, flagged, suggestion: as in a Prediction.
     """
 
@@ -56,23 +53,31 @@ class Measured:
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value; the ends of its 95 % interval are None where the images cannot tell."""
+    """A value with its 95 % interval; both ends are None where there is none."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, value: float, low: float | None = None, high: float | None = None) -> "Score":
+        """Leave out an interval that says nothing: without width, since all replicates were equal, or beside the value,
+        as the percentiles of a score that resampling biases (the ECE) may be."""
+        if low is None or high is None or not math.isfinite(high - low) or high - low < _ROUNDING:
+            return cls(value)
+        return cls(value, low, high) if low - _ROUNDING <= value <= high + _ROUNDING else cls(value)
+
 
 @dataclass(frozen=True)
 class ScorePair:
-    """One score here and elsewhere.
+    """One score on these images and as published.
 
     Attributes:
-        name: of a score in `SCORES`, or "recall of <label>".
+        name: one of `SCORES`, or "recall of <label>".
         here: on these images.
         published: in metrics.json, None if it is not there.
-        difference: here minus published, with its 95 % interval; None where the two cannot be compared.
-        always: what always answering the commonest class here would score; None where that is undefined.
+        difference: here minus published; None where the two cannot be compared.
+        always: score of always predicting the most frequent class here; None where that is undefined.
     """
 
     name: str
@@ -84,7 +89,7 @@ class ScorePair:
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """Scores by name (accuracy, weighted_f1) at one level of noise; `published` is empty where nothing was."""
+    """Accuracy and weighted F1 by name at one noise level; `published` is empty where they are not published."""
 
     sigma: float
     here: Mapping[str, Score]
@@ -93,7 +98,7 @@ class NoiseLevel:
 
 @dataclass(frozen=True)
 class SubjectCount:
-    """One person's images: their true labels, how many, and how many were answered right."""
+    """True labels, number of images and of correct predictions of one subject."""
 
     subject: str
     labels: tuple[str, ...]
@@ -102,73 +107,52 @@ class SubjectCount:
 
 
 @dataclass(frozen=True)
-class GateCount:
-    """How many images the input check finds unlike the model's training images, and how many were answered right."""
+class OodCount:
+    """How many images OOD detection rejects and accepts, and how many of them are classified correctly."""
 
-    unlike: int
-    unlike_right: int
-    fitting: int
-    fitting_right: int
-
-
-@dataclass(frozen=True)
-class SetCount:
-    """How many prediction sets hold the true label, and how many name a single one."""
-
-    images: int
-    holding: int
-    single: int
+    rejected: int
+    rejected_right: int
+    accepted: int
+    accepted_right: int
 
 
 @dataclass(frozen=True)
-class FlagCount:
-    """How many images of disease and of health there are, and how many of each reach the operating point."""
-
-    diseased: int
-    diseased_flagged: int
-    healthy: int
-    healthy_flagged: int
-
-
-@dataclass(frozen=True)
-class Published:
-    """Where a model's published figures come from."""
+class PublishedTest:
+    """What the published figures were measured on; `shares` of images by label, empty where unknown."""
 
     protocol: str
     by_group: bool
     images: int | None
     groups: int | None
-    shares: Mapping[str, float]  # of images, by label; empty where unknown
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything a report says in figures.
+    """All figures of a report.
 
     Attributes:
-        label_names: in the model's order, as are rows and columns of `confusion`.
+        label_names: in the model's order, as are rows (true labels) and columns of `confusion`.
         counts: images by true label.
-        subjects: by how many people the images are, as far as that is known; 0 where nothing says so.
-        unnamed: images of which nothing says whose they are; each counts as a subject of its own.
-        subjects_of: by true label, how many subjects have images of it, unnamed ones included.
-        commonest: the label that most images have.
+        subjects: number of known subjects.
+        unnamed: images without a known subject; each counts as a subject of its own.
+        subjects_of: by true label, the number of subjects, those of unnamed images included.
+        commonest: the most frequent label.
         scores: here and as published.
-        without_spread: labels all of whose images were answered right, or all wrong.
-        confusion: image counts, true labels in rows.
+        without_spread: labels whose images were all classified correctly, or all incorrectly.
         bins: reliability, without noise.
-        noise: by level.
-        by_subject: those known, worst first.
-        gate: None where the model has no input check.
-        suggested: of the images unlike its own, by model id, how many fit another one; the most first.
-        sets: None where the model has no prediction sets.
-        flags: None where it has no operating point.
-        remarks: what the model warned of, with how many images it was; the most frequent first.
-        published: None where the model has no published figures.
-        copies: how many files are an exact copy of another one.
-        torn: how many different images are in more than one class.
-        labelled: where the images came from: how their labels and subjects were read, and what was refused by name.
-        refused: name and one sentence, of `labelled` and of the images that could not be read.
-        left_out: how many images are not in the figures.
+        by_subject: known subjects, lowest accuracy first.
+        ood: None without OOD detection.
+        suggested: of the rejected images, how many fit another model, by model id.
+        sets: prediction sets: images, sets that hold the true label, sets with one label; None without sets.
+        flags: operating point: images by disease, and how many of each reach it; None without one.
+        remarks: warnings with their number of images, most frequent first.
+        published: None without published figures.
+        copies: files that are an exact copy of another one.
+        torn: images that are in more than one class.
+        labelled: how labels and subjects were read.
+        refused: name and reason, of `labelled` and of the images that could not be read.
+        left_out: number of images that are not in the figures.
     """
 
     label_names: tuple[str, ...]
@@ -183,12 +167,12 @@ class Evaluation:
     bins: tuple[Bin, ...]
     noise: tuple[NoiseLevel, ...]
     by_subject: tuple[SubjectCount, ...]
-    gate: GateCount | None
+    ood: OodCount | None
     suggested: tuple[tuple[str, int], ...]
-    sets: SetCount | None
-    flags: FlagCount | None
+    sets: Mapping[str, int] | None
+    flags: Mapping[str, int] | None
     remarks: tuple[tuple[str, int], ...]
-    published: Published | None
+    published: PublishedTest | None
     copies: int
     torn: int
     labelled: LabelledImages
@@ -197,22 +181,22 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """How many images the figures are of."""
+        """Number of images in the figures."""
         return sum(self.counts.values())
 
     @property
     def right(self) -> int:
-        """How many of them were answered right."""
+        """Number of correct predictions."""
         return sum(row[index] for index, row in enumerate(self.confusion))
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The labels that there are images of."""
+        """Labels with images."""
         return tuple(label for label in self.label_names if self.counts[label])
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The labels that there is no image of."""
+        """Labels without images."""
         return tuple(label for label in self.label_names if not self.counts[label])
 
     def score(self, name: str) -> ScorePair | None:
@@ -220,7 +204,7 @@ class Evaluation:
         return next((one for one in self.scores if one.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values; what is undefined is None, never NaN."""
+        """Plain JSON values; what is undefined is None, never NaN."""
         return {
             "images": self.images,
             "people": self.subjects or None,
@@ -230,8 +214,8 @@ class Evaluation:
             "scores": {
                 one.name: {
                     "here": vars(one.here).copy(),
-                    "published": vars(one.published).copy() if one.published else None,
-                    "difference": vars(one.difference).copy() if one.difference else None,
+                    "published": _plain(one.published),
+                    "difference": _plain(one.difference),
                     f"always_{self.commonest}": one.always,
                 }
                 for one in self.scores
@@ -242,17 +226,17 @@ class Evaluation:
             "noise": [
                 {
                     "sigma": level.sigma,
-                    "here": {name: vars(score).copy() for name, score in level.here.items()},
-                    "published": {name: vars(score).copy() for name, score in level.published.items()} or None,
+                    "here": {name: _plain(score) for name, score in level.here.items()},
+                    "published": {name: _plain(score) for name, score in level.published.items()} or None,
                 }
                 for level in self.noise
             ],
             "by_person": [vars(one) | {"labels": list(one.labels)} for one in self.by_subject],
-            "unlike_training_images": self.gate.unlike if self.gate else None,
+            "unlike_training_images": self.ood.rejected if self.ood else None,
             "fits_another_model": dict(self.suggested),
-            "label_sets": vars(self.sets).copy() if self.sets else None,
-            "operating_point": vars(self.flags).copy() if self.flags else None,
-            "published_on": vars(self.published) | {"shares": dict(self.published.shares)} if self.published else None,
+            "label_sets": dict(self.sets) if self.sets else None,
+            "operating_point": dict(self.flags) if self.flags else None,
+            "published_on": _plain(self.published),
             "left_out": self.left_out,
             "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
         }
@@ -263,30 +247,27 @@ def measure(
     images: Sequence[LabelledImage],
     sigmas: Sequence[float] = SIGMAS,
     others: Sequence[Classifier] = (),
-) -> Iterator[Measured | BlastlensError]:
-    """Ask a model about each image at each level of noise; one outcome per image, in order.
+) -> Iterator[ImageOutcome | BlastlensError]:
+    """Predict each image at each noise level; one outcome per image, in order.
 
-    Each image is read once, and nothing but its probabilities is kept. Image number n gets the noise field of seed n,
-    as in the published figures. `others` are models that may be suggested for images that this one's input check
-    refuses.
+    Each image is read once, and no pixels are kept. Image number n gets the noise field of seed n, as in the published
+    figures. `others` are models to suggest for rejected images.
     """
     start = time.monotonic()
     for number, image in enumerate(images):
-        if time.monotonic() - start > LONGEST_RUN_S:
-            reason = (
-                f"was left out, since the test took over {LONGEST_RUN_S // 60} minutes; give fewer or smaller images."
-            )
-            yield BlastlensError(f"{image.source.name} {reason}")
-            continue
+        name = image.source.name
         try:
+            if time.monotonic() - start > LONGEST_RUN_S:
+                limit = f"{LONGEST_RUN_S // 60} minutes"
+                raise BlastlensError(f"{name} was left out, since the test took over {limit}; use fewer images.")
             data = image.source.read()
-            opened = read_image(io.BytesIO(data), image.source.name)
+            opened = read_image(io.BytesIO(data), name)
             prediction = suggesting(classifier.predict(opened.pixels), opened.pixels, others)
             curve = classifier.curve(opened.pixels, levels=sigmas, seeds=(number,))
         except BlastlensError as error:
             yield error
         else:
-            yield Measured(
+            yield ImageOutcome(
                 curve.probabilities,
                 prediction.in_domain,
                 opened.notes + external_result.of_image(prediction.warnings),
@@ -300,32 +281,25 @@ def measure(
 def evaluate(
     classifier: Classifier,
     labelled: LabelledImages,
-    outcomes: Sequence[Measured | BlastlensError],
+    outcomes: Sequence[ImageOutcome | BlastlensError],
     sigmas: Sequence[float] = SIGMAS,
     replicates: int = REPLICATES,
 ) -> Evaluation:
-    """Score what `measure` found.
+    """Score the outcomes of `measure`.
 
     Args:
-        classifier: the model that was measured.
+        classifier: the model.
         labelled: the images.
         outcomes: one for each of them, in order, at these sigmas, the first of which is 0.
-        replicates: of the bootstrap over people.
+        replicates: of the bootstrap over subjects.
 
     Raises:
         BlastlensError: no image could be read.
     """
-    names = classifier.label_names
-    done = [
-        (image, outcome)
-        for image, outcome in zip(labelled.images, outcomes, strict=True)
-        if isinstance(outcome, Measured)
-    ]
-    unreadable = [
-        (image.source.name, str(outcome))
-        for image, outcome in zip(labelled.images, outcomes, strict=True)
-        if isinstance(outcome, BlastlensError)
-    ]
+    names = tuple(classifier.label_names)
+    pairs = list(zip(labelled.images, outcomes, strict=True))
+    done = [(image, outcome) for image, outcome in pairs if isinstance(outcome, ImageOutcome)]
+    unreadable = [(image.source.name, str(error)) for image, error in pairs if isinstance(error, BlastlensError)]
     if not done:
         raise BlastlensError(
             f"None of the {len(unreadable):,} labelled images could be read. The first: {unreadable[0][1]}"
@@ -333,47 +307,48 @@ def evaluate(
     truth = np.array([names.index(image.label) for image, _ in done])
     probabilities = np.stack([outcome.probabilities for _, outcome in done])  # (N, S, C)
     groups = np.array(
-        [f"image {n}" if image.subject is None else f"person {image.subject}" for n, (image, _) in enumerate(done)]
+        [f"image {n}" if image.subject is None else f"subject {image.subject}" for n, (image, _) in enumerate(done)]
     )
+    right = (probabilities[:, 0].argmax(axis=1) == truth).tolist()
     counts = {label: int((truth == index).sum()) for index, label in enumerate(names)}
-    subjects_of = {label: len(set(groups[truth == index])) for index, label in enumerate(names)}
-    right = probabilities[:, 0].argmax(axis=1) == truth
+    commonest = max(counts, key=lambda label: counts[label])
 
+    protocol = _protocol(classifier.folder.metrics)
+    complete = all(counts.values())
     at_level = [_scores(truth, probabilities[:, column], groups, names, replicates) for column in range(len(sigmas))]
     scores, confusion = at_level[0]
-    commonest = max(counts, key=lambda label: counts[label])
-    comparable = all(counts.values())
     noise = []
-    for sigma, (at, _) in zip(sigmas, at_level, strict=True):
-        shown = {name: score for name, score in at.items() if name in ("accuracy", "weighted_f1")}
-        there = _record_at(classifier, sigma)
-        elsewhere = {name: score for name in shown if (score := _score_in(there, name))} if comparable else {}
-        noise.append(NoiseLevel(float(sigma), shown, elsewhere))
-    record = _record_at(classifier, 0)
+    for sigma, (found, _) in zip(sigmas, at_level, strict=True):
+        here = {name: score for name, score in found.items() if name in ("accuracy", "weighted_f1")}
+        record = _at_sigma(protocol, sigma)
+        published = {name: score for name in here if complete and (score := _published_score(record, name))}
+        noise.append(NoiseLevel(float(sigma), here, published))
+    record = _at_sigma(protocol, 0)
+
     labels_of: dict[str, set[str]] = {}
     for image, outcome in done:
         labels_of.setdefault(outcome.digest, set()).add(image.label)
-    judged = [(outcome.in_domain, hit) for (_, outcome), hit in zip(done, right, strict=True)]
-    warnings = Counter(text for _, outcome in done for text in outcome.warnings)
     return Evaluation(
-        label_names=tuple(names),
+        label_names=names,
         counts=counts,
         subjects=len({image.subject for image, _ in done} - {None}),
         unnamed=sum(image.subject is None for image, _ in done),
-        subjects_of=subjects_of,
+        subjects_of={label: len(set(groups[truth == index])) for index, label in enumerate(names)},
         commonest=commonest,
-        scores=tuple(_paired(name, score, record, counts, commonest, comparable) for name, score in scores.items()),
-        without_spread=tuple(label for label in names if counts[label] and _all_alike(confusion, names, label)),
+        scores=tuple(_paired(name, score, record, counts, commonest) for name, score in scores.items()),
+        without_spread=tuple(
+            label for index, label in enumerate(names) if counts[label] and _uniform(confusion[index], index)
+        ),
         confusion=confusion,
         bins=tuple(metrics.reliability(truth, probabilities[:, 0])),
         noise=tuple(noise),
         by_subject=_by_subject(done, right),
-        gate=None if judged[0][0] is None else _gate_count(judged),
+        ood=_ood_count([(outcome.in_domain, hit) for (_, outcome), hit in zip(done, right, strict=True)]),
         suggested=tuple(Counter(one.suggestion for _, one in done if one.suggestion).most_common()),
         sets=_set_count(done),
         flags=_flag_count(done, leukemic_labels(names)),
-        remarks=tuple(warnings.most_common(5)),
-        published=_published(classifier, record),
+        remarks=tuple(Counter(text for _, outcome in done for text in outcome.warnings).most_common(5)),
+        published=_published_test(protocol, record) if record else None,
         copies=len(done) - len(labels_of),
         torn=sum(len(labels) > 1 for labels in labels_of.values()),
         labelled=labelled,
@@ -383,11 +358,8 @@ def evaluate(
 
 
 def difference(here: Score, there: Score) -> Score:
-    """here minus there, two independent measurements, with a 95 % interval from theirs where both have one.
-
-    The interval is that of Zou and Donner (2008, doi 10.1002/sim.3095): each end is as far off as the two nearer
-    interval ends together, in quadrature.
-    """
+    """here minus there, two independent measurements, with a 95 % interval where both have one (Zou and Donner 2008,
+    doi 10.1002/sim.3095: each end is as far off as the two nearer interval ends together, in quadrature)."""
     value = here.value - there.value
     if here.low is None or here.high is None or there.low is None or there.high is None:
         return Score(value)
@@ -397,32 +369,31 @@ def difference(here: Score, there: Score) -> Score:
 
 
 def always(name: str, counts: Mapping[str, int], commonest: str) -> float | None:
-    """What a score would be if every image were called `commonest`; None for scores of probabilities.
+    """Score of predicting `commonest` for every image; None for scores of probabilities.
 
     Args:
         name: as in a ScorePair.
         counts: images by true label.
     """
     share = counts[commonest] / sum(counts.values())
-    if name == "accuracy":
-        return share
-    if name == "weighted_f1":
-        return metrics.constant_weighted_f1(share)
-    if name == "balanced_accuracy":
-        return 1 / sum(count > 0 for count in counts.values())
-    if name == "auroc":
-        return 0.5
-    if name == "sensitivity":
-        return float(commonest == _positive(tuple(counts)))
-    if name == "specificity":
-        return float(commonest != _positive(tuple(counts)))
-    if name.startswith("recall of "):
-        return float(name == f"recall of {commonest}")
-    return None
+    positive = _positive(tuple(counts))
+    fixed = {
+        "accuracy": share,
+        "weighted_f1": metrics.constant_weighted_f1(share),
+        "balanced_accuracy": 1 / sum(count > 0 for count in counts.values()),
+        "auroc": 0.5,
+        "sensitivity": float(commonest == positive),
+        "specificity": float(commonest != positive),
+    }
+    return float(name == f"recall of {commonest}") if name.startswith("recall of ") else fixed.get(name)
+
+
+def _plain(value: Any) -> dict[str, Any] | None:
+    return None if value is None else vars(value).copy()
 
 
 def _positive(names: Sequence[str]) -> str | None:
-    """The label that counts as disease, of two; None for a model of other labels."""
+    """The label of two that counts as disease; None for a model of other labels."""
     leukemic = leukemic_labels(names)
     return leukemic[0] if len(names) == 2 and len(leukemic) == 1 else None
 
@@ -430,7 +401,7 @@ def _positive(names: Sequence[str]) -> str | None:
 def _scores(
     truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, names: Sequence[str], replicates: int
 ) -> tuple[dict[str, Score], tuple[tuple[int, ...], ...]]:
-    """Those scores that these images define, and the confusion matrix."""
+    """The scores that these images define, and the confusion matrix."""
     positive = _positive(names)
     with np.errstate(invalid="ignore"):
         try:
@@ -438,112 +409,86 @@ def _scores(
         except ValueError:  # no replicate held every class: there is no interval
             found = metrics.summary(truth, probabilities, names, positive)
     confusion = tuple(tuple(row) for row in found["confusion_matrix"])
-    present = [name for name in names if found["per_class"][name]["support"]]
+    support = {name: sum(confusion[index]) for index, name in enumerate(names) if sum(confusion[index])}
     scores = {name: _score(found[name]) for name in SCORES if name in found}
-    recalls = {name: _score(found["per_class"][name]["recall"]) for name in present}
-    if alike := [name for name in present if _all_alike(confusion, names, name)]:
-        for name in alike:
-            recalls[name] = _over_people(recalls[name].value, len(set(groups[truth == names.index(name)])))
-        mixed = len(set(groups)) < sum(len(set(groups[truth == names.index(name)])) for name in present)
-        scores["balanced_accuracy"] = _mean([(1, recall) for recall in recalls.values()], mixed)
-        support = {name: found["per_class"][name]["support"] for name in present}
-        scores["accuracy"] = _mean([(support[name], recall) for name, recall in recalls.items()], mixed)
+    recalls = {name: _score(found["per_class"][name]["recall"]) for name in support}
+    groups_of = {name: set(groups[truth == names.index(name)]) for name in support}
+    if uniform := [name for name in support if _uniform(confusion[names.index(name)], names.index(name))]:
+        for name in uniform:
+            recalls[name] = _uniform_recall(recalls[name].value, len(groups_of[name]))
+        overlap = len(set(groups)) < sum(map(len, groups_of.values()))
+        scores["balanced_accuracy"] = _mean([(1, recall) for recall in recalls.values()], overlap)
+        scores["accuracy"] = _mean([(support[name], recall) for name, recall in recalls.items()], overlap)
         if positive is not None:
             scores |= {"sensitivity" if name == positive else "specificity": recall for name, recall in recalls.items()}
     if len(names) > 2:
         scores |= {f"recall of {name}": recall for name, recall in recalls.items()}
-    if len(present) < len(names):
-        scores = {name: score for name, score in scores.items() if name not in _OVER_ALL_CLASSES}
-    if len(present) == 1:
-        scores.pop("weighted_f1", None)  # of one class it is its recall in another guise
-    return {name: score for name, score in scores.items() if math.isfinite(score.value)}, confusion
-
-
-def _all_alike(confusion: Sequence[Sequence[int]], names: Sequence[str], label: str) -> bool:
-    """Whether all images of a label were answered right, or all wrong."""
-    row = confusion[names.index(label)]
-    return row[names.index(label)] in (0, sum(row))
-
-
-def _over_people(recall: float, people: int) -> Score:
-    """A recall of 0 or 1 with Wilson's interval, over people.
-
-    Drawing from people who are all alike gives no interval, but how many they are says something of the share of
-    people all of whose images are answered right; and recall, over people with equally many images, is no less.
-    """
-    share = wilson(people if recall else 0, people)
-    return Score(share.value, share.low, share.high)
-
-
-def _mean(parts: Sequence[tuple[float, Score]], mixed: bool) -> Score:
-    """A weighted mean of recalls, with an interval where all of them have one.
-
-    The ends are as far off as those of the parts together: in quadrature, since other people make up each class (Zou
-    and Donner 2008), or, if some people are in several classes (`mixed`), added up, as if all went wrong at once.
-    """
-    total = sum(weight for weight, _ in parts)
-    shares = [(weight / total, score) for weight, score in parts]
-    value = math.fsum(share * score.value for share, score in shares)
-    down, up = [], []
-    for share, score in shares:
-        if score.low is None or score.high is None:
-            return Score(value)
-        down.append(share * (score.value - score.low))
-        up.append(share * (score.high - score.value))
-    together = math.fsum if mixed else lambda distances: math.hypot(*distances)
-    return Score(value, max(0.0, value - together(down)), min(1.0, value + together(up)))
+    undefined = {"balanced_accuracy", "auroc"} if len(support) < len(names) else set()
+    if len(support) == 1:
+        undefined.add("weighted_f1")  # of one class it only repeats its recall
+    return {n: score for n, score in scores.items() if n not in undefined and math.isfinite(score.value)}, confusion
 
 
 def _score(measured: Interval | float) -> Score:
-    """A measured value; see `_score_of`."""
-    if not isinstance(measured, Interval):
-        return Score(float(measured))
-    return _score_of(measured.value, measured.low, measured.high)
+    return Score.of(**vars(measured)) if isinstance(measured, Interval) else Score(float(measured))
 
 
-def _score_of(value: float, low: float | None, high: float | None) -> Score:
-    """A value with its interval, unless that is none.
+def _uniform(row: Sequence[int], index: int) -> bool:
+    """Whether all images of a class were classified correctly, or all incorrectly."""
+    return row[index] in (0, sum(row))
 
-    One without width is none: all replicates agreed, so there was nothing to draw from. Nor is one beside its value,
-    as percentiles of a score that drawing itself worsens (the ECE) may lie.
+
+def _uniform_recall(recall: float, subjects: int) -> Score:
+    """A recall of 0 or 1 with Wilson's interval over subjects.
+
+    Resampling subjects who are all alike gives no interval, but their number limits the share of subjects whose images
+    are all classified correctly; and recall, over subjects with equally many images, is no less.
     """
-    if low is None or high is None or not math.isfinite(high - low) or high - low < _ROUNDING:
-        return Score(value)
-    return Score(value, low, high) if low - _ROUNDING <= value <= high + _ROUNDING else Score(value)
+    return Score(**vars(wilson(subjects if recall else 0, subjects)))
 
 
-# Published figures ------------------------------------------------------------------------------------------------
+def _mean(parts: Sequence[tuple[float, Score]], overlap: bool) -> Score:
+    """A weighted mean of recalls, with an interval where all of them have one.
+
+    Errors of different subjects are combined in quadrature (Zou and Donner 2008); if some subjects are in several
+    classes (`overlap`), they are added up, as for errors that occur together.
+    """
+    total = sum(weight for weight, _ in parts)
+    value = math.fsum(weight / total * score.value for weight, score in parts)
+    down, up = [], []
+    for weight, score in parts:
+        if score.low is None or score.high is None:
+            return Score(value)
+        down.append(weight / total * (score.value - score.low))
+        up.append(weight / total * (score.high - score.value))
+    combined = math.fsum if overlap else lambda distances: math.hypot(*distances)
+    return Score(value, max(0.0, value - combined(down)), min(1.0, value + combined(up)))
 
 
-def _protocol(classifier: Classifier) -> dict[str, Any]:
-    """The headline's entry among the protocols of metrics.json, empty where there is none."""
-    recorded = classifier.folder.metrics
+def _protocol(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The headline's protocol in metrics.json, empty where there is none."""
     name = (recorded.get("headline") or {}).get("protocol")
     return next((one for one in recorded.get("protocols") or [] if one.get("name") == name), {})
 
 
-def _record_at(classifier: Classifier, sigma: float) -> dict[str, Any]:
-    levels = _protocol(classifier).get("by_sigma") or []
-    return next((one for one in levels if one.get("sigma") == sigma), {})
+def _at_sigma(protocol: Mapping[str, Any], sigma: float) -> Mapping[str, Any]:
+    return next((one for one in protocol.get("by_sigma") or [] if one.get("sigma") == sigma), {})
 
 
-def _score_in(record: Mapping[str, Any], name: str) -> Score | None:
+def _published_score(record: Mapping[str, Any], name: str) -> Score | None:
     kind, _, label = name.partition(" of ")
     entry = (record.get("per_class") or {}).get(label, {}).get(kind) if label else record.get(name)
     entry = entry or {}
     value = entry.get("value")
     if value is None or not math.isfinite(value):
         return None
-    return _score_of(value, entry.get("low"), entry.get("high"))
+    return Score.of(value, entry.get("low"), entry.get("high"))
 
 
-def _published(classifier: Classifier, record: Mapping[str, Any]) -> Published | None:
-    if not record:
-        return None
-    protocol = _protocol(classifier)
+def _published_test(protocol: Mapping[str, Any], record: Mapping[str, Any]) -> PublishedTest:
     support = {name: entry["support"] for name, entry in (record.get("per_class") or {}).items()}
     total = sum(support.values())
-    return Published(
+    return PublishedTest(
         protocol=str(protocol["name"]),
         by_group=protocol.get("level") == "group",
         images=protocol.get("n_images"),
@@ -552,49 +497,48 @@ def _published(classifier: Classifier, record: Mapping[str, Any]) -> Published |
     )
 
 
-def _paired(
-    name: str, here: Score, record: Mapping[str, Any], counts: Mapping[str, int], commonest: str, comparable: bool
-) -> ScorePair:
-    published = _score_in(record, name)
-    # The share of one class that is found does not depend on whether other classes were looked at.
-    comparable = comparable or name in ("sensitivity", "specificity") or name.startswith("recall of ")
-    # The fewer the images, the larger a calibration error comes out by chance alone: two of them do not compare.
-    apart = difference(here, published) if published and comparable and name != "ece" else None
+def _paired(name: str, here: Score, record: Mapping[str, Any], counts: Mapping[str, int], commonest: str) -> ScorePair:
+    published = _published_score(record, name)
+    # Only the recall of one class does not depend on which other classes there are images of.
+    of_one_class = name in ("sensitivity", "specificity") or name.startswith("recall of ")
+    # The fewer images, the larger the expected ECE is by chance alone, so two of them cannot be compared.
+    comparable = name != "ece" and (all(counts.values()) or of_one_class)
+    apart = difference(here, published) if published and comparable else None
     return ScorePair(name, here, published, apart, always(name, counts, commonest))
 
 
-# By person, and by input check ------------------------------------------------------------------------------------
-
-
-def _by_subject(done: Sequence[tuple[LabelledImage, Measured]], right: np.ndarray) -> tuple[SubjectCount, ...]:
-    """The one with the smallest share of right answers first."""
-    labels: dict[str, set[str]] = {}
-    hits: dict[str, list[bool]] = {}
+def _by_subject(done: Sequence[tuple[LabelledImage, ImageOutcome]], right: Sequence[bool]) -> tuple[SubjectCount, ...]:
+    hits: dict[str, list[tuple[str, bool]]] = {}
     for (image, _), hit in zip(done, right, strict=True):
         if image.subject is not None:
-            labels.setdefault(image.subject, set()).add(image.label)
-            hits.setdefault(image.subject, []).append(bool(hit))
-    counted = [SubjectCount(name, tuple(sorted(labels[name])), len(hits[name]), sum(hits[name])) for name in hits]
+            hits.setdefault(image.subject, []).append((image.label, hit))
+    counted = [
+        SubjectCount(name, tuple(sorted({label for label, _ in some})), len(some), sum(hit for _, hit in some))
+        for name, some in hits.items()
+    ]
     return tuple(sorted(counted, key=lambda one: (one.right / one.images, -one.images, natural(one.subject))))
 
 
-def _gate_count(judged: Sequence[tuple[bool | None, bool]]) -> GateCount:
-    unlike = [hit for fits, hit in judged if not fits]
-    fitting = [hit for fits, hit in judged if fits]
-    return GateCount(len(unlike), int(sum(unlike)), len(fitting), int(sum(fitting)))
+def _ood_count(judged: Sequence[tuple[bool | None, bool]]) -> OodCount | None:
+    if judged[0][0] is None:
+        return None
+    rejected = [hit for accepted, hit in judged if not accepted]
+    accepted = [hit for accepted, hit in judged if accepted]
+    return OodCount(len(rejected), sum(rejected), len(accepted), sum(accepted))
 
 
-def _set_count(done: Sequence[tuple[LabelledImage, Measured]]) -> SetCount | None:
+def _set_count(done: Sequence[tuple[LabelledImage, ImageOutcome]]) -> dict[str, int] | None:
     sets = [(image.label, outcome.label_set) for image, outcome in done if outcome.label_set is not None]
     if not sets:
         return None
-    return SetCount(len(sets), sum(label in among for label, among in sets), sum(len(among) == 1 for _, among in sets))
+    holding = sum(label in labels for label, labels in sets)
+    return {"images": len(sets), "holding": holding, "single": sum(len(labels) == 1 for _, labels in sets)}
 
 
-def _flag_count(done: Sequence[tuple[LabelledImage, Measured]], leukemic: Sequence[str]) -> FlagCount | None:
+def _flag_count(done: Sequence[tuple[LabelledImage, ImageOutcome]], leukemic: Sequence[str]) -> dict[str, int] | None:
     flags = [(image.label in leukemic, outcome.flagged) for image, outcome in done if outcome.flagged is not None]
-    if not flags:
-        return None
-    diseased = [flagged for ill, flagged in flags if ill]
-    healthy = [flagged for ill, flagged in flags if not ill]
-    return FlagCount(len(diseased), sum(diseased), len(healthy), sum(healthy))
+    counts: dict[str, int] = {}
+    for name, ill in (("diseased", True), ("healthy", False)):
+        of_kind = [flagged for diseased, flagged in flags if diseased == ill]
+        counts |= {name: len(of_kind), f"{name}_flagged": sum(map(bool, of_kind))}
+    return counts if flags else None

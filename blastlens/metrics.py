@@ -25,6 +25,14 @@ class Interval:
     low: float
     high: float
 
+    @classmethod
+    def from_record(cls, recorded: Mapping[str, Any] | None) -> "Interval | None":
+        """An interval of metrics.json; None if it has no value. Missing ends are NaN."""
+        if recorded is None or recorded["value"] is None:
+            return None
+        ends = (recorded.get(end) for end in ("low", "high"))
+        return cls(float(recorded["value"]), *(np.nan if end is None else float(end) for end in ends))
+
 
 @dataclass(frozen=True)
 class Bin:

@@ -1,6 +1,6 @@
-"""Every published system beside what was measured of it: `results/comparison.json`, read. How it is shown is `ui`'s.
+"""Published systems and what was measured of them, as read from `results/comparison.json`.
 
-The file is rendered from the recorded runs (`python -m train.report`), so that nothing here can drift from them.
+`python -m train.report` writes that file from the recorded runs.
 """
 
 import json
@@ -18,14 +18,8 @@ RECORD = Path(__file__).resolve().parents[1] / "results" / "comparison.json"
 
 @dataclass(frozen=True)
 class Level:
-    """What one kind of split gave.
-
-    Attributes:
-        protocol: the split's name.
-        folds: in words, "2 of 3 folds", where some are missing; otherwise empty.
-        accuracy, weighted_f1: 0 to 1.
-        auroc_per_donor, specificity_per_donor: averages over healthy donors, 0 to 1; None where there are no donors.
-    """
+    """Results of one protocol, 0 to 1. `folds` is "2 of 3 folds" where some are missing, else empty; figures by donor
+    are averages over healthy donors, None where the data set has no donors."""
 
     protocol: str
     folds: str
@@ -36,7 +30,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseResult:
     """Group-disjoint weighted F1 (S,) at ascending sigmas (S,) on the 0 to 255 scale."""
 
     sigmas: tuple[float, ...]
@@ -49,17 +43,17 @@ class System:
 
     Attributes:
         name: of its recipe.
-        title: as it is shown.
+        title: as displayed.
         paper: key of its paper; None for our own.
         dataset: key of its data set.
-        first_weights: what it starts from, in words.
-        claimed: the accuracy its paper prints, 0 to 1, where it prints one; `claimed_in_words` says it in any case.
-        image, group: on its paper's own split by image, and on people it never saw; in words why not, where not.
+        first_weights: its initial weights, in words.
+        claimed: accuracy printed in the paper, 0 to 1; None without one. `claimed_in_words` is always a text.
+        image, group: on the paper's own image-level split and group-disjoint; a text with the reason if not measured.
         leak: image-level minus group-disjoint accuracy.
-        changed: how its settings differ from the recipe's, in words; "nothing", or "-" where it was never run.
+        changed: differences from the paper's settings, in words; "nothing", or "-" if it was not run.
         noise: group-disjoint.
         parameters: of the network.
-        milliseconds: of one image on `Comparison.machine`.
+        milliseconds: for one image on `Comparison.machine`.
         times_mobilenetv1: the same as a multiple of MobileNetV1's at 224 px, timed beside it.
     """
 
@@ -74,14 +68,14 @@ class System:
     group: Level | str
     leak: Interval | None
     changed: str
-    noise: Noise | None
+    noise: NoiseResult | None
     parameters: int | None
     milliseconds: float | None
     times_mobilenetv1: float | None
 
     @property
     def measured(self) -> bool:
-        """Whether there is any figure of ours."""
+        """Whether there is a figure of ours."""
         return isinstance(self.image, Level) or isinstance(self.group, Level)
 
 
@@ -90,13 +84,11 @@ class Dataset:
     """A data set on which systems were measured.
 
     Attributes:
-        title: as it is shown.
+        title: as displayed.
         labels: in the order of the logits of a model trained on it.
-        images_published: how many its authors publish.
-        images_measured: how many of them were at hand here; None where nothing was measured.
-        most_frequent_share: the share of the most frequent label among those, 0 to 1.
-        without_network: what a few numbers per image reach without any network, by what they are: weighted F1,
-            group-disjoint.
+        images_published, images_measured: by its authors, and here; the latter None where nothing was measured.
+        most_frequent_share: share of the most frequent label among the measured images, 0 to 1.
+        without_network: group-disjoint weighted F1 of a few features per image without a network, by their name.
     """
 
     title: str
@@ -108,14 +100,8 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Paper:
-    """A paper that publishes systems.
-
-    Attributes:
-        citation: who wrote what.
-        protocol: how it divides its images, in words.
-        contradictions: what its own text allows or leaves open, in our words, a sentence or two each.
-    """
+class PaperNotes:
+    """A paper's citation, its split in words, and what its text contradicts or leaves open."""
 
     citation: str
     protocol: str
@@ -124,27 +110,24 @@ class Paper:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole record.
+    """The whole record; `systems` and `papers` in the papers' order, our own systems last.
 
     Attributes:
-        honest_protocol: the name of the group-disjoint split that every system was put through.
-        n_published: how many systems the papers publish.
-        machine: what the milliseconds were measured on, in words.
-        datasets: by key.
-        papers: by key, in their order.
-        systems: in the papers' order, our own last.
+        honest_protocol: name of the group-disjoint split that all systems were measured with.
+        n_published: number of systems that the papers publish.
+        machine: on which the milliseconds were measured.
     """
 
     honest_protocol: str
     n_published: int
     machine: str
     datasets: Mapping[str, Dataset]
-    papers: Mapping[str, Paper]
+    papers: Mapping[str, PaperNotes]
     systems: tuple[System, ...]
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Comparison":
-        """Raises KeyError, TypeError or ValueError where it is no such record."""
+        """Raises KeyError, TypeError or ValueError if it is not such a record."""
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']!r}, expected {SCHEMA}")
         return cls(
@@ -153,7 +136,7 @@ class Comparison:
             machine=record["machine"] or "a machine that is not recorded",
             datasets={name: _dataset(value) for name, value in record["datasets"].items()},
             papers={
-                name: Paper(value["citation"], value["protocol"], tuple(value["contradictions"]))
+                name: PaperNotes(value["citation"], value["protocol"], tuple(value["contradictions"]))
                 for name, value in record["papers"].items()
             },
             systems=tuple(map(_system, record["systems"])),
@@ -161,10 +144,10 @@ class Comparison:
 
     @classmethod
     def load(cls, path: Path = RECORD) -> "Comparison | None":
-        """None where there is no such file, as on a page that was set up for a model from elsewhere.
+        """None without such a file, as where only the package is installed.
 
         Raises:
-            BlastlensError: a file that is not what it should be.
+            BlastlensError: a malformed file.
         """
         if not path.is_file():
             return None
@@ -174,7 +157,7 @@ class Comparison:
             raise BlastlensError(f"{path.name} cannot be read ({type(error).__name__}: {error}).") from error
 
     def of(self, dataset: str) -> tuple[System, ...]:
-        """The systems of a data set, in the papers' order, our own last."""
+        """The systems of a data set."""
         return tuple(system for system in self.systems if system.dataset == dataset)
 
     def dataset_of(self, labels: tuple[str, ...]) -> str | None:
@@ -183,34 +166,22 @@ class Comparison:
 
 
 def _dataset(value: Mapping[str, Any]) -> Dataset:
-    return Dataset(
-        title=value["title"],
-        labels=tuple(value["labels"]),
-        images_published=value["images_published"],
-        images_measured=value["images_measured"],
-        most_frequent_share=value["most_frequent_share"],
-        without_network={what: Interval(**score) for what, score in value["without_network"].items()},
-    )
+    scores = {name: Interval(**score) for name, score in value["without_network"].items()}
+    keys = ("title", "images_published", "images_measured", "most_frequent_share")
+    return Dataset(labels=tuple(value["labels"]), without_network=scores, **{key: value[key] for key in keys})
 
 
 def _system(value: Mapping[str, Any]) -> System:
+    keys = ("name", "title", "paper", "dataset", "first_weights", "changed", "parameters", "milliseconds")
     noise = value["noise"]
     return System(
-        name=value["name"],
-        title=value["title"],
-        paper=value["paper"],
-        dataset=value["dataset"],
-        first_weights=value["first_weights"],
+        **{key: value[key] for key in (*keys, "times_mobilenetv1")},
         claimed=value["claimed"]["accuracy"],
         claimed_in_words=value["claimed"]["accuracy_in_words"],
         image=_level(value["image"]),
         group=_level(value["group"]),
         leak=Interval(**value["leak"]) if value["leak"] else None,
-        changed=value["changed"],
-        noise=Noise(tuple(noise["sigmas"]), tuple(Interval(**v) for v in noise["weighted_f1"])) if noise else None,
-        parameters=value["parameters"],
-        milliseconds=value["milliseconds"],
-        times_mobilenetv1=value["times_mobilenetv1"],
+        noise=noise and NoiseResult(tuple(noise["sigmas"]), tuple(Interval(**one) for one in noise["weighted_f1"])),
     )
 
 
@@ -218,10 +189,9 @@ def _level(value: Mapping[str, Any]) -> Level | str:
     if "missing" in value:
         return str(value["missing"])
     done, of = value.get("folds"), value.get("of_folds")
+    optional = [key for key in ("auroc_per_donor", "specificity_per_donor") if value.get(key)]
     return Level(
         protocol=value["protocol"],
         folds="" if done == of else f"{done} of {of} folds",
-        accuracy=Interval(**value["accuracy"]),
-        weighted_f1=Interval(**value["weighted_f1"]),
-        **{key: Interval(**value[key]) for key in ("auroc_per_donor", "specificity_per_donor") if value.get(key)},
+        **{key: Interval(**value[key]) for key in ("accuracy", "weighted_f1", *optional)},
     )

@@ -1,6 +1,19 @@
 """Numbers and lists in sentences, as plain text."""
 
+import math
 from collections.abc import Sequence
+from typing import Protocol
+
+
+class HasInterval(Protocol):
+    """A value and the ends of its interval, None or NaN where there is none."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
 
 
 def count(number: int, one: str, several: str = "") -> str:
@@ -30,6 +43,28 @@ def percent(share: float, decimals: int = 0) -> str:
     ('84 %', '84.5 %')
     """
     return f"{100 * share:.{decimals}f} %"
+
+
+def with_interval(
+    one: HasInterval | None, decimals: int = 2, scale: float = 1, unit: str = "", signed: bool = False
+) -> str:
+    """A value with its interval where it has one; None is a dash.
+
+    >>> from blastlens.metrics import Interval
+    >>> with_interval(Interval(0.874, 0.83, 0.92)), with_interval(Interval(0.874, 0.83, 0.92), 0, 100, " %")
+    ('0.87 (0.83 to 0.92)', '87 % (83 to 92)')
+    """
+    if one is None:
+        return "\N{EN DASH}"
+
+    def number(value: float) -> str:
+        text = f"{scale * value:{'+' if signed else ''}.{decimals}f}"
+        return (text if float(text) else text.lstrip("+-")).replace("-", "\N{MINUS SIGN}")
+
+    text = f"{number(one.value)}{unit}"
+    if one.low is None or one.high is None or not math.isfinite(one.low + one.high):
+        return text
+    return f"{text} ({number(one.low)} to {number(one.high)})"
 
 
 def listed(names: Sequence[str], word: str = "or") -> str:

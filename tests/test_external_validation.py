@@ -9,11 +9,10 @@ from helpers_models import blobs, shared_model_folder
 
 from blastlens import Classifier, external_validation
 from blastlens.errors import BlastlensError
-from blastlens.external_validation import SIGMAS, Measured, Score, always, difference, evaluate, measure
+from blastlens.external_validation import SIGMAS, ImageOutcome, Score, always, difference, evaluate, measure
 from blastlens.folder_labels import LabelledImage, LabelledImages
 from blastlens.image_sources import Source
 from blastlens.images import read_image
-from blastlens.metrics import Interval
 from blastlens.patients import wilson
 
 CELL, FIELD = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
@@ -49,13 +48,13 @@ def run(rows, metrics=None, label_names=CELL, from_training=0, confidence=0.9, *
         p = np.full(len(label_names), (1 - confidence) / (len(label_names) - 1))
         p[label_names.index(answer)] = confidence
         extra = {"in_domain": None, "warnings": (), "digest": str(n)} | measured
-        outcomes.append(Measured(np.stack([p, p]), **extra))
+        outcomes.append(ImageOutcome(np.stack([p, p]), **extra))
     labelled = LabelledImages(tuple(images), (), "a table", from_training, (), 0, ())
     classifier = SimpleNamespace(label_names=label_names, folder=SimpleNamespace(metrics=metrics or {}))
     return evaluate(classifier, labelled, outcomes, sigmas=(0, 10), replicates=400)
 
 
-def people(*spec):
+def subjects(*spec):
     """(label, how many right, of how many) for each person, named a, b, c ..."""
     rows = []
     for letter, (label, right, total) in zip("abcdefghijklmnopqrstuvwxyz", spec, strict=False):
@@ -72,12 +71,12 @@ def no_nan(found):
     return json.loads(json.dumps(found.to_dict(), allow_nan=False))
 
 
-GOOD = people(*[("ALL", 9, 10)] * 5, *[("HEM", 10, 10)] * 2, *[("HEM", 8, 10)] * 3)
+GOOD = subjects(*[("ALL", 9, 10)] * 5, *[("HEM", 10, 10)] * 2, *[("HEM", 8, 10)] * 3)
 
 
-def test_figures_are_those_worked_out_by_hand():
+def test_figures_equal_hand_worked_ones():
     # 4 ALL, 3 of them found; 2 HEM, 1 of them found.
-    rows = [*people(("ALL", 2, 2), ("ALL", 1, 2)), ("HEM", "HEM", "y"), ("HEM", "ALL", "z")]
+    rows = [*subjects(("ALL", 2, 2), ("ALL", 1, 2)), ("HEM", "HEM", "y"), ("HEM", "ALL", "z")]
     found = run(rows)
     here = {name: one.here.value for name, one in scores(found).items()}
     assert here["accuracy"] == pytest.approx(4 / 6)
@@ -115,7 +114,7 @@ def test_a_difference_reaches_as_far_as_both_intervals_in_quadrature():
 
 
 def test_where_all_people_agree_the_interval_comes_from_how_many_they_are():
-    perfect = run(people(*[("ALL", 5, 5)] * 6, *[("HEM", 5, 5)] * 9))
+    perfect = run(subjects(*[("ALL", 5, 5)] * 6, *[("HEM", 5, 5)] * 9))
     ends = {name: (one.here.value, one.here.low, one.here.high) for name, one in scores(perfect).items()}
     all_, hem = wilson(6, 6).low, wilson(9, 9).low
     assert ends["sensitivity"] == pytest.approx((1, all_, 1)) and ends["specificity"] == pytest.approx((1, hem, 1))
@@ -124,10 +123,10 @@ def test_where_all_people_agree_the_interval_comes_from_how_many_they_are():
     assert ends["accuracy"] == pytest.approx((1, 1 - np.hypot(0.4 * (1 - all_), 0.6 * (1 - hem)), 1))
     assert ends["weighted_f1"] == (1, None, None) and perfect.without_spread == ("ALL", "HEM")
     assert perfect.noise[0].here["accuracy"] == scores(perfect)["accuracy"].here
-    wrong = run(people(*[("ALL", 5, 5)] * 6, *[("HEM", 0, 5)] * 9))
+    wrong = run(subjects(*[("ALL", 5, 5)] * 6, *[("HEM", 0, 5)] * 9))
     assert (scores(wrong)["specificity"].here.low, scores(wrong)["specificity"].here.high) == (0, wilson(0, 9).high)
     # One class alike, one not: the interval of the mean holds both.
-    half = run(people(*[("ALL", 5, 5)] * 6, *[("HEM", n, 5) for n in (3, 4, 5, 5, 5, 4)]))
+    half = run(subjects(*[("ALL", 5, 5)] * 6, *[("HEM", n, 5) for n in (3, 4, 5, 5, 5, 4)]))
     one = {name: scores(half)[name].here for name in ("sensitivity", "specificity", "balanced_accuracy")}
     below = {name: score.value - score.low for name, score in one.items()}
     assert below["balanced_accuracy"] == pytest.approx(np.hypot(below["sensitivity"], below["specificity"]) / 2)
@@ -157,11 +156,11 @@ def test_a_published_value_without_interval_or_null_is_read_as_it_is():
 
 @pytest.mark.parametrize("ends", [(0.00371, 0.0131), (0.00356, 0.00356), (float("nan"), float("nan"))])
 def test_an_interval_beside_its_value_or_without_width_is_none(ends):
-    assert external_validation._score(Interval(0.00356, *ends)) == Score(0.00356)
+    assert Score.of(0.00356, *ends) == Score(0.00356)
 
 
 def test_a_missing_class_leaves_out_what_is_undefined():
-    one = run(people(("ALL", 3, 4), ("ALL", 4, 4)), published((0.85, 0.8, 0.9)))
+    one = run(subjects(("ALL", 3, 4), ("ALL", 4, 4)), published((0.85, 0.8, 0.9)))
     assert set(scores(one)) == {"accuracy", "sensitivity", "ece"}
     assert scores(one)["sensitivity"].difference is not None and scores(one)["accuracy"].difference is None
     rows = [(label, label, label[0]) for label in ("Benign", "Early", "Pre") for _ in range(3)]
@@ -179,7 +178,7 @@ def test_a_missing_class_leaves_out_what_is_undefined():
         [("ALL", "ALL", "a")],
         [("ALL", "ALL", "a"), ("HEM", "ALL", "a")],
         [("ALL", "ALL", None), ("HEM", "ALL", "a")],
-        people(("ALL", 2, 2), ("ALL", 0, 2)),
+        subjects(("ALL", 2, 2), ("ALL", 0, 2)),
     ],
 )
 def test_next_to_nothing_still_gives_a_report_without_nan(rows):
@@ -208,9 +207,9 @@ def test_copies_and_images_of_two_classes_are_counted():
 
 def test_images_unlike_the_training_images_are_counted_with_their_answers():
     gate = run(GOOD, in_domain=False, warnings=("darker",))
-    assert (gate.gate.unlike, gate.gate.unlike_right, gate.gate.fitting) == (100, 89, 0)
+    assert (gate.ood.rejected, gate.ood.rejected_right, gate.ood.accepted) == (100, 89, 0)
     assert gate.remarks == (("darker", 100),)
-    assert run(GOOD).gate is None
+    assert run(GOOD).ood is None
 
 
 @pytest.fixture(scope="module")

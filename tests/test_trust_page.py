@@ -41,42 +41,20 @@ def answered(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_tab_fits_has_no_barrier_and_follows_the_model(visit, width):
+def test_the_tab_fits_is_accessible_and_follows_the_model(visit, width):
     opened = visit("/?tab=trust", width=width, dark=width == 390)
     page = opened.page
     page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
-    page.locator(".trust .tiles").wait_for()
+    page.locator(".reliability-summary").wait_for()
     assert opened.fits() and opened.barriers() == []
-    for summary in page.locator(".trust > section > details > summary").all():
-        summary.click()
+    panel = page.locator("[role=tabpanel]:visible")
+    for title in ("Robustness to corruptions", "Patients"):
+        panel.get_by_role("button", name=title).click()
+    panel.get_by_text("mean probability of leukemia").last.wait_for()
     assert opened.fits() and opened.barriers() == []
-    assert page.locator(".trust h2", has_text="People, not cells").count() == 1
     page.get_by_role("radio", name=re.compile("Smear field")).check()
-    page.locator(".trust h2", has_text="tiny-field").wait_for()
-    assert page.locator(".trust h2", has_text="People, not cells").count() == 0
-
-
-def test_a_tile_leads_to_its_part_by_keyboard(visit):
-    page = visit("/?tab=trust").page
-    page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
-    part = page.locator("#trust-shortcut-probes")
-    away = "e => e.getBoundingClientRect().top > innerHeight"
-    assert part.evaluate(away)
-    page.locator(".tiles a", has_text="shortcut probes").focus()
-    page.keyboard.press("Enter")
-    place = "document.querySelector('#trust-shortcut-probes').getBoundingClientRect()"
-    page.wait_for_function(f"() => {place}.top < innerHeight")
-    assert page.evaluate("document.activeElement.innerText") == "Right for the right reason?"
-    assert "tab=trust" in page.url
-
-
-def test_the_threshold_is_one_line_through_all_people(visit):
-    page = visit("/?tab=trust").page
-    page.get_by_role("tab", name="Reliability", exact=True, selected=True).wait_for()
-    tracks = page.locator(".interval-rows").first.locator(".track")
-    sides = "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.width].map(Math.round))"
-    places = tracks.evaluate_all(sides)
-    assert len(places) == 23 and len(set(map(tuple, places))) == 1
+    panel.locator("h2", has_text="tiny-field").wait_for()
+    panel.get_by_role("button", name="Patients").wait_for(state="hidden")
 
 
 def test_the_ways_to_make_it_worse_are_picked_by_keyboard(visit):

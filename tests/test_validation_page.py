@@ -22,17 +22,17 @@ def with_findings(visit, tmp_path, names=SLIDES, **how):
     write_zip(tmp_path / "slides.zip", names)
     panel = open_panel(one)
     panel.locator("input[type=file]").set_input_files(tmp_path / "slides.zip")
-    panel.get_by_role("button", name="Test it on these").click()
+    panel.get_by_role("button", name="Validate", exact=True).click()
     panel.locator(".report").wait_for()
     # A button that has just been enabled is pale for a moment, which is no lack of contrast.
-    panel.locator("button.primary:enabled", has_text="Test it on these").wait_for()
+    panel.locator("button.primary:enabled", has_text="Validate").wait_for()
     one.page.wait_for_function("!document.getAnimations().some(one => one instanceof CSSTransition)")
     return one, panel
 
 
 def test_a_zip_becomes_figures_and_a_report_that_asks_for_nothing(visit, tmp_path, browser):
     one, panel = with_findings(visit, tmp_path, [*SLIDES, "odd/<b>.png"])
-    assert "12 labelled images, 6 people" in panel.inner_text()
+    assert "12 labelled images, 6 subjects" in panel.inner_text()
     assert "Folder odd (1 image) is named like none" in panel.inner_text()
     headline = panel.locator(".verdict-card h2").inner_text()
     with one.page.expect_download() as download:
@@ -67,19 +67,19 @@ def test_a_running_test_can_be_cancelled_and_started_again(visit, tmp_path, monk
             yield outcome
 
     monkeypatch.setattr(validation, "measure", slowly)
-    monkeypatch.setattr(validation, "BEAT", 0)  # as much progress as can come too late
+    monkeypatch.setattr(validation, "UPDATE_S", 0)  # as much progress as can come too late
     one = visit(TAB)
     write_zip(tmp_path / "many.zip", [f"{label}/p{n % 9}/{n}.png" for label in ("ALL", "HEM") for n in range(100)])
     panel = open_panel(one)
     panel.locator("input[type=file]").set_input_files(tmp_path / "many.zip")
-    panel.get_by_role("button", name="Test it on these").click()
+    panel.get_by_role("button", name="Validate", exact=True).click()
     panel.locator("progress").wait_for()
     panel.get_by_role("button", name="Cancel").click()
-    panel.get_by_text("Stopped; nothing was kept.").wait_for()
+    panel.get_by_text("Cancelled; nothing was kept.").wait_for()
     assert panel.locator("progress, .report").count() == 0
-    assert panel.get_by_role("button", name="Test it on these").is_enabled()
+    assert panel.get_by_role("button", name="Validate", exact=True).is_enabled()
     assert panel.get_by_role("button", name="Cancel").is_disabled()
     monkeypatch.setattr(validation, "measure", at_full_speed)
-    panel.get_by_role("button", name="Test it on these").click()
+    panel.get_by_role("button", name="Validate", exact=True).click()
     panel.locator(".report").wait_for()
-    assert panel.get_by_text("Stopped; nothing was kept.").count() == 0
+    assert panel.get_by_text("Cancelled; nothing was kept.").count() == 0
