@@ -9,14 +9,12 @@ import pytest
 from blastlens.metrics import Bin
 from blastlens.ui.plots import (
     STYLES,
-    Row,
+    IntervalRow,
     Series,
     confusion_table,
     interval_rows,
-    legend,
     line_chart,
     reliability_diagram,
-    small_chart,
     ticks,
 )
 
@@ -67,7 +65,6 @@ def test_eight_lines_differ_and_are_in_the_legend():
     assert re.findall(r'<line class="(line-\d)"', html) == drawn
     assert "system &lt;7&gt;" in html and "<7>" not in html
     assert len({re.search(rf"\.chart \.{name} {{([^}}]*)}}", STYLES)[1] for name in drawn}) == 8
-    assert re.findall(r'<line class="(line-\d)"', legend(["model", "network"])) == ["line-0", "line-1"]
 
 
 def test_labels_of_marks_never_cover_each_other():
@@ -86,7 +83,6 @@ def test_charts_are_well_formed_and_described_once(description):
     line = Series("a", (0, 100), (0, 1), (0, 0.5), (0.5, 1))
     for html in (
         chart(line, marks=[(5, "now", "now")], description=description),
-        small_chart([line], title="<kind>", x_range=(0, 5), y_range=(0, 1), description=description),
         reliability_diagram(BINS, description=description),
     ):
         figure = ElementTree.fromstring(html)
@@ -135,15 +131,11 @@ def test_a_series_with_missing_values_is_refused(broken):
         Series("a", **{"xs": (0, 1), "ys": (0, 1)} | broken)
 
 
-def test_small_charts_draw_lines_and_whole_ticks():
-    series = [Series("a", (0, 5), (0.5, 1.0), (0.4, 0.9), (0.6, 1.0)), Series("b", (0, 5), (0.5, 0.5))]
-    html = small_chart(series, title="a kind", x_range=(0, 5), y_range=(0.5, 1), description="One.")
-    assert points(html, "polyline") == [[(0, 100), (100, 0)], [(0, 100), (100, 100)]]
-    assert re.findall(r'text-anchor="middle">([^<]*)<', html) == [str(step) for step in range(6)]
-
-
 def test_interval_rows_are_placed_by_their_values():
-    rows = [Row("7 <x>", 0.25, 0.125, 0.5, remark="ALL"), Row("H1", 0.75, 0.75, 0.75, kind=1, hollow=True)]
+    rows = [
+        IntervalRow("7 <x>", 0.25, 0.125, 0.5, remark="ALL"),
+        IntervalRow("H1", 0.75, 0.75, 0.75, kind=1, hollow=True),
+    ]
     html = interval_rows(rows, threshold=0.5, description="Subjects.")
     found = re.findall(r"--low:([\d.]+);--high:([\d.]+);--at:([\d.]+)", html)
     assert found == [("0.1250", "0.5000", "0.2500"), ("0.7500", "0.7500", "0.7500")]

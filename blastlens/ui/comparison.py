@@ -14,7 +14,7 @@ from ..model_folder import ModelFolder
 from ..published_systems import Comparison, Level, System
 from ..wording import percent, with_interval
 from .model_registry import Shelf, refusals
-from .plots import Row, Series, confusion_table, interval_rows, line_chart, reliability_diagram
+from .plots import IntervalRow, Series, confusion_table, interval_rows, line_chart, reliability_diagram
 from .words import task_of, term
 
 MAX_LINES = 6  # beside the model's and the constant prediction's; more than eight would look alike
@@ -148,7 +148,9 @@ def systems_html(record: Comparison, dataset: str) -> str:
             if isinstance(level, Level):
                 a = level.accuracy
                 rows.append(
-                    Row(f"{system.title}, {name}", a.value, a.low, a.high, kind=kind, hollow=kind == 1, remark=claim)
+                    IntervalRow(
+                        f"{system.title}, {name}", a.value, a.low, a.high, kind=kind, hollow=kind == 1, remark=claim
+                    )
                 )
     described = "Accuracy, 0 to 1, with its 95 % interval: group-disjoint (filled) and image-level (hollow)."
     chart = interval_rows(rows, threshold=None, description=described) if rows else ""

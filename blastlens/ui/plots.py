@@ -42,7 +42,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Row:
+class IntervalRow:
     """One row of `interval_rows`: a value with its interval, all 0 to 1, between a name and a remark.
 
     Attributes:
@@ -159,28 +159,7 @@ def line_chart(
     )
 
 
-def small_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-    description: str,
-) -> str:
-    """One of many charts that share their axes and one `legend`; whole numbers of x have a tick."""
-    axes = _Axes(x_range, y_range, left=17.0, right=96.0, top=8, bottom=92)
-    ticks_x = [(x, str(x)) for x in range(math.ceil(x_range[0]), math.floor(x_range[1]) + 1)]
-    ticks_y = [(y, f"{y:.1f}") for y in ticks(*y_range, at_most=4)]
-    heading = f"<h4>{escape(title)}</h4>"
-    return _figure(axes.grid(ticks_x, ticks_y) + axes.lines(series), 112, description, " small", heading)
-
-
-def legend(names: Sequence[str]) -> str:
-    """The legend of several charts, in the order in which each of them draws its lines."""
-    return f'<div class="chart">{_legend_list(names)}</div>'
-
-
-def interval_rows(rows: Sequence[Row], *, threshold: float | None, description: str) -> str:
+def interval_rows(rows: Sequence[IntervalRow], *, threshold: float | None, description: str) -> str:
     """Values from 0 to 1 with their intervals, one under the other, and a line across all of them at a threshold."""
     body = "".join(
         f'<li class="interval-row kind-{row.kind}{" hollow" if row.hollow else ""}">'
