@@ -1,1 +1,1 @@
-"""Takes model folders, results and the demo to the Hugging Face Hub. The command line is `hub_upload.py`."""
+"""Publish model folders, results and pages on the Hugging Face Hub. The command line is `hub_upload.py`."""

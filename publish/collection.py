@@ -1,95 +1,72 @@
-"""Everything of the project in one go: the bundled models, the measured results, the Space, and a page of them all."""
+"""Publish everything in one run: the bundled models, the results, the Space, and a collection that lists them."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import yaml
 
 from blastlens.model_folder import bundled_models, bundled_root
-from publish import check, model, space
-from publish.changes import File
-from publish.hub import Hub, Place
-from publish.project import ROOT, files_in
-from publish.upload import Tell, Upload, Uploaded, plan, send
+from publish import model, space
+from publish.hub_client import Hub
+from publish.upload import Log, Published, Upload, plan, publish
 
 RESULTS, SPACE = "blastlens-results", "blastlens"
-MARK = "comparison.json"
+MARKER = "comparison.json"
 TITLE = "blastlens: leukemia classifiers, honestly measured"
-DESCRIPTION = "Models with a noise slider, every published system re-measured on people it never saw."  # 150 at most
+DESCRIPTION = "Models with a noise slider; every published system re-measured on subjects it never saw."  # at most 150
+FRONT = {
+    "pretty_name": "blastlens results",
+    "license": "apache-2.0",
+    "tags": ["leukemia", "blood-smear", "benchmark", "robustness"],
+    "viewer": False,  # records and figures, not a table of rows
+}
 
 
-def results_of(repo_id: str, private: bool = False, overwrite: bool = False, root: Path = ROOT) -> Upload:
-    """`results/` as a data set repository; its front page is the comparison's, with what the Hub wants to know."""
-    files = {path.partition("/")[2]: file for path, file in files_in("results", root).items()}
-    front = {
-        "pretty_name": "blastlens results",
-        "license": "apache-2.0",
-        "tags": ["leukemia", "blood-smear", "benchmark", "robustness"],
-        "viewer": False,  # records of runs and their figures, no table of rows
-    }
-    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{files['README.md'].read_text(encoding='utf-8')}"
-    contents = {path: file.read_bytes() for path, file in files.items()} | {"README.md": text.encode()}
-    return Upload(
-        Place(repo_id, "dataset"),
-        tuple(File(path, content) for path, content in sorted(contents.items())),
-        "The measured results",
-        MARK,
-        private,
-        None,
-        False,
-        overwrite,
-    )
+def results_upload(repo_id: str) -> Upload:
+    """`results/` as a dataset repository."""
+    files = {path.partition("/")[2]: file.read_bytes() for path, file in space.project_files("results").items()}
+    files["README.md"] = f"---\n{yaml.safe_dump(FRONT, sort_keys=False)}---\n".encode() + files["README.md"]
+    return Upload(repo_id, files, "The measured results", MARKER, "dataset")
 
 
-def publish(
-    hub: Hub, owner: str, tell: Tell, tag: str | None, private: bool, overwrite: bool, dry_run: bool
-) -> str | None:
+def publish_collection(
+    hub: Hub, owner: str, log: Log, tag: str | None, private: bool, overwrite: bool, dry_run: bool
+) -> None:
     """Publish all of it; what is there already as it should be stays as it is.
 
-    Returns:
-        The address of the page that lists them; None for a dry run.
+    Args:
+        tag: for the models' commits.
 
     Raises:
-        BlastlensError: what failed; what was told before stays published.
+        BlastlensError: what failed; what was logged before stays published.
     """
+    options: dict[str, Any] = {"private": private, "overwrite": overwrite}
     with ExitStack() as stack:
         copies = [stack.enter_context(model.staged(bundled_root() / name)) for name in bundled_models()]
-        uploads = [model.upload_of(copy, f"{owner}/{copy.name}", private, tag, overwrite=overwrite) for copy in copies]
-        results = results_of(f"{owner}/{RESULTS}", private, overwrite)
-        if dry_run:
-            for copy, upload in zip(copies, uploads, strict=True):
-                model.publish(hub, copy, upload, tell, dry_run)
-            send(hub, results, tell, dry_run)
-            tell(f"space {owner}/{SPACE}: it is made from the models' new commits, so nothing to show yet")
-            return None
-        # What can be known before the first change: whatever is refused, is refused here.
-        answers = [check.answers(copy) for copy in copies]
-        for upload in (*uploads, results, Upload(Place(f"{owner}/{SPACE}", "space"), (), "", space.MARK)):
+        uploads = [replace(model.model_upload(copy, f"{owner}/{copy.name}"), tag=tag, **options) for copy in copies]
+        results = replace(results_upload(f"{owner}/{RESULTS}"), **options)
+        empty_space = Upload(f"{owner}/{SPACE}", {}, "", space.MARKER, "space", **options)
+        for upload in (*uploads, results, empty_space):  # whatever is refused, is refused before the first change
             plan(hub, upload)
-        done = [
-            model.publish(hub, copy, upload, tell, here=here)
-            for copy, upload, here in zip(copies, uploads, answers, strict=True)
-        ]
-        done.append(send(hub, results, tell))
-        pinned = [f"{one.place.repo_id}@{one.commit}" for one in done[: len(copies)] if one]
-        done.append(space.publish(hub, space.upload_of(f"{owner}/{SPACE}", pinned, private, overwrite), tell))
-    return list_together(hub, owner, [uploaded for uploaded in done if uploaded], private)
+        done = [model.publish_model(hub, *pair, log, dry_run) for pair in zip(copies, uploads, strict=True)]
+        done.append(publish(hub, results, log, dry_run))
+        if dry_run:
+            log(f"{empty_space}: made from the models' new commits, so there is nothing to show yet")
+            return
+        published = [one for one in done if one]
+        pinned = space.pinned_models([f"{one.upload.repo_id}@{one.commit}" for one in published[: len(copies)]])
+        upload = replace(space.space_upload(f"{owner}/{SPACE}", pinned), **options)
+        done.append(space.publish_space(hub, upload, pinned, log))
+    log(f"collection: {list_together(hub, owner, [one for one in done if one], private)}")
 
 
-def list_together(hub: Hub, owner: str, done: Sequence[Uploaded], private: bool = False) -> str:
-    """One page on the Hub with all of them; what it lists already stays. Returns its address."""
-    collection = hub.persistently(
-        f"make the collection of {owner}",
-        lambda: hub.api.create_collection(
-            TITLE, namespace=owner, description=DESCRIPTION, private=private, exists_ok=True
-        ),
-    )
-    for uploaded in done:
-        hub.persistently(f"list {uploaded.place}", partial(_add, hub, collection.slug, uploaded.place))
+def list_together(hub: Hub, owner: str, done: list[Published], private: bool = False) -> str:
+    """Add repositories to the owner's collection, creating it if necessary; returns its address."""
+    create, add = hub.api.create_collection, hub.api.add_collection_item
+    options: dict[str, Any] = {"description": DESCRIPTION, "private": private, "exists_ok": True, "retry": True}
+    collection = hub.call(f"create the collection of {owner}", create, TITLE, namespace=owner, **options)
+    for one in done:
+        item = (collection.slug, one.upload.repo_id, one.upload.repo_type)
+        hub.call(f"add {one.upload} to the collection", add, *item, exists_ok=True, retry=True)
     return f"{hub.endpoint}/collections/{collection.slug}"
-
-
-def _add(hub: Hub, slug: str, place: Place) -> None:
-    hub.api.add_collection_item(slug, item_id=place.repo_id, item_type=place.kind, exists_ok=True)

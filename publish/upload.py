@@ -1,378 +1,376 @@
-"""One upload: look, show what would change, change all of it in one commit or nothing, fetch it back, compare, tag.
+"""Publish files as one commit of a Hub repository or not at all, fetch the commit back, and compare.
 
-A commit on the Hub is atomic, but its answer can be lost, and a repository has to be made before it can be filled. So
-after every doubt the repository is looked at again: a commit that went through counts, and one that did not is tried
-again where that cannot do it twice. A repository that this upload surely made and could not fill is taken away.
+A commit on the Hub is atomic, but its answer can be lost, and a new repository exists before it has files. After every
+failure the repository is therefore read again: a commit that arrived counts, and a repository that was created here and
+stayed empty is deleted. Running the same command again finishes the work and makes no second commit.
 """
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from blastlens.errors import BlastlensError
-from publish.changes import KEPT, Changes, File, printable, readable
-from publish.hub import Hub, Place, Refused, State
+from blastlens.wording import printable
+from publish.hub_client import Hub, HubError, Repository
 
-Tell = Callable[[str], None]
-TRIES = 3  # of a commit whose failure may pass
-LOOKS = 4  # for a commit whose answer was lost, until it is taken for one that did not arrive
-NEWEST = 20  # pull requests that are looked through for the same files
+Log = Callable[[str], None]
+
+TEMPLATE = {".gitattributes", "README.md"}  # what the Hub puts into a repository that it creates
+KEPT = {".gitattributes"}  # the Hub's own, never part of an upload
+ZERO_GPU = "zero-a10g"  # the only hardware that a free account's Gradio Spaces run on
+MAX_LINES = 30  # of changed files to show
+PULL_REQUESTS = 20  # newest ones, searched for the same files
 TAG = re.compile(r"(?!main$)(?![0-9a-f]{40}$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.lock)(?<!\.)")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What to put where.
+    """What to publish where.
 
     Attributes:
-        place: repository.
-        files: everything that it is to hold.
+        files: path -> content of every file that the repository is to hold.
         message: of the commit.
-        mark: a path that tells a repository of this kind from others.
-        private: whether a repository that is made for it is to be private.
+        marker: a path that tells a repository made by this project from others.
+        space_sdk: of a Space that has to be created.
+        owned: if given, the only paths that may be deleted without `overwrite`.
+        private: whether the repository has to be a private one.
+        overwrite: replace whatever the repository holds.
         tag: name for the commit.
-        create_pr: open a pull request instead of changing main.
-        overwrite: replace whatever is there. Otherwise a repository that holds files but not `mark` is left alone.
-        own: if given, the only paths that may be deleted without `overwrite`.
+        create_pr: open a pull request instead of committing to main.
     """
 
-    place: Place
-    files: tuple[File, ...]
+    repo_id: str
+    files: Mapping[str, bytes]
     message: str
-    mark: str
+    marker: str
+    repo_type: Literal["model", "dataset", "space"] = "model"
+    space_sdk: Literal["gradio", "static"] | None = None
+    owned: frozenset[str] | None = None
     private: bool = False
+    overwrite: bool = False
     tag: str | None = None
     create_pr: bool = False
-    overwrite: bool = False
-    own: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repo_id)
+            valid = self.repo_id.count("/") == 1
+        except HFValidationError:
+            valid = False
+        if not valid:
+            raise BlastlensError(f"{self.repo_id!r} is not the name of a repository; owner/name is expected.")
         if self.tag is not None and not TAG.fullmatch(self.tag):
-            raise BlastlensError(f"{self.tag!r} cannot name a commit; give a tag like v1.0.")
+            raise BlastlensError(f"{self.tag!r} cannot be a tag; give one like v1.0.")
+
+    def __str__(self) -> str:
+        return f"{self.repo_type} {self.repo_id}"
+
+    @property
+    def repo(self) -> dict[str, str]:
+        """The arguments by which the client knows the repository."""
+        return {"repo_id": self.repo_id, "repo_type": self.repo_type}
 
 
 @dataclass(frozen=True)
-class Uploaded:
-    """What is there now.
+class Changes:
+    """Paths that differ between an upload and a repository."""
 
-    Attributes:
-        commit: the one that holds the files.
-        changed: whether it is a new one.
-        address: of the repository, or of the pull request.
-    """
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    deleted: tuple[str, ...]
+    unchanged: tuple[str, ...]
 
-    place: Place
+    @classmethod
+    def between(cls, files: Mapping[str, bytes], remote: Mapping[str, str]) -> "Changes":
+        """What makes a repository with these digests hold exactly these files."""
+
+        def is_same(path: str) -> bool:
+            digest = remote.get(path, "")
+            return digest == (sha256(files[path]).hexdigest() if len(digest) == 64 else git_hash(files[path]))
+
+        same = set(filter(is_same, files))
+        return cls(
+            added=tuple(sorted(files.keys() - remote.keys())),
+            changed=tuple(sorted((files.keys() & remote.keys()) - same)),
+            deleted=tuple(sorted(remote.keys() - files.keys() - KEPT)),
+            unchanged=tuple(sorted(same)),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.deleted)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A commit that holds an upload; `address` is that of the repository or of the pull request."""
+
+    upload: Upload
     commit: str
-    changed: bool
     address: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An upload, and what it would change.
-
-    Attributes:
-        before: what is there; None where nothing is.
-        already: the open pull request that holds the same files.
-    """
+    """What an upload would change. `published` is the commit that holds the same files already."""
 
     upload: Upload
-    before: State | None
+    before: Repository | None
     changes: Changes
-    already: Uploaded | None = None
+    published: Published | None = None
 
     def lines(self) -> Iterator[str]:
-        """For the person who decides."""
-        place, upload = self.upload.place, self.upload
+        """What would change, as text: + new, ~ changed, - deleted."""
+        files, changes = self.upload.files, self.changes
         if self.before is None:
-            yield f"{place}: new, {'private' if upload.private else 'public'}"
+            yield f"{self.upload}: new, {'private' if self.upload.private else 'public'}"
         else:
-            visible = "private" if self.before.private else "public"
-            yield f"{place}: {visible}, at {self.before.head[:7]}"
-            if upload.private and not self.before.private:
-                yield "  it stays public: --private only concerns repositories that are made"
-        if self.already:
-            yield f"  nothing to change: a pull request holds exactly this, {self.already.address}"
+            yield f"{self.upload}: {'private' if self.before.private else 'public'}, at {self.before.commit[:7]}"
+        if self.published:
+            yield f"  nothing to change: {self.published.address} holds exactly these files"
             return
-        yield from self.changes.lines()
-        if self.changes:
-            total = sum(file.size for file in self.changes.uploads)
-            count = len(self.changes.uploads) + len(self.changes.deleted)
-            yield f"  {count} {'file' if count == 1 else 'files'} in one commit, {readable(total)} at most to send"
-        else:
-            yield "  nothing to change"
+        marked = [(path, "+") for path in changes.added] + [(path, "~") for path in changes.changed]
+        marked = sorted(marked + [(path, "-") for path in changes.deleted])
+        for path, mark in marked[:MAX_LINES]:
+            yield f"  {mark} {printable(path)}" + (f"  {readable(len(files[path]))}" if path in files else "")
+        if len(marked) > MAX_LINES:
+            yield f"  and {len(marked) - MAX_LINES} more"
+        size = sum(len(files[path]) for path in (*changes.added, *changes.changed))
+        yield f"  {len(marked)} changes in one commit, {readable(size)}; {len(changes.unchanged)} files unchanged"
 
 
-def send(
+def publish(
     hub: Hub,
     upload: Upload,
-    tell: Tell,
+    log: Log,
     dry_run: bool = False,
     inspect: Callable[[Path], None] = lambda folder: None,
-) -> Uploaded | None:
-    """Show what would change, change it, fetch it back, compare, and only then tag it.
+) -> Published | None:
+    """Show what would change, commit it, fetch the commit back, compare, and only then tag it.
 
     Args:
-        tell: gets a line at a time.
-        dry_run: only show.
-        inspect: asks more of what came back, in a folder; raises BlastlensError where it does not hold.
+        log: gets one line at a time.
+        dry_run: only show what would change.
+        inspect: further checks of the fetched folder; raises BlastlensError if they fail.
 
     Returns:
-        What is there now; None for a dry run.
+        The commit that holds the files; None for a dry run.
 
     Raises:
-        BlastlensError: what went wrong, what the repository holds now, and what to do.
+        BlastlensError: what failed, and what the repository holds now.
     """
-    place = upload.place
     planned = plan(hub, upload)
     for line in planned.lines():
-        tell(line)
+        log(line)
     if dry_run:
-        tell("dry run: nothing was changed")
+        log("dry run: nothing was changed")
         return None
-    done = carry_out(hub, planned)
-    if done.changed:
-        tell(f"committed {done.commit[:7]}  {done.address}")
-    else:
-        tell(f"no new commit: {done.address} already holds exactly this")
+    done = planned.published or _commit(hub, planned)
+    log(f"{'no new commit' if planned.published else 'committed'}: {done.commit[:7]}  {done.address}")
     with tempfile.TemporaryDirectory() as cache:
-        inspect(fetched_back(hub, upload, done, Path(cache)))
-    tell(f"fetched back at {done.commit[:7]}: {len(upload.files)} files, the same byte by byte")
+        inspect(fetch_back(hub, done, Path(cache)))
+    log(f"fetched back: {len(upload.files)} files, identical byte by byte")
     if upload.tag:
-        with _adding(f"The files are there, as commit {done.commit}, and were checked; only the tag is missing."):
-            hub.tag(place, upload.tag, done.commit)
-        tell(f"tagged {upload.tag}")
+        _tag(hub, done, upload.tag)
+        log(f"tagged {upload.tag}")
     return done
 
 
 def plan(hub: Hub, upload: Upload) -> Plan:
-    """Look at the repository and compare; nothing is changed.
+    """Compare an upload with the repository; nothing is changed.
 
     Raises:
-        BlastlensError: somebody else's repository, a tag that names another commit, a pull request to nothing.
+        BlastlensError: a repository of other content, a public one for private files, a tag that names another
+            commit, or no repository for a pull request.
     """
-    place = upload.place
-    before = hub.look(place)
+    before = hub.read(**upload.repo)
     if before is None:
         if upload.create_pr:
-            raise BlastlensError(f"There is no {place} to open a pull request on; leave --create-pr out.")
+            raise BlastlensError(f"There is no {upload} to open a pull request on; leave --create-pr out.")
         return Plan(upload, None, Changes.between(upload.files, {}))
     changes = Changes.between(upload.files, before.files)
+    if upload.private and not before.private:
+        raise BlastlensError(f"The {upload} is public; leave --private out, or make it private on the Hub first.")
     if not upload.overwrite:
-        _refuse_somebody_elses(hub, upload, before, changes)
-    if upload.tag in before.tags and (changes or before.tags[upload.tag] != before.head):
-        raise BlastlensError(
-            f"The tag {upload.tag} of {place} already names {before.tags[upload.tag][:7]}, which holds other files; "
-            "give a new tag."
-        )
-    already = _same_pull_request(hub, upload, before) if upload.create_pr and changes else None
-    return Plan(upload, before, changes, already)
+        _refuse_other_content(hub, upload, before, changes)
+    if upload.tag in before.tags and (changes or before.tags[upload.tag] != before.commit):
+        commit = before.tags[upload.tag][:7]
+        raise BlastlensError(f"The tag {upload.tag} of {upload} names {commit}, with other files; give a new tag.")
+    return Plan(upload, before, changes, _find(hub, upload, before))
 
 
-def carry_out(hub: Hub, planned: Plan) -> Uploaded:
-    """Make the repository what was planned, all of it or nothing.
+def fetch_back(hub: Hub, done: Published, cache: Path) -> Path:
+    """Download a commit into an empty cache as any user would, and compare every byte; returns the folder.
 
     Raises:
-        BlastlensError: what went wrong, and what the repository holds now.
+        BlastlensError: it cannot be downloaded, or a file differs.
     """
-    place, before = planned.upload.place, planned.before
-    if planned.already:
-        return planned.already
-    if before is None:
-        return _make_and_fill(hub, planned.upload)
-    if not planned.changes:
-        return Uploaded(place, before.head, False, hub.address(place))
-    return _commit(hub, planned, before)
-
-
-def fetched_back(hub: Hub, upload: Upload, done: Uploaded, folder: Path) -> Path:
-    """Fetch the commit into an empty folder, through the road everybody takes, and compare every byte.
-
-    Returns:
-        The folder that holds the files.
-
-    Raises:
-        BlastlensError: it cannot be fetched, or something differs.
-    """
-    place = upload.place
-    with _adding(f"The files were committed as {done.commit}, but could not be fetched back and compared."):
-        path = Path(
-            hub.persistently(
-                f"fetch {place} back",
-                lambda: snapshot_download(
-                    place.repo_id,
-                    repo_type=place.kind,
-                    revision=done.commit,
-                    cache_dir=folder,
-                    token=hub.token or False,
-                    endpoint=hub.api.endpoint,
-                ),
-            )
+    upload, files = done.upload, done.upload.files
+    options = {"cache_dir": cache, "token": hub.token or False, "endpoint": hub.api.endpoint}
+    try:
+        fetch = snapshot_download
+        folder = Path(
+            hub.call(f"fetch {upload} back", fetch, **upload.repo, revision=done.commit, **options, retry=True)
         )
-    there = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
-    sent = {file.path: file for file in upload.files}
-    differing = [name for name, file in sent.items() if name not in there or there[name].read_bytes() != file.read()]
-    differing += [name for name in there if name not in sent and name not in KEPT]
+    except HubError as error:
+        raise error.adding(f"The files were committed as {done.commit}, but not compared.") from None
+    fetched = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    differing = sorted(fetched.keys() - files.keys() - KEPT)
+    differing += [path for path in files if path not in fetched or fetched[path].read_bytes() != files[path]]
     if differing:
         raise BlastlensError(
-            f"What came back of {place} at {done.commit} is not what was sent ({', '.join(differing)}); do not use "
-            "that commit, and run it again."
+            f"What came back of {upload} at {done.commit} differs from what was sent ({', '.join(differing)}); do not "
+            "use that commit, and run the command again."
         )
-    return path
+    return folder
 
 
-def _refuse_somebody_elses(hub: Hub, upload: Upload, before: State, changes: Changes) -> None:
-    place = upload.place
-    if upload.mark not in before.files:
-        if hub.is_untouched(place, before):
+def readable(size: int) -> str:
+    """A number of bytes as text: "683 B", "29 kB", "12.9 MB"."""
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1e3:.0f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
+
+
+def _address(hub: Hub, upload: Upload) -> str:
+    return f"{hub.endpoint}/{'' if upload.repo_type == 'model' else upload.repo_type + 's/'}{upload.repo_id}"
+
+
+def _refuse_other_content(hub: Hub, upload: Upload, before: Repository, changes: Changes) -> None:
+    """Raises BlastlensError if the repository was not made by this project, or holds files of others."""
+    if upload.marker not in before.files:
+        if _is_untouched(hub, upload, before):
             return
         raise BlastlensError(
-            f"The {place} holds something else (it has no {upload.mark}); give another --repo-id, or --overwrite to "
-            "replace its files."
+            f"The {upload} holds something else (it has no {upload.marker}); give another --repo-id, or --overwrite "
+            "to replace its files."
         )
-    strange = [path for path in changes.deleted if upload.own is not None and path not in upload.own]
-    if strange:
+    foreign = [path for path in changes.deleted if upload.owned is not None and path not in upload.owned]
+    if foreign:
+        names = ", ".join(map(printable, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
         raise BlastlensError(
-            f"The {place} holds files that do not belong to this ({', '.join(map(printable, strange[:5]))}"
-            f"{', ...' if len(strange) > 5 else ''}); give another --repo-id, or --overwrite to delete them."
+            f"The {upload} holds files that do not belong to this ({names}); give another --repo-id, or --overwrite to "
+            "delete them."
         )
 
 
-def _same_pull_request(hub: Hub, upload: Upload, before: State) -> Uploaded | None:
-    newest = sorted(before.pull_requests, key=lambda ref: int(ref.rpartition("/")[2]), reverse=True)[:NEWEST]
-    for ref in newest:
-        commit = before.pull_requests[ref]
-        if not Changes.between(upload.files, hub.files_at(upload.place, commit)):
-            return Uploaded(upload.place, commit, False, hub.pull_request(upload.place, ref))
+def _is_untouched(hub: Hub, upload: Upload, state: Repository) -> bool:
+    """Whether a repository is as the Hub created it."""
+    if not state.files.keys() <= TEMPLATE:
+        return False
+    return len(hub.call(f"read {upload}", hub.api.list_repo_commits, **upload.repo, retry=True)) <= 1
+
+
+def _find(hub: Hub, upload: Upload, state: Repository) -> Published | None:
+    """The commit on main, or else the open pull request, that holds exactly the files of an upload."""
+    if not Changes.between(upload.files, state.files):
+        return Published(upload, state.commit, _address(hub, upload))
+    for ref in state.pull_requests[:PULL_REQUESTS] if upload.create_pr else ():
+        found = hub.read(**upload.repo, revision=ref)
+        if found and not Changes.between(upload.files, found.files):
+            return Published(upload, found.commit, f"{_address(hub, upload)}/discussions/{ref.rpartition('/')[2]}")
     return None
 
 
-def _make_and_fill(hub: Hub, upload: Upload) -> Uploaded:
-    place = upload.place
-    surely_ours: bool | None = None  # None: it was asked for, and nothing is known
+def _commit(hub: Hub, planned: Plan) -> Published:
+    """Make the repository hold the files, in one commit.
+
+    Raises:
+        HubError: what failed, and what the repository holds now.
+    """
+    upload = planned.upload
+    if planned.before is not None:
+        return _commit_to(hub, planned, planned.before)
+    _create(hub, upload)
     try:
-        try:
-            surely_ours = hub.create(place, upload.private) or None
-        except Refused as refusal:
-            if refusal.status == 409:
-                raise Refused(
-                    f"The {place} exists, but this token may not see it, or somebody made it just now; use its "
-                    "owner's token, or run it again."
-                ) from None
-            if not refusal.doubtful:
-                surely_ours = False
-            raise
-        before = hub.look(place)
-        if before is None:
-            raise Refused(f"The {place} was made, but is not to be seen.", doubtful=True)
-        if before.private != upload.private:
-            raise Refused(f"The {place} was made {'private' if before.private else 'public'}, against what was asked.")
-        if not hub.is_untouched(place, before):
-            surely_ours = False
-            raise Refused(f"Somebody else made the {place} just now; look at it, and run it again.")
-        return _commit(hub, Plan(upload, before, Changes.between(upload.files, before.files)), before)
+        planned = plan(hub, upload)  # another user may have changed it in between
+        if planned.before is None:
+            raise HubError(f"The {upload} was created, but cannot be read.")
+        return planned.published or _commit_to(hub, planned, planned.before)
     except BaseException as error:
-        if surely_ours is not False:
-            stands = _take_away(hub, place, surely_ours is True)
-            if isinstance(error, Refused):
-                raise Refused(f"{error} {stands}", error.passing, error.status) from None
-            error.add_note(stands)
+        note = _remove_if_untouched(hub, upload)
+        if isinstance(error, BlastlensError):
+            raise HubError(f"{error} {note}") from None
         raise
 
 
-def _commit(hub: Hub, planned: Plan, before: State) -> Uploaded:
-    upload, place = planned.upload, planned.upload.place
-    stands = f"Nothing in {place} was changed."
-    for attempt in range(1, TRIES + 1):
-        try:
-            operations = hub.upload(place, planned.changes, upload.create_pr)
-        except Refused as refusal:
-            raise Refused(f"{refusal} {stands}", refusal.passing, refusal.status) from None
-        try:
-            info = hub.commit(place, operations, before.head, upload.message, upload.create_pr)
-            return Uploaded(place, info.oid, True, str(info.pr_url or hub.address(place)))
-        except Refused as refusal:
-            lost = refusal
-        except KeyboardInterrupt as stopped:
-            stopped.add_note(_after_interruption(hub, upload, before))
-            raise
-        if (done := _went_through(hub, upload, before, lost)) is not None:
-            return done
-        # On main a second try can do no harm: it is refused where the first one still arrives. Two pull requests can.
-        if not lost.passing or attempt == TRIES or (upload.create_pr and lost.doubtful):
-            break
-        hub.pause(attempt)
-    if lost.may_arrive:
-        stands = f"The {place} was unchanged when last looked at, but the commit may still arrive: look there first."
-    raise Refused(f"{lost} {stands}", lost.passing, lost.status, lost.doubtful)
-
-
-def _went_through(hub: Hub, upload: Upload, before: State, lost: Refused) -> Uploaded | None:
-    """The commit whose answer was lost; None where there is none and main is as before."""
-    place = upload.place
-    for look in range(1, LOOKS + 1 if lost.doubtful else 2):
-        with _adding(f"{lost} Whether it was committed is not known: look at {hub.address(place)} and run it again."):
-            now = hub.look(place)
-        if now is None:
-            raise Refused(f"{lost} The {place} is gone.")
-        if upload.create_pr:
-            new = {ref: commit for ref, commit in now.pull_requests.items() if ref not in before.pull_requests}
-            for ref, commit in new.items():
-                if not Changes.between(upload.files, hub.files_at(place, commit)):
-                    return Uploaded(place, commit, True, hub.pull_request(place, ref))
-        elif not Changes.between(upload.files, now.files):
-            return Uploaded(place, now.head, True, hub.address(place))
-        elif now.head != before.head:
-            raise Refused(f"{lost} Somebody else changed {place} meanwhile; look at it, and run it again.", status=412)
-        if lost.doubtful and look < LOOKS:
-            hub.pause(look)
-    return None
-
-
-def _after_interruption(hub: Hub, upload: Upload, before: State) -> str:
-    place = upload.place
-    unknown = f"The commit to {place} was on its way and may still arrive: look at {hub.address(place)}."
+def _create(hub: Hub, upload: Upload) -> None:
+    options: dict[str, Any] = {"space_sdk": upload.space_sdk} if upload.space_sdk else {}
+    options |= {"space_hardware": ZERO_GPU} if upload.space_sdk == "gradio" else {}
     try:
-        done = _went_through(hub, upload, before, Refused("Interrupted."))
-    except BlastlensError:
-        return unknown
-    return f"The commit was on its way already: {place} is at {done.commit}." if done else unknown
+        hub.call(f"create {upload}", hub.api.create_repo, **upload.repo, private=upload.private, **options)
+    except HubError as error:
+        if error.status == 409:
+            raise HubError(f"The {upload} exists, but this token may not see it; use its owner's token.", 409) from None
+        if error.unclear:
+            raise error.adding("It may have been created, without files: run the command again.") from None
+        raise
 
 
-def _take_away(hub: Hub, place: Place, surely_ours: bool) -> str:
-    """Remove the repository that was made for files that could not be put there; one that may be somebody else's stays.
-
-    Returns:
-        How things stand, in a sentence.
-    """
-    left = f"There is an empty {place} now, perhaps somebody else's: look at it, and run it again."
-    gone = f"There is no {place} now, as before."
+def _remove_if_untouched(hub: Hub, upload: Upload) -> str:
+    """Delete a repository that was created here and is empty; returns what is there now, as a sentence."""
     try:
-        now = hub.look(place)
-        if now is None:
-            return gone
-        if not hub.is_untouched(place, now):
-            return f"The {place} holds files now: look at it."
-        if surely_ours:
-            hub.remove(place)
-            return gone
-    except BlastlensError:
-        return f"A new, empty {place} may have been left behind: run it again, or delete it on the Hub."
-    return left
+        state = hub.read(**upload.repo)
+        if state is not None:
+            if not _is_untouched(hub, upload, state):
+                return f"Look at {_address(hub, upload)}: it holds files."
+            hub.call(f"remove {upload}", hub.api.delete_repo, **upload.repo, missing_ok=True, retry=True)
+    except HubError:
+        return f"A new, empty {upload} may be left: run the command again, or delete it on the Hub."
+    return f"There is no {upload} now, as before."
 
 
-@contextmanager
-def _adding(sentence: str) -> Iterator[None]:
-    """Inside, a refusal also says where things stand."""
+def _commit_to(hub: Hub, planned: Plan, before: Repository) -> Published:
+    upload = planned.upload
     try:
-        yield
-    except BlastlensError as error:
-        told = BlastlensError(f"{error} {sentence}")
-    else:
-        return
-    raise told
+        info = _send(hub, planned, before.commit)
+        return Published(upload, info.oid, str(info.pr_url or _address(hub, upload)))
+    except HubError as failure:
+        error = failure
+    try:
+        now = hub.read(**upload.repo)
+        done = now and _find(hub, upload, now)
+    except HubError:
+        raise error.adding(f"Whether it was committed is unknown: look at {_address(hub, upload)}.") from None
+    if done:  # only the answer was lost
+        return done
+    if now is None or now.commit != before.commit:
+        raise error.adding(f"The {upload} was changed by another commit meanwhile; run the command again.")
+    if error.unclear and error.status in (None, 408, 504):
+        raise error.adding(f"The {upload} is unchanged so far, but the commit may still arrive; look there first.")
+    raise error.adding(f"Nothing in {upload} was changed.")
+
+
+def _send(hub: Hub, planned: Plan, parent: str) -> CommitInfo:
+    """Upload the large files, with a progress bar, and commit all changes on a parent commit."""
+    upload, changes = planned.upload, planned.changes
+    additions = [CommitOperationAdd(path, upload.files[path]) for path in (*changes.added, *changes.changed)]
+    deletions = [CommitOperationDelete(path, is_folder=False) for path in changes.deleted]
+    target: dict[str, Any] = {**upload.repo, "create_pr": upload.create_pr}
+    # With the repository's own .gitignore the client would silently leave files out.
+    options = {"gitignore_content": "", "free_memory": False}
+    hub.call(f"upload to {upload}", hub.api.preupload_lfs_files, additions=additions, **target, **options)
+    details = {"commit_message": upload.message, "parent_commit": parent}
+    return hub.call(
+        f"commit to {upload}", hub.api.create_commit, operations=[*additions, *deletions], **target, **details
+    )
+
+
+def _tag(hub: Hub, done: Published, tag: str) -> None:
+    """Tag a commit; no error if it has that tag already."""
+    upload = done.upload
+    try:
+        hub.call(f"tag {upload}", hub.api.create_tag, **upload.repo, tag=tag, revision=done.commit, retry=True)
+    except HubError as error:
+        state = hub.read(**upload.repo) if error.status == 409 else None
+        if state is None or state.tags.get(tag) != done.commit:
+            verified = f"The files were committed as {done.commit} and verified; only the tag {tag} is missing."
+            raise error.adding(verified) from None

@@ -1,4 +1,4 @@
-// The page's side of worker.js: a request and the promise of its answer.
+// The page's side of worker.js: a request and the promise of its result.
 
 import { Refusal } from "./refusal.js";
 
@@ -24,12 +24,12 @@ worker.addEventListener("error", () => {
 });
 
 /**
- * Ask the worker.
+ * Send a request to the worker.
  *
  * @param {string} request a name of its REQUESTS
  * @param {object} options of that request
- * @param {(share: number) => void} progress told how far it is, 0 to 1
- * @throws {Refusal} what the visitor should read
+ * @param {(share: number) => void} progress called with the share that is done, 0 to 1
+ * @throws {Refusal} with the message for the user
  */
 export function call(request, options, progress = () => {}) {
   if (broken) return Promise.reject(broken);

@@ -1,4 +1,4 @@
-// Elements in one line. Text goes in as text only, so that no file name or record can become markup.
+// Elements in one line. Text is inserted as text only, so that no file name or record can become markup.
 
 /** @param {Object<string, unknown>} attributes `class` and others; true stands for an empty one, false for none */
 export function h(tag, attributes = {}, ...children) {

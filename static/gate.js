@@ -1,5 +1,5 @@
-// The input check, blastlens.ood_detection: statistics of the untouched view, and how far the network's features lie from those
-// of its training images. It warns, and never withholds an answer.
+// The out-of-distribution check, blastlens.ood_detection: statistics of the untouched view, and the distance of the
+// network's features from those of its training images. It warns, and never withholds a prediction.
 
 import settings from "./settings.js";
 import { halfEven } from "./view.js";
@@ -10,22 +10,9 @@ const [RING, BLOCK, LARGE_BLOCK] = [1 / 28, 1 / 56, 1 / 20];
 // Below this, in grey levels, a picture is flat, and dividing by its contrast would only magnify rounding.
 const FLAT = 0.5;
 
-/**
- * The gate of a model folder.
- *
- * @param {object} record gate.json
- * @param {object | null} tensors of gate.safetensors; null where there is none
- * @returns {{images: string, ranges: object, features: object | null, incomplete: boolean}} as in Python
- */
+/** The gate of a record in models.json and the arrays of gate.safetensors; its features are null without these. */
 export function gateOf(record, tensors) {
-  const limit = record.features?.limit;
-  const features = record.features && tensors ? { ...featuresOf(tensors), limit } : null;
-  return {
-    images: record.images,
-    ranges: record.statistics,
-    features,
-    incomplete: Boolean(record.features) && !features,
-  };
+  return { ...record, features: tensors && { ...featuresOf(tensors), ...record.features } };
 }
 
 function featuresOf({ mean, directions, rest }) {
@@ -37,24 +24,20 @@ function featuresOf({ mean, directions, rest }) {
 /**
  * Judge a view.
  *
- * @param {object} gate
  * @param {Uint8Array} pixels RGB of the view, without noise
  * @param {Float32Array | null} features of the network for this view; without them the statistics decide alone
- * @returns {{fits: boolean, reasons: string[]}} the plainest reason first
+ * @returns {{fits: boolean, reasons: string[]}} the most understandable reason first
  */
 export function judge(gate, pixels, features = null) {
   const found = statisticsOf(pixels);
   const reasons = [];
-  for (const { name, low, high } of STATISTICS) {
-    const range = gate.ranges[name];
-    // False of NaN: an all-black view has no lit pixel to measure, and its blackness speaks for itself.
-    if (range && (found[name] < range.low || found[name] > range.high)) {
-      const phrase = found[name] < range.low ? low : high;
-      reasons.push(`${phrase} than the ${gate.images} the model knows`);
-    }
+  for (const { name, low, high, reasons: [below, above] } of gate.ranges) {
+    // False of NaN: an all-black view has no lit pixel to measure, and the share of black pixels rejects it.
+    if (found[name] < low) reasons.push(below);
+    if (found[name] > high) reasons.push(above);
   }
   if (gate.features && features && !(featureScore(gate.features, features) <= gate.features.limit)) {
-    reasons.push(`what the network sees in it is unlike the ${gate.images} the model knows`);
+    reasons.push(gate.features.reason);
   }
   return { fits: reasons.length === 0, reasons };
 }
@@ -88,7 +71,7 @@ export function statisticsOf(pixels) {
     mask[i] = Math.max(pixels[3 * i], pixels[3 * i + 1], pixels[3 * i + 2]) > black ? 1 : 0;
   }
   const area = dot(mask, mask);
-  const found = Object.fromEntries(STATISTICS.map(({ name }) => [name, NaN]));
+  const found = Object.fromEntries(STATISTICS.map((name) => [name, NaN]));
   found.black = 1 - area / count;
   found.black_border = 1 - shareOfRing(mask, side, Math.max(1, halfEven(side * RING)));
   if (!area) return found;

@@ -1,4 +1,4 @@
-// One image and one model: what the network sees of it, what is to be said about it, and its answer under noise.
+// One image and one model: what the network sees, warnings, and predictions under noise.
 
 import { judge } from "./gate.js";
 import { addGaussianNoise } from "./noise.js";
@@ -7,16 +7,16 @@ import { applyView, isGrey, remarksOnSize } from "./view.js";
 
 const { incomplete, maxReasons } = settings;
 
-/** An image as one model sees it. The untouched view is judged: noise that a reader adds says nothing about it. */
+/** An image as one model sees it. The check judges the untouched view: added noise says nothing about the image. */
 export class Look {
   /** @param {{width: number, height: number, pixels: Uint8Array, notes: string[]}} image as openImage gives it */
   static async at(image, model) {
-    const { entry, view, gate } = model.folder;
+    const { entry, view, gate } = model.details;
     const pixels = applyView(view, image);
     const warnings = [entry.external, ...image.notes, ...remarksOnSize(view, image.width, image.height)];
     if (isGrey(pixels)) warnings.push("image has no colour; the model was trained on stained cells in colour");
     if (gate && (gate.incomplete || (gate.features && !model.hasFeatures))) warnings.push(incomplete);
-    const clean = await model.ask(pixels, Boolean(gate?.features));
+    const clean = await model.predict(pixels, Boolean(gate?.features));
     const verdict = gate && judge(gate, pixels, clean.features);
     if (verdict) warnings.push(...verdict.reasons.slice(0, maxReasons));
     return new Look(model, pixels, warnings, verdict ? verdict.fits : null, clean);
@@ -30,16 +30,16 @@ export class Look {
     this.clean = clean;
   }
 
-  /** The model's answer with noise: `label`, `probabilities` by label, `labelSet` and `flagged` (null: not known). */
+  /** The prediction with noise: `label`, `probabilities` by label, `labelSet` and `flagged` (null: not known). */
   async answer(sigma, seed) {
     const { label, probabilities } = sigma
-      ? await this.model.ask(addGaussianNoise(this.pixels, sigma, seed))
+      ? await this.model.predict(addGaussianNoise(this.pixels, sigma, seed))
       : this.clean;
     return { sigma, label, probabilities, ...this.model.decide(probabilities, this.fits) };
   }
 }
 
 /** Whether an image may be one for another model, as far as its statistics tell; null where it has no gate. */
-export function mayFit(image, folder) {
-  return folder.gate ? judge(folder.gate, applyView(folder.view, image)).fits : null;
+export function mayFit(image, { gate, view }) {
+  return gate ? judge(gate, applyView(view, image)).fits : null;
 }

@@ -1,43 +1,29 @@
-// A model folder served by onnxruntime-web: its files fetched from beside the page, a view's pixels to an answer.
+// A model run by onnxruntime-web: its files are fetched from beside the page; pixels in, probabilities out.
 
-import { decisionOf, flagged, labelSet } from "./decision.js";
+import { flagged, labelSet } from "./decision.js";
 import { gateOf } from "./gate.js";
 import { Refusal } from "./refusal.js";
 import { readTensors } from "./tensors.js";
 import * as ort from "./vendor/ort.wasm.bundle.min.mjs";
-import { normalise, viewOf } from "./view.js";
+import { normalise } from "./view.js";
 
 const RUNTIME = "vendor/ort-wasm-simd-threaded.wasm.gz";
 const ONNX = "onnx/model_int8.onnx";
-// Where a page is isolated from others, the browser lets it share memory between threads. More than the cores there
-// are, or than such small networks can use, only wait for each other.
+const FEATURES = "gate.safetensors";
+// Only an isolated page may share memory between threads. More threads than cores, or than such small networks can
+// use, only wait for each other.
 ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency ?? 1) : 1;
 ort.env.logLevel = "error";
 
-/** Everything of a model folder but its network: what the network is asked about, and how its answer is taken. */
-export class Folder {
-  /** @param {object} entry of models.json: `name`, and `files` with their sizes in bytes */
-  static async load(entry) {
-    const json = async (file) => (file in entry.files ? parsed(await fetched(entry, file)) : null);
-    const names = ["config.json", "preprocessor_config.json", "metrics.json", "gate.json"];
-    const [config, preprocessor, metrics, gate] = await Promise.all(names.map(json));
-    const tensors = "gate.safetensors" in entry.files ? readTensors(await fetched(entry, "gate.safetensors")) : null;
-    return new Folder(entry, config, viewOf(config, preprocessor), metrics ?? {}, gate && gateOf(gate, tensors));
-  }
-
-  constructor(entry, config, view, metrics, gate) {
-    this.entry = entry;
-    this.labels = config.label_names;
-    this.view = view;
-    this.metrics = metrics;
-    this.gate = gate;
-    this.decision = decisionOf(metrics.calibration);
-  }
+/** How a model sees and judges images: everything but its network. @param {object} entry of models.json */
+export async function loadDetails(entry) {
+  const tensors = FEATURES in entry.files ? readTensors(await fetched(entry, FEATURES)) : null;
+  return { entry, labels: Object.keys(entry.labels), view: entry.view, gate: entry.gate && gateOf(entry.gate, tensors) };
 }
 
-/** A model folder with its network. */
+/** A model with its network. */
 export class Model {
-  /** @param {(share: number) => void} progress told what share of the files has arrived, 0 to 1 */
+  /** @param {(share: number) => void} progress called with the share of the files that has arrived, 0 to 1 */
   static async load(entry, runtimeSize, progress = () => {}) {
     const total = entry.files[ONNX] + runtimeSize;
     const arrived = [0, 0];
@@ -45,29 +31,29 @@ export class Model {
       arrived[which] = bytes;
       progress(Math.min(1, (arrived[0] + arrived[1]) / total));
     };
-    const [folder, bytes] = await Promise.all([
-      Folder.load(entry),
+    const [details, bytes] = await Promise.all([
+      loadDetails(entry),
       fetched(entry, ONNX, tell(0)),
       prepareRuntime(runtimeSize, tell(1)),
     ]);
     const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
-    return new Model(folder, await ort.InferenceSession.create(bytes, options));
+    return new Model(details, await ort.InferenceSession.create(bytes, options));
   }
 
-  constructor(folder, session) {
-    this.folder = folder;
+  constructor(details, session) {
+    this.details = details;
     this.session = session;
     this.hasFeatures = session.outputNames.includes("features");
   }
 
   /**
-   * Ask the network.
+   * Run the network.
    *
    * @param {Uint8Array} pixels RGB of a view
    * @returns {Promise<{probabilities: Object<string, number>, label: string, features: Float32Array | null}>}
    */
-  async ask(pixels, withFeatures = false) {
-    const { view, labels } = this.folder;
+  async predict(pixels, withFeatures = false) {
+    const { view, labels } = this.details;
     const input = new ort.Tensor("float32", normalise(view, pixels), [1, 3, view.size, view.size]);
     const wanted = withFeatures && this.hasFeatures ? ["logits", "features"] : ["logits"];
     const { logits, features } = await this.session.run({ [this.session.inputNames[0]]: input }, wanted);
@@ -77,11 +63,11 @@ export class Model {
     return { probabilities, label, features: features?.data ?? null };
   }
 
-  /** What can be decided from probabilities; nothing about an image that is not of the model's kind. */
+  /** What follows from probabilities; nothing for an image that is out of distribution. */
   decide(probabilities, fits) {
     if (fits === false) return { flagged: null, labelSet: null };
-    const { decision } = this.folder;
-    return { flagged: flagged(decision, probabilities), labelSet: labelSet(decision, probabilities) };
+    const { flag, sets } = this.details.entry.decision;
+    return { flagged: flagged(flag, probabilities), labelSet: labelSet(sets, probabilities) };
   }
 
   async release() {
@@ -98,11 +84,11 @@ function softmax(logits) {
 
 let runtime = null;
 
-/** Fetch the WebAssembly of onnxruntime-web once; it lies compressed, since many hosts send files as they are. */
+/** Fetch the WebAssembly of onnxruntime-web once; it is stored compressed, since many hosts do not compress. */
 function prepareRuntime(size, progress) {
   runtime ??= (async () => {
     const bytes = await download(RUNTIME, progress);
-    const isPlain = bytes[0] === 0; // a host that knows the suffix has had the browser unpack it
+    const isPlain = bytes[0] === 0; // the host declared the compression, so the browser has decompressed it
     ort.env.wasm.wasmBinary = isPlain ? bytes.buffer : await unpacked(bytes);
   })();
   runtime.then(() => progress(size)).catch(() => (runtime = null));
@@ -120,10 +106,6 @@ async function fetched(entry, file, progress) {
     throw new Refusal(`${file} of ${entry.name} arrived incomplete or is from another version; reload the page.`);
   }
   return bytes;
-}
-
-function parsed(bytes) {
-  return JSON.parse(new TextDecoder().decode(bytes));
 }
 
 /** A file from beside the page. */

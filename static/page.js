@@ -1,4 +1,4 @@
-// The page: what a visitor does, and what is then asked of the worker and shown. All else is in modules of its own.
+// The page: what the user does, what is then requested of the worker, and what is shown. The rest is in other modules.
 
 import { call } from "./calls.js";
 import { curveFigure } from "./chart.js";
@@ -7,58 +7,49 @@ import { addGaussianNoise } from "./noise.js";
 import { Refusal } from "./refusal.js";
 import settings from "./settings.js";
 import { bars, caution, decided, factsOf, megabytes, notes, spoken } from "./show.js";
-import { describeCurve, labelText, taskOf, turnOf } from "./words.js";
+import { describeCurve, flipOf, labelText } from "./words.js";
 
 const { sigmas, maxSigma } = settings;
 const slider = byId("sigma");
+const buttons = new Map(); // of the models, by name
 
-let shelf = null; // models.json
-let models = []; // of each: its entry there, labels and metrics
-let model = null; // the one that is asked
-let image = null; // the one given: file, name, and the example that it is
-let seen = null; // what the model sees of it, and its answer without noise
-let curve = []; // answers, one for each of `sigmas` so far
+let record = null; // models.json
+let model = null; // its entry there, once it is loaded
+let image = null; // the chosen one: file, name, and its entry among the examples or null
+let seen = null; // what the model sees of it, and the prediction without noise
+let curve = []; // predictions at `sigmas`, as far as there are any
 let seed = 0;
-let turn = 0; // of image, model or pattern: an answer of a former turn is not shown
+let turn = 0; // counts changes of image, model and pattern: results of an earlier turn are not shown
 
 async function start() {
   byId("disclaimer").textContent = settings.disclaimer;
-  shelf = await (await fetch("models.json")).json();
-  models = await Promise.all(shelf.models.map(described));
-  byId("models").append(...models.map(choice));
-  byId("models").hidden = models.length < 2;
-  await open(models[0]);
-}
-
-async function described(entry) {
-  const folder = `models/${encodeURIComponent(entry.name)}`;
-  const json = async (file) => (file in entry.files ? (await fetch(`${folder}/${file}`)).json() : {});
-  const [config, metrics] = await Promise.all([json("config.json"), json("metrics.json")]);
-  return { entry, labels: config.label_names, metrics, title: taskOf(config.label_names).question };
+  record = await (await fetch("models.json")).json();
+  byId("models").append(...record.models.map(choice));
+  byId("models").hidden = record.models.length < 2;
+  await open(record.models[0]);
 }
 
 function choice(one, number) {
   const button = h("input", { type: "radio", name: "model", checked: number === 0 });
   button.addEventListener("change", () => guarded(() => open(one)));
-  one.button = button;
-  const size = h("small", {}, `${one.entry.name}, ${megabytes(one.entry)} MB`);
+  buttons.set(one.name, button);
+  const size = h("small", {}, `${one.name}, ${megabytes(one)} MB`);
   return h("label", {}, button, h("span", {}, one.title, size));
 }
 
-/** Load a model, and ask it about the image there is, or about its first example. */
+/** Load a model, and classify the current image or its first example. */
 async function open(one) {
   const mine = ++turn;
   model = null;
-  one.button.checked = true;
+  buttons.get(one.name).checked = true;
   clear();
   byId("facts").replaceChildren(...factsOf(one));
   offer(one);
   byId("progress").hidden = false;
-  byId("doing").textContent = `Loading ${one.entry.name}`;
+  byId("doing").textContent = `Loading ${one.name}`;
   const progress = (share) => (byId("share").value = share);
-  const options = { entry: one.entry, runtimeSize: shelf.runtime };
   try {
-    Object.assign(one, await call("open", options, progress));
+    await call("open", { entry: one, runtimeSize: record.runtime }, progress);
   } finally {
     if (mine === turn) byId("progress").hidden = true;
   }
@@ -71,8 +62,10 @@ async function open(one) {
 }
 
 function examplesOf(one) {
-  return shelf.examples[one.labels.join(",")] ?? [];
+  return record.examples[labelsOf(one)] ?? [];
 }
+
+const labelsOf = (one) => Object.keys(one.labels).join(",");
 
 function offer(one) {
   const examples = examplesOf(one);
@@ -99,10 +92,10 @@ async function fromExample(example) {
   return { file: await response.blob(), name: example.file.replace(/^.*\//, ""), example };
 }
 
-/** Take an image: `file` a Blob, `name` what messages call it, `example` the one it is, or null. */
+/** Use an image: `file` a Blob, `name` for messages, `example` its entry among the examples or null. */
 async function give(given) {
   image = given;
-  byId("given").textContent = given.example ? "" : `Given: ${given.name}`;
+  byId("given").textContent = given.example ? "" : `Your image: ${given.name}`;
   for (const button of byId("example-list").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.dataset.file === given.example?.file));
   }
@@ -112,9 +105,9 @@ async function give(given) {
 async function look() {
   const mine = ++turn;
   clear();
-  byId("answer").replaceChildren(h("p", { class: "quiet" }, "Looking …"));
-  // Those with the same labels answer the same question: a refusal must not be talked round by them.
-  const others = models.filter((one) => one.labels.join() !== model.labels.join()).map((one) => one.entry);
+  byId("answer").replaceChildren(h("p", { class: "quiet" }, "Classifying …"));
+  // Models of the same labels answer the same question, and must not overrule the rejection.
+  const others = record.models.filter((one) => labelsOf(one) !== labelsOf(model));
   const begun = performance.now();
   try {
     const found = await call("look", { file: image.file, name: image.name, others });
@@ -124,7 +117,7 @@ async function look() {
     if (mine === turn) throw error;
     return;
   }
-  const better = models.find((one) => one.entry.name === seen.better) ?? null;
+  const better = record.models.find((one) => one.name === seen.better) ?? null;
   byId("caution").replaceChildren(...caution(seen, better, () => guarded(() => open(better))));
   show(seen.answer, seen.milliseconds);
   draw();
@@ -132,24 +125,24 @@ async function look() {
   await drawCurve(mine);
 }
 
-/** Nothing of a former image or model stays on the page. */
+/** Remove everything about an earlier image or model. */
 function clear() {
   seen = null;
   curve = [];
   for (const id of ["trouble", "caution", "answer", "decided", "notes", "spoken"]) byId(id).replaceChildren();
-  byId("curve").replaceChildren(h("p", { class: "quiet" }, "It is drawn as soon as there is an answer."));
+  byId("curve").replaceChildren(h("p", { class: "quiet" }, "It appears after the first prediction."));
   const canvas = byId("view");
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   canvas.setAttribute("aria-label", "No image yet");
   byId("seen").textContent = "No image yet.";
 }
 
-/** The picture with the slider's noise: quick enough for every step of a drag. */
+/** The image with the slider's noise: fast enough for every step of a drag. */
 function draw() {
   byId("level").textContent = slider.value;
   if (!seen) return;
   const sigma = slider.valueAsNumber;
-  const side = model.size;
+  const side = model.view.size;
   const pixels = addGaussianNoise(seen.pixels, sigma, seed);
   const shown = new ImageData(side, side);
   for (let i = 0, from = 0; i < shown.data.length; i += 4, from += 3) {
@@ -170,7 +163,7 @@ function draw() {
 let asking = false;
 let wanted = null;
 
-/** The answer at the slider's place; while one is under way only the newest question is kept. */
+/** The prediction at the slider's level; while one is computed, only the newest request is kept. */
 async function ask(isFinal) {
   if (!seen) return;
   wanted = { sigma: slider.valueAsNumber, isFinal };
@@ -198,12 +191,12 @@ function show(answer, milliseconds) {
   byId("answer").classList.toggle("doubtful", doubtful);
   byId("answer").replaceChildren(...bars(model.labels, answer));
   const isOpen = byId("decided").querySelector("details")?.open;
-  byId("decided").replaceChildren(...decided(answer, model.metrics.calibration));
+  byId("decided").replaceChildren(...decided(answer, model.decision));
   if (isOpen) byId("decided").querySelector("details")?.setAttribute("open", "");
-  byId("notes").replaceChildren(...notes(answer, seen.answer, image.example, milliseconds, model.entry.name));
+  byId("notes").replaceChildren(...notes(answer, seen.answer, image.example, milliseconds, model.name));
 }
 
-/** Ask at every sigma of the curve, one after the other, so that the slider's own questions come between. */
+/** Predict at every sigma of the curve, one after the other, so that requests of the slider come in between. */
 async function drawCurve(mine) {
   curve = [];
   for (const sigma of sigmas) {
@@ -216,19 +209,20 @@ async function drawCurve(mine) {
 
 function showCurve() {
   const { labels } = model;
+  const names = Object.keys(labels);
   const done = curve.length === sigmas.length;
   const drawn = {
-    names: labels.map((label) => labelText(labels, label)),
+    names: names.map((label) => labelText(labels, label)),
     sigmas: curve.map(({ sigma }) => sigma),
-    rows: curve.map(({ probabilities }) => labels.map((label) => probabilities[label])),
+    rows: curve.map(({ probabilities }) => names.map((label) => probabilities[label])),
     end: maxSigma,
     now: slider.valueAsNumber,
-    flip: turnOf(labels, curve)?.place ?? null,
+    flip: flipOf(labels, curve)?.place ?? null,
   };
-  byId("curve").replaceChildren(curveFigure(drawn, done ? describeCurve(labels, curve) : "Asking at more noise …"));
+  byId("curve").replaceChildren(curveFigure(drawn, done ? describeCurve(labels, curve) : "Predicting at more noise …"));
 }
 
-/** Do something, and say on the page what went wrong. */
+/** Do something, and show what went wrong on the page. */
 async function guarded(work) {
   try {
     await work();
@@ -245,7 +239,7 @@ function giveFile(file) {
 
 byId("file").addEventListener("change", (event) => {
   giveFile(event.target.files[0]);
-  event.target.value = ""; // the same file may be given again
+  event.target.value = ""; // the same file may be chosen again
 });
 
 document.addEventListener("paste", (event) => giveFile(event.clipboardData?.files[0]));

@@ -1,3 +1,3 @@
-// The one kind of error whose message is for the visitor: a sentence that says what was wrong and what would do.
+// The kind of error whose message is for the user: what was wrong, and what would be accepted.
 
 export class Refusal extends Error {}

@@ -1,56 +1,48 @@
-// What the page shows of one answer, as elements: warnings, bars, what can be decided, notes.
+// What the page shows of one prediction, as elements: warnings, bars, decisions, notes.
 
 import { h } from "./dom.js";
 import settings from "./settings.js";
-import { decisions, eightBit, howGood, labelText, listed, percent, said, sentence, taskOf } from "./words.js";
+import { decisions, labelText, listed, percent, said, sentence } from "./words.js";
 
-/** What a model weighs: all that is fetched of it. */
+/** Size of everything that is downloaded of a model. */
 export const megabytes = ({ files }) => (Object.values(files).reduce((a, b) => a + b) / 1e6).toFixed(1);
 
-/** Facts about a model: what it looks at, how good it is and on which evidence, where it comes from. */
-export function factsOf({ entry, labels, metrics }) {
-  const [figure, evidence] = howGood(metrics, labels);
-  const card = h("a", { href: entry.card, target: "_blank", rel: "noopener" }, "its card");
-  const from = entry.revision ? `${entry.repo_id}, revision ${entry.revision.slice(0, 7)}; ` : `${entry.name}; `;
-  const cost = eightBit(metrics);
-  return [
-    fact("How good", h("strong", {}, figure), `${evidence}. `, h("strong", {}, entry.external)),
-    fact("Looks at", taskOf(labels).looksAt),
-    fact("Runs", cost || "its 8-bit file", ` (${megabytes(entry)} MB in all)`),
-    fact("From", from, "everything that was measured stands in ", card),
-  ];
+/** Facts about a model, with a link to its card. */
+export function factsOf({ facts, card }) {
+  const link = h("a", { href: card, target: "_blank", rel: "noopener" }, "Model card with all measurements");
+  return [...facts.map(([term, text]) => fact(term, text)), fact("Details", link)];
 }
 
-function fact(name, ...text) {
-  return h("div", {}, h("dt", {}, name), h("dd", {}, ...text));
+function fact(term, ...text) {
+  return h("div", {}, h("dt", {}, term), h("dd", {}, ...text));
 }
 
-/** What to know before the answer: the input check, and other warnings. */
+/** Warnings before the prediction, the out-of-distribution check among them. */
 export function caution({ warnings, fits }, better, open) {
   const [external, ...lines] = warnings.map((text) => h("li", {}, sentence(text)));
   const note = (...items) => h("div", { class: "warning" }, h("p", {}, "Please note:"), h("ul", {}, ...items));
   if (fits === false) {
     const button = better && h("button", { type: "button" }, `Open it in: ${better.title}`);
-    button?.addEventListener("click", () => open(better.entry));
+    button?.addEventListener("click", () => open(better));
     return [
       note(external),
       h(
         "div",
         { class: "warning" },
-        h("p", {}, "Input check: ", h("strong", {}, "refused. Your image is unlike those this model knows.")),
+        h("p", {}, "Input check: ", h("strong", {}, "rejected. Your image is out of distribution for this model.")),
         h("ul", {}, ...lines),
         button && h("p", {}, "It may be an image for another model. ", button),
       ),
     ];
   }
   const told = [note(external, ...lines)];
-  if (fits) told.push(h("p", { class: "fits" }, "Input check: your image looks like those this model knows."));
+  if (fits) told.push(h("p", { class: "fits" }, "Input check: passed. Your image is similar to the training images."));
   return told;
 }
 
-/** The answer: the most probable label, and a bar for each. */
+/** The most probable label, and a bar for each. */
 export function bars(labels, { label, probabilities }) {
-  const rows = labels.map((name) => {
+  const rows = Object.keys(labels).map((name) => {
     const bar = h("span", { class: "bar", "aria-hidden": "true" });
     bar.style.setProperty("--share", probabilities[name].toFixed(4));
     return h(
@@ -64,9 +56,9 @@ export function bars(labels, { label, probabilities }) {
   return [h("p", { class: "label" }, labelText(labels, label)), h("ul", { class: "bars" }, ...rows)];
 }
 
-/** The labels that cannot be ruled out, and whether the image would be flagged; nothing where nobody knows. */
-export function decided(answer, figures) {
-  const told = decisions(answer, figures);
+/** The labels that cannot be excluded, and whether the image is flagged; nothing without thresholds. */
+export function decided(answer, decision) {
+  const told = decisions(answer, decision);
   if (!told.length) return [];
   return [
     ...told.map(({ lead, word, rest }) => h("p", {}, lead, h("strong", {}, word), rest)),
@@ -78,32 +70,32 @@ export function decided(answer, figures) {
       h(
         "p",
         {},
-        "Probabilities are calibrated over all answers together, on held-out images like the training images; on " +
-          "other stains, microscopes or kinds of image the promise does not hold.",
+        "Probabilities are calibrated over all predictions together, on held-out images similar to the training " +
+          "images; with other stains, microscopes or kinds of image this does not hold.",
       ),
     ),
   ];
 }
 
-/** What to know after the answer: what it was without noise, whether it is right, how long it took. */
+/** Notes after the prediction: what it was without noise, whether it is right, how long it took. */
 export function notes(answer, clean, example, milliseconds, model) {
   const lines = [];
-  if (answer.sigma) lines.push(`Without the noise it says ${said(clean)}.`);
+  if (answer.sigma) lines.push(`Without noise: ${said(clean)}.`);
   if (example) {
     const right = answer.label === example.label ? "right" : "wrong";
-    lines.push(`Drawn as ${example.label}; the model is ${right} here.`);
+    lines.push(`Generated as ${example.label}; the prediction is ${right}.`);
   }
-  const time = `Answered on this computer in ${Math.round(milliseconds)} ms by ${model}.`;
+  const time = `Classified on this computer in ${Math.round(milliseconds)} ms by ${model}.`;
   return [
     ...(lines.length ? [h("p", {}, lines.join(" "))] : []),
     h("p", {}, `${time} ${settings.disclaimer}`),
   ];
 }
 
-/** The answer in one line, for those who hear the page. */
+/** The prediction in one line, for screen readers. */
 export function spoken(answer, fits) {
-  const check = fits === false ? "Input check: refused. " : "";
+  const check = fits === false ? "Input check: rejected. " : "";
   const noise = answer.sigma ? `noise ${answer.sigma}` : "no noise";
-  const set = answer.labelSet && answer.labelSet.length > 1 ? `, not to be told from ${listed(answer.labelSet)}` : "";
+  const set = answer.labelSet && answer.labelSet.length > 1 ? `, undecided: ${listed(answer.labelSet)}` : "";
   return `${check}${said(answer)}, ${noise}${set}`;
 }

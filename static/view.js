@@ -4,26 +4,6 @@ import { resize } from "./resize.js";
 import settings from "./settings.js";
 
 const { rawCellSide } = settings;
-const RESAMPLE = { 2: "bilinear", 3: "bicubic" }; // Pillow's numbers
-
-/**
- * Read the view from a model folder's config.json and, of single-cell models, preprocessor_config.json. That they hold
- * nothing else than this understands is checked when the page is built.
- *
- * @returns {{size: number, frame: number | null, interpolation: string, mean: number[], std: number[]}} as in Python
- */
-export function viewOf(config, preprocessor) {
-  const { input_size, interpolation = "bicubic", mean, std } = config.pretrained_cfg;
-  const size = input_size[1];
-  if (!preprocessor) return { size, frame: null, interpolation, mean, std };
-  return {
-    size,
-    frame: preprocessor.size.height ?? preprocessor.size,
-    interpolation: RESAMPLE[preprocessor.resample ?? 2],
-    mean: preprocessor.image_mean,
-    std: preprocessor.image_std,
-  };
-}
 
 /** Crop and resize an RGB image to what the network sees before normalisation: RGB bytes, `size` by `size`. */
 export function applyView(view, image) {
@@ -93,7 +73,7 @@ export function normalise(view, pixels) {
   return batch;
 }
 
-/** What to tell a reader whose image has a size that the model was not trained on. */
+/** Warnings about an image of a size that the model was not trained on. */
 export function remarksOnSize({ size, frame }, width, height) {
   const seen = `image is ${width}x${height}`;
   if (frame === null) {

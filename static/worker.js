@@ -1,8 +1,8 @@
-// The page's second thread: it opens images and asks models, so that nothing on the page waits for it.
-// It answers one request at a time, in the order in which they come; `calls.js` sends them.
+// The page's second thread: it opens images and runs models, so that the page never waits.
+// It handles one request of `calls.js` at a time, in their order.
 
 import { Look, mayFit } from "./look.js";
-import { Folder, Model } from "./model.js";
+import { loadDetails, Model } from "./model.js";
 import { openImage } from "./open.js";
 import { Refusal } from "./refusal.js";
 
@@ -16,11 +16,9 @@ const REQUESTS = {
     await model?.release();
     model = null;
     model = await Model.load(entry, runtimeSize, progress);
-    const { labels, view, metrics, gate } = model.folder;
-    return { labels, size: view.size, metrics, hasGate: gate !== null };
   },
 
-  /** Look at an image with the model; where it does not fit, name the first of `others` that it may fit. */
+  /** Classify an image; if it is out of distribution, name the first of `others` that it may fit. */
   async look({ file, name, others }) {
     look = null;
     const image = await openImage(file, name);
@@ -30,7 +28,7 @@ const REQUESTS = {
     return { pixels: look.pixels, warnings: look.warnings, fits: look.fits, better, answer };
   },
 
-  /** The answer for the image last looked at, with noise; null where there is none. */
+  /** The prediction for the last image with noise; null without one. */
   async answer({ sigma, seed }) {
     return look && look.answer(sigma, seed);
   },
@@ -38,7 +36,7 @@ const REQUESTS = {
 
 async function betterOf(image, entries) {
   for (const entry of entries) {
-    if (mayFit(image, await Folder.load(entry))) return entry.name;
+    if (mayFit(image, await loadDetails(entry))) return entry.name;
   }
   return null;
 }

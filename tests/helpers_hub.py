@@ -1,21 +1,16 @@
-"""A Hugging Face Hub on the loopback, for the real clients to talk to: huggingface_hub 2.4, transformers and timm.
+"""A Hugging Face Hub on the loopback interface: the endpoints that publishing and downloading use, kept in memory.
 
-`LoopbackHub` is a threaded HTTP/1.1 server that keeps repositories in memory and answers as the real Hub does to what
-these clients ask for when they create, upload, commit, tag, list and download (`helpers_hub_answers` has the answers,
-`helpers_hub_repos` the rules of repositories). `LoopbackHub.fail` makes requests go wrong; `point_client_at` turns the
-huggingface_hub of this process to it.
+It answers huggingface_hub 2.4, transformers and timm over HTTP/1.1 as the real Hub does, with its status codes,
+X-Error-Code and X-Error-Message. Large files go through a second port, the storage behind the Hub, which refuses a
+token. `LoopbackHub.fail` makes requests fail; `point_client_at` directs this process's huggingface_hub to it.
 
-Large files take the git-LFS road (basic transfer) through a second port. It stands for the storage behind the Hub: the
-addresses there count as signed, nobody is asked who they are, and a request that brings a token is refused.
-
-Where this is simpler than the real Hub: no Xet storage, multipart uploads, pages of long lists, discussions or rate
-limits; small files are answered in place, without the redirect to a resolve cache; the JSON has the fields that the
-clients read. Over plain HTTP the client takes a 401 for "no such repository" only with an X-Error-Code, which the real
-Hub leaves out; here it is sent.
+Not simulated: Xet storage, multipart uploads, validation of cards, branches, rate limits.
 """
 
+import base64
 import contextlib
 import hashlib
+import json
 import os
 import re
 import socket
@@ -23,89 +18,204 @@ import threading
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from helpers_hub_answers import Account, Answers, Collection, Reply
-from helpers_hub_repos import MAIN, Blob, Commit, Repository
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+MAIN = "refs/heads/main"
+LARGE = (".onnx", ".safetensors", ".bin", ".gz", ".wasm", ".h5", ".pt", ".PT", ".parquet", ".zip")
+KINDS = {"": "model", "models": "model", "datasets": "dataset", "spaces": "space"}
+
+
+class Refusal(Exception):
+    """A request that the Hub refuses: HTTP status, message, X-Error-Code, and more of the JSON body."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **extra: Any) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.extra = status, message, code, extra
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Content of a file; git stores only a pointer to a large one."""
+
+    content: bytes = field(repr=False)
+    large: bool = False
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def oid(self) -> str:
+        data = self.content
+        if self.large:
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(data)}\n"
+            data = pointer.encode()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.large else self.oid
+
+
+@dataclass(frozen=True)
+class Commit:
+    oid: str
+    message: str
+    parent: str | None
+    files: Mapping[str, Blob] = field(repr=False)
+
+
+class Repository:
+    """A git repository: commits by oid, references by full name, and the large files that were uploaded."""
+
+    def __init__(self, repo_id: str, kind: str, private: bool = False, gated: bool = False) -> None:
+        self.id, self.kind, self.private, self.gated = repo_id, kind, private, gated
+        self.refs: dict[str, str] = {}
+        self.history: dict[str, Commit] = {}
+        self.storage: dict[str, bytes] = {}
+        files = {".gitattributes": b"*.onnx filter=lfs diff=lfs merge=lfs -text\n"}
+        files |= {"README.md": b"---\nsdk: gradio\n---\n"} if kind == "space" else {}
+        self.append(MAIN, {path: Blob(content) for path, content in files.items()}, "initial commit")
+
+    def at(self, revision: str) -> Commit:
+        """The commit of a branch, tag, full reference or commit id."""
+        for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
+            if ref in self.refs:
+                return self.history[self.refs[ref]]
+        if revision not in self.history:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return self.history[revision]
+
+    def log(self, revision: str) -> Iterator[Commit]:
+        commit: Commit | None = self.at(revision)
+        while commit:
+            yield commit
+            commit = self.history[commit.parent] if commit.parent else None
+
+    def named(self, prefix: str) -> dict[str, str]:
+        return {ref.removeprefix(prefix): oid for ref, oid in self.refs.items() if ref.startswith(prefix)}
+
+    def append(self, ref: str, files: Mapping[str, Blob], message: str, parent: Commit | None = None) -> Commit:
+        text = f"{self.kind} {self.id} {len(self.history)} {message} {sorted((p, b.oid) for p, b in files.items())}"
+        oid = hashlib.sha1(text.encode()).hexdigest()
+        self.history[oid] = commit = Commit(oid, message, parent.oid if parent else None, files)
+        self.refs[ref] = oid
+        return commit
+
+
+@dataclass(frozen=True)
+class Account:
+    """The owner of a token: a member of every namespace but "stranger", or of that one only."""
+
+    name: str
+    can_write: bool
+
+    def member(self, namespace: str) -> bool:
+        return (self.name == "stranger") == (namespace == "stranger")
+
+
+@dataclass
+class Collection:
+    title: str
+    items: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request that was answered, or deliberately not: then `status` is None."""
+    """One request; `status` is None if the connection was dropped. `storage`: sent to the storage, not to the Hub."""
 
     method: str
-    path: str  # with its query, as sent
+    path: str
     status: int | None
     authorization: str | None = field(repr=False)
-    storage: bool = False  # asked of the storage, not of the Hub
+    storage: bool = False
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests (math.inf: with all) whose method and path fit two patterns.
+    """What goes wrong with the next `times` requests whose method and path (with query) match two patterns."""
 
-    The path is as sent, with its query; a large file's content is at /cdn/..., the address of its upload at /store/...
-    Truly answered is what nothing here replaces.
-    """
-
-    method: str  # a regular expression for all of it
-    pattern: str  # a regular expression for a part of the path
+    method: str
+    pattern: str
     times: float = 1
     status: int | None = None  # answer this, with `headers` and `body`, and do nothing
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     drop: bool = False  # close the connection without an answer, and do nothing
-    after_effect: bool = False  # with `status` or `drop`: do what was asked first
+    after_effect: bool = False  # with `status` or `drop`: do what was requested first
     cut_after: int | None = None  # close the connection after so many bytes of the body
-    shorten_to: int | None = None  # send only so many bytes of the body, and say that this is all
-    corrupt: bool = False  # flip one bit of the body's middle byte
-    delay: float = 0.0  # seconds before anything else
+    shorten_to: int | None = None  # send only so many bytes of the body, and declare that length
+    corrupt: bool = False  # flip one bit of the body
+    delay: float = 0.0  # seconds
 
-    def fits(self, method: str, path: str) -> bool:
+    def matches(self, method: str, path: str) -> bool:
         return self.times > 0 and bool(re.fullmatch(self.method, method) and re.search(self.pattern, path))
 
-    @property
-    def prevents(self) -> bool:
-        return (self.drop or self.status is not None) and not self.after_effect
-
-    def spoil(self, body: bytes) -> bytes:
-        """What is announced as the body; `cut_after` of it is sent."""
+    def applied(self, body: bytes) -> bytes:
         if self.corrupt and body:
             middle = len(body) // 2
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         return body[: self.shorten_to]
 
 
+@dataclass(frozen=True)
+class Call:
+    """A request as an endpoint sees it."""
+
+    parts: Mapping[str, str]
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+    body: bytes
+    account: Account | None
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.body or b"{}")
+
+    def flag(self, name: str) -> bool:
+        return self.query.get(name, [""])[0].lower() in ("1", "true")
+
+
 class LoopbackHub:
     """A Hub; use it as `with LoopbackHub() as hub:`.
 
-    `token` may read and write in every namespace but "stranger", `read_token` may only read there. `stranger_token` is
-    as good, but of somebody who belongs to the namespace "stranger": others' private repositories are not there for
-    them (404), gated ones are closed (403), and they may not write (403) but open pull requests.
+    `token` may read and write in every namespace but "stranger", `read_token` may only read there; `stranger_token`
+    belongs to the namespace "stranger" and sees no private and no gated content of others.
     """
 
     def __init__(self) -> None:
+        words = (b"write", b"read", b"stranger")
         self.token, self.read_token, self.stranger_token = (
-            "hf_" + hashlib.sha256(word).hexdigest()[:34] for word in (b"write", b"read", b"stranger")
+            "hf_" + hashlib.sha256(word).hexdigest()[:34] for word in words
         )
-        accounts = {
-            self.token: Account("owner", "write"),
-            self.read_token: Account("owner", "read"),
-            self.stranger_token: Account("stranger", "write"),
+        self.accounts = {
+            self.token: Account("owner", True),
+            self.read_token: Account("owner", False),
+            self.stranger_token: Account("stranger", True),
         }
-        self._servers = [_Server(self, storage) for storage in (False, True)]
-        self.address, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
-        self._answers = Answers(self.address, self.storage, accounts)
-        self.requests: list[Request] = []  # in the order of their answers
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, Collection] = {}
+        self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._crashes: list[Exception] = []
         self._lock = threading.RLock()
         self._closing = threading.Event()
+        self._servers = [_Server(self, storage) for storage in (False, True)]
+        self.address, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     def __enter__(self) -> "LoopbackHub":
         for server in self._servers:
@@ -113,19 +223,20 @@ class LoopbackHub:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Stop; a mistake of this server, which the client saw as a 500, fails the test that met it."""
         self.close()
-        if self._crashes and kind is None:
+        if self._crashes and kind is None:  # a mistake of this server must not pass as a fault
             raise self._crashes[0]
 
     def close(self) -> None:
-        """Stop at once: open connections are cut and new ones refused, as when the network is away."""
+        """Stop: open connections are cut and new ones refused, as without a network."""
         if not self._closing.is_set():
             self._closing.set()
             for server in self._servers:
                 server.shutdown()
                 server.server_close()
                 server.hang_up()
+
+    # What tests use
 
     def add_repo(
         self,
@@ -137,81 +248,56 @@ class LoopbackHub:
         gated: bool = False,
         message: str = "Upload",
     ) -> str:
-        """Make a repository, "model", "dataset" or "space", with these files on its main branch; the commit's oid."""
-        with self._lock:
-            repo = Repository(repo_id, kind, private, gated, "gradio" if kind == "space" else None)
-            self._answers.repositories[kind, repo_id] = repo
-            return self.commit(repo_id, files, kind=kind, message=message) if files else repo.at(MAIN).oid
+        """Create a repository with these files on its main branch; the commit's oid."""
+        repo = self.repositories[kind, repo_id] = Repository(repo_id, kind, private, gated)
+        return self.commit(repo_id, files, kind=kind, message=message) if files else repo.at(MAIN).oid
 
     def add_folder(self, repo_id: str, folder: Path, **options: Any) -> str:
-        """`add_repo` of a folder's files, hidden ones left out; the commit's oid."""
-        files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        shown = {name.as_posix(): path for name, path in files.items() if not any(p[0] == "." for p in name.parts)}
+        """`add_repo` of a folder's files without hidden ones."""
+        names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+        shown = {name.as_posix(): folder / name for name in names if not any(p[0] == "." for p in name.parts)}
         return self.add_repo(repo_id, shown, **options)
 
     def commit(
-        self,
-        repo_id: str,
-        files: Mapping[str, bytes | Path | None],
-        *,
-        kind: str = "model",
-        message: str = "Somebody else's commit",
+        self, repo_id: str, files: Mapping[str, bytes | Path | None], *, kind: str = "model", message: str = "Other"
     ) -> str:
-        """Commit to the main branch past HTTP, as somebody else would; None removes a file. The commit's oid."""
+        """Commit to the main branch without HTTP, as another user; None removes a file."""
         with self._lock:
-            repo = self._repository(repo_id, kind)
+            repo = self.repositories[kind, repo_id]
             blobs = dict(repo.at(MAIN).files)
             for path, content in files.items():
                 if content is None:
                     del blobs[path]
                     continue
-                content = content.read_bytes() if isinstance(content, Path) else content
-                blobs[path] = Blob(content, repo.is_lfs(path, content, len(content)))
-                if blobs[path].lfs:
-                    repo.objects[blobs[path].sha256] = content
-            return repo.append(MAIN, repo.at(MAIN), blobs, message).oid
+                data = content.read_bytes() if isinstance(content, Path) else content
+                blobs[path] = Blob(data, is_large(path, data, len(data)))
+                repo.storage[blobs[path].sha256] = data
+            return repo.append(MAIN, blobs, message, repo.at(MAIN)).oid
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
         """What the repository holds at a revision, without .gitattributes."""
-        blobs = self._repository(repo_id, kind).at(revision).files
+        blobs = self.repositories[kind, repo_id].at(revision).files
         return {path: blob.content for path, blob in sorted(blobs.items()) if path != ".gitattributes"}
 
     def commits(self, repo_id: str, revision: str = "main", kind: str = "model") -> list[Commit]:
-        """Newest first; the last is the "initial commit" that comes with creating."""
-        return list(self._repository(repo_id, kind).log(revision))
+        """Newest first."""
+        return list(self.repositories[kind, repo_id].log(revision))
 
     def tags(self, repo_id: str, kind: str = "model") -> dict[str, str]:
-        return self._repository(repo_id, kind).named("refs/tags/")
+        return self.repositories[kind, repo_id].named("refs/tags/")
 
     def exists(self, repo_id: str, kind: str = "model") -> bool:
-        return (kind, repo_id) in self._answers.repositories
-
-    def is_private(self, repo_id: str, kind: str = "model") -> bool:
-        return self._repository(repo_id, kind).private
-
-    @property
-    def collections(self) -> dict[str, Collection]:
-        """By slug."""
-        return self._answers.collections
-
-    def _repository(self, repo_id: str, kind: str) -> Repository:
-        return self._answers.repositories[kind, repo_id]
+        return (kind, repo_id) in self.repositories
 
     def fail(self, method: str, pattern: str, **what: Any) -> None:
-        """Let requests go wrong; `what` as in `Fault`. Of several that fit, the first made is used up first."""
-        with self._lock:
-            self._faults.append(Fault(method, pattern, **what))
+        """Make requests fail; `what` as in `Fault`. The first fault that matches is used up first."""
+        self._faults.append(Fault(method, pattern, **what))
 
     def mend(self) -> None:
-        """Forget all faults."""
-        with self._lock:
-            self._faults.clear()
+        self._faults.clear()
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """The whole environment of a subprocess whose Hub is this one; its cache is in `home`.
-
-        Nothing of this process's own settings for the Hub stays, so that without `token` nobody is logged in.
-        """
+        """The environment of a subprocess that uses this Hub, with its cache in `home`."""
         ours = re.compile("(HF|HUGGING_?FACE|HUGGINGFACE_HUB|TRANSFORMERS)_")
         switches = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
         return (
@@ -221,19 +307,19 @@ class LoopbackHub:
             | ({"HF_TOKEN": token} if token else {})
         )
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, storage: bool
-    ) -> tuple[Reply, Fault]:
-        """The reply to a request, and the fault that is to spoil it on its way."""
+    # Answering
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, storage: bool) -> Any:
+        """The reply to a request, and the fault that is applied to it."""
         with self._lock:
-            fault = next((fault for fault in self._faults if fault.fits(method, target)), Fault("", ""))
+            fault = next((fault for fault in self._faults if fault.matches(method, target)), Fault("", ""))
             fault.times -= 1
         self._closing.wait(fault.delay)
         reply = Reply()
-        if not fault.prevents:
+        if fault.after_effect or not (fault.drop or fault.status is not None):
             with self._lock:
                 try:
-                    reply = self._answers.reply(method, target, headers, body, storage=storage)
+                    reply = self._reply(method, target, headers, body, storage)
                 except Exception as crash:
                     self._crashes.append(crash)
                     reply = Reply(500, body=f"The loopback Hub has a mistake: {crash!r}".encode())
@@ -242,6 +328,274 @@ class LoopbackHub:
         status = None if fault.drop else reply.status
         self.requests.append(Request(method, target, status, headers.get("Authorization"), storage))
         return reply, fault
+
+    def _reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes, storage: bool) -> Reply:
+        url = urlsplit(target)
+        try:
+            account = None if storage else self._account(headers.get("Authorization"))
+            for methods, pattern, action in STORAGE_ROUTES if storage else ROUTES:
+                found = re.fullmatch(pattern, url.path)
+                if found and method in methods.split():
+                    parts = {name: unquote(value) for name, value in found.groupdict(default="").items()}
+                    return action(self, Call(parts, parse_qs(url.query), headers, body, account))
+            raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+        except Refusal as refusal:
+            extra = {"X-Error-Message": refusal.message} | ({"X-Error-Code": refusal.code} if refusal.code else {})
+            return reply_json({"error": refusal.message} | refusal.extra, refusal.status, extra)
+
+    def _account(self, authorization: str | None) -> Account | None:
+        if authorization is None:
+            return None
+        if account := self.accounts.get(authorization.removeprefix("Bearer ")):
+            return account
+        raise Refusal(401, "Invalid credentials in Authorization header")
+
+    def _repository(self, call: Call, write: bool = False, content: bool = False) -> Repository:
+        """The repository of a request, if the account may see it, write to it, or read its content."""
+        repo_id = call.parts["id"]
+        repo = self.repositories.get((KINDS[call.parts["kind"]], repo_id))
+        inside = call.account is not None and call.account.member(repo_id.partition("/")[0])
+        if repo is None or (repo.private and not inside) or (write and call.account is None):
+            raise Refusal(404 if call.account else 401, "Repository not found", "RepoNotFound")
+        if write:
+            self._writer(call)
+            if not inside and not call.flag("create_pr"):
+                raise Refusal(403, f"You don't have the rights to write to {repo_id}")
+        if content and repo.gated and not inside:
+            raise Refusal(403 if call.account else 401, f"Access to model {repo_id} is restricted", "GatedRepo")
+        return repo
+
+    def _writer(self, call: Call) -> Account:
+        if call.account is None:
+            raise Refusal(401, "Invalid username or password.")
+        if not call.account.can_write:
+            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        return call.account
+
+    def _page(self, repo: Repository) -> str:
+        return f"{self.address}/{'' if repo.kind == 'model' else repo.kind + 's/'}{repo.id}"
+
+    def whoami(self, call: Call) -> Reply:
+        if call.account is None:
+            raise Refusal(401, "Invalid username or password.")
+        return reply_json({"type": "user", "name": call.account.name, "orgs": []})
+
+    def validate_yaml(self, call: Call) -> Reply:
+        return reply_json({"errors": [], "warnings": []})
+
+    def create(self, call: Call) -> Reply:
+        account = self._writer(call)
+        kind, namespace = call.json.get("type", "model"), call.json.get("organization") or account.name
+        repo_id = f"{namespace}/{call.json['name']}"
+        if not account.member(namespace):
+            raise Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"')
+        if (kind, repo_id) in self.repositories:
+            raise Refusal(409, f"You already created this {kind} repo", url=f"{self.address}/{repo_id}")
+        repo = Repository(repo_id, kind, call.json.get("visibility") == "private")
+        self.repositories[kind, repo_id] = repo
+        return reply_json({"url": self._page(repo), "name": repo_id, "id": "0" * 24})
+
+    def delete(self, call: Call) -> Reply:
+        account = self._writer(call)
+        repo_id = f"{call.json.get('organization') or account.name}/{call.json['name']}"
+        if self.repositories.pop((call.json.get("type", "model"), repo_id), None) is None:
+            raise Refusal(404, "Repository not found", "RepoNotFound")
+        return reply_json({})
+
+    def info(self, call: Call) -> Reply:
+        repo = self._repository(call)
+        commit = repo.at(call.parts["rev"] or MAIN)
+        siblings = []
+        for path, blob in sorted(commit.files.items()):
+            size = len(blob.content)
+            lfs = {"lfs": {"sha256": blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
+            details = {"size": size, "blobId": blob.oid} | lfs if call.flag("blobs") else {}
+            siblings.append({"rfilename": path} | details)
+        about = {"id": repo.id, "sha": commit.oid, "private": repo.private, "gated": "manual" if repo.gated else False}
+        return reply_json(about | {"tags": [], "siblings": siblings})
+
+    def tree(self, call: Call) -> Reply:
+        """All files; folders are not listed."""
+        rows = []
+        for path, blob in sorted(self._repository(call).at(call.parts["rev"]).files.items()):
+            size = len(blob.content)
+            lfs = {"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
+            rows.append({"type": "file", "oid": blob.oid, "size": size, "path": path} | lfs)
+        return reply_json(rows)
+
+    def refs(self, call: Call) -> Reply:
+        groups = {"branches": "refs/heads/", "tags": "refs/tags/"}
+        groups |= {"pullRequests": "refs/pr/"} if call.flag("include_prs") else {}
+        named = self._repository(call).named
+        found = {
+            group: [{"name": name, "ref": prefix + name, "targetCommit": oid} for name, oid in named(prefix).items()]
+            for group, prefix in groups.items()
+        }
+        return reply_json(found | {"converts": []})
+
+    def log(self, call: Call) -> Reply:
+        common = {"message": "", "authors": [{"user": "owner"}], "date": "2026-01-01T00:00:00.000Z"}
+        commits = self._repository(call).log(call.parts["rev"])
+        return reply_json([{"id": commit.oid, "title": commit.message} | common for commit in commits])
+
+    def resolve(self, call: Call) -> Reply:
+        repo = self._repository(call, content=True)
+        commit = repo.at(call.parts["rev"])
+        blob = commit.files.get(call.parts["path"])
+        if blob is None:
+            raise Refusal(404, "Entry not found", "EntryNotFound")
+        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
+        if not blob.large:
+            return Reply(200, headers, blob.content)
+        location = f"{self.storage}/cdn/{repo.kind}s/{repo.id}/{blob.sha256}"
+        linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content)), "Location": location}
+        return Reply(302, headers | linked)
+
+    def preupload(self, call: Call) -> Reply:
+        repo = self._repository(call, write=True)
+        files = repo.at(call.parts["rev"]).files
+        ignore = call.json.get("gitIgnore")
+        ignore = files[".gitignore"].content.decode() if ignore is None and ".gitignore" in files else ignore or ""
+        rows = []
+        for item in call.json["files"]:
+            path = item["path"]
+            large = is_large(path, base64.b64decode(item["sample"]), item["size"])
+            ignored = any(line.strip("*") and path.endswith(line.strip("*")) for line in ignore.split())
+            mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored}
+            rows.append({"path": path} | mode | ({"oid": files[path].etag} if path in files else {}))
+        return reply_json({"files": rows})
+
+    def lfs_batch(self, call: Call) -> Reply:
+        repo = self._repository(call)
+        self._writer(call)
+        objects = []
+        for item in call.json["objects"]:
+            href = f"{self.storage}/store/{repo.kind}s/{repo.id}/{item['oid']}"
+            actions = {} if item["oid"] in repo.storage else {"actions": {"upload": {"href": href}}}
+            objects.append({"oid": item["oid"], "size": item["size"]} | actions)
+        return reply_json({"transfer": "basic", "objects": objects})
+
+    def commit_request(self, call: Call) -> Reply:
+        """Apply the lines of a commit request, all or none."""
+        repo = self._repository(call, write=True)
+        revision = call.parts["rev"]
+        ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
+        head = repo.at(ref)
+        files, message = dict(head.files), ""
+        for line in map(json.loads, call.body.splitlines()):
+            value, path = line["value"], line["value"].get("path", "")
+            match line["key"]:
+                case "header":
+                    message = value["summary"]
+                    if value.get("parentCommit", head.oid) != head.oid:
+                        raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+                case "file":
+                    files[path] = Blob(base64.b64decode(value["content"]))
+                case "lfsFile":
+                    if value["oid"] not in repo.storage:
+                        raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {path}")
+                    files[path] = Blob(repo.storage[value["oid"]], large=True)
+                case "deletedFile":
+                    if files.pop(path, None) is None:
+                        raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
+        wanted = call.flag("create_pr")
+        number = 1 + len(repo.named("refs/pr/"))
+        commit = repo.append(f"refs/pr/{number}" if wanted else ref, files, message, head)
+        done = {"commitOid": commit.oid, "commitUrl": f"{self._page(repo)}/commit/{commit.oid}", "hookOutput": ""}
+        pull_request = {"pullRequestUrl": f"{self._page(repo)}/discussions/{number}"} if wanted else {}
+        return reply_json({"success": True} | done | pull_request)
+
+    def tag(self, call: Call) -> Reply:
+        repo, ref = self._repository(call, write=True), f"refs/tags/{call.json['tag']}"
+        commit = repo.at(call.parts["rev"])
+        if ref in repo.refs:
+            raise Refusal(409, "Tag reference exists already")
+        repo.refs[ref] = commit.oid
+        return reply_json({})
+
+    def store(self, call: Call) -> Reply:
+        storage, digest = self._stored(call), hashlib.sha256(call.body).hexdigest()
+        if digest != call.parts["sha256"]:
+            raise Refusal(400, "BadDigest: the content does not match its checksum")
+        storage[digest] = call.body
+        return Reply(headers={"ETag": '"x"'})
+
+    def cdn(self, call: Call) -> Reply:
+        content = self._stored(call)[call.parts["sha256"]]
+        found = re.fullmatch(r"bytes=(\d+)-", call.headers.get("Range", ""))
+        if not found:
+            return Reply(200, {"Accept-Ranges": "bytes"}, content)
+        start = int(found[1])
+        return Reply(206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:])
+
+    def _stored(self, call: Call) -> dict[str, bytes]:
+        if "Authorization" in call.headers:
+            raise Refusal(400, "InvalidArgument: Only one auth mechanism allowed")
+        return self.repositories[KINDS[call.parts["kind"]], call.parts["id"]].storage
+
+    def create_collection(self, call: Call) -> Reply:
+        self._writer(call)
+        slug = f"{call.json['namespace']}/{re.sub('[^a-z0-9]+', '-', call.json['title'].lower())}-{'0' * 24}"
+        if slug in self.collections:
+            raise Refusal(409, "This collection already exists", slug=slug)
+        self.collections[slug] = Collection(call.json["title"])
+        return self._collection(slug)
+
+    def get_collection(self, call: Call) -> Reply:
+        return self._collection(call.parts["slug"])
+
+    def add_item(self, call: Call) -> Reply:
+        self._writer(call)
+        item = (call.json["item"]["type"], call.json["item"]["id"])
+        if item in self.collections[call.parts["slug"]].items:
+            raise Refusal(409, "Item is already in the collection")
+        self.collections[call.parts["slug"]].items.append(item)
+        return self._collection(call.parts["slug"])
+
+    def _collection(self, slug: str) -> Reply:
+        found = self.collections[slug]
+        rows = [{"_id": str(n), "position": n, "type": kind, "id": name} for n, (kind, name) in enumerate(found.items)]
+        about = {"owner": {"name": slug.partition("/")[0]}, "lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0}
+        about |= {"private": False, "theme": "indigo", "upvotes": 0}
+        return reply_json({"slug": slug, "title": found.title, "items": rows} | about)
+
+
+def is_large(path: str, sample: bytes, size: int) -> bool:
+    """Whether a file goes to the large file storage."""
+    return bool(size) and (path.endswith(LARGE) or b"\0" in sample[:512])
+
+
+def reply_json(value: Any, status: int = 200, headers: Mapping[str, str] = NOTHING) -> Reply:
+    return Reply(status, {"Content-Type": "application/json"} | dict(headers), json.dumps(value).encode())
+
+
+_REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
+_PAGE = r"(?:/(?P<kind>datasets|spaces))?/(?P<id>[^/]+/[^/]+)"
+_OBJECT = r"(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)/(?P<sha256>[0-9a-f]{64})"
+_COLLECTION = r"/api/collections/(?P<slug>[^/]+/[^/]+)"
+ROUTES = (
+    ("GET", "/api/whoami-v2", LoopbackHub.whoami),
+    ("POST", "/api/validate-yaml", LoopbackHub.validate_yaml),
+    ("POST", "/api/repos/create", LoopbackHub.create),
+    ("DELETE", "/api/repos/delete", LoopbackHub.delete),
+    ("POST", "/api/collections", LoopbackHub.create_collection),
+    ("GET", _COLLECTION, LoopbackHub.get_collection),
+    ("POST", f"{_COLLECTION}/items", LoopbackHub.add_item),
+    ("GET", f"{_REPO}/refs", LoopbackHub.refs),
+    ("GET", f"{_REPO}/tree/(?P<rev>[^/]+)", LoopbackHub.tree),
+    ("GET", f"{_REPO}/revision/(?P<rev>[^/]+)", LoopbackHub.info),
+    ("GET", f"{_REPO}(?P<rev>)", LoopbackHub.info),
+    ("GET", f"{_REPO}/commits/(?P<rev>[^/]+)", LoopbackHub.log),
+    ("POST", f"{_REPO}/preupload/(?P<rev>[^/]+)", LoopbackHub.preupload),
+    ("POST", f"{_REPO}/commit/(?P<rev>[^/]+)", LoopbackHub.commit_request),
+    ("POST", f"{_REPO}/tag/(?P<rev>[^/]+)", LoopbackHub.tag),
+    ("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
+    ("GET HEAD", f"{_PAGE}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", LoopbackHub.resolve),
+)
+STORAGE_ROUTES = (
+    ("PUT", f"/store/{_OBJECT}", LoopbackHub.store),
+    ("GET HEAD", f"/cdn/{_OBJECT}", LoopbackHub.cdn),
+)
 
 
 class _Server(ThreadingHTTPServer):
@@ -266,23 +620,21 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is nothing to report."""
+        """A client that disconnects is not worth a report."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads all of a request, has the Hub answer it, and sends that, whole or not."""
-
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Server
 
     def serve(self) -> None:
         body = self._body()
-        reply, fault = self.server.hub.answer(self.command, self.path, self.headers, body, storage=self.server.storage)
+        reply, fault = self.server.hub.answer(self.command, self.path, self.headers, body, self.server.storage)
         self.close_connection |= fault.drop
         if fault.drop:
             return
-        content = fault.spoil(reply.body)
+        content = fault.applied(reply.body)
         self.send_response(reply.status)
         for name, value in ({"Content-Length": str(len(content))} | dict(reply.headers)).items():
             self.send_header(name, value)
@@ -291,7 +643,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: fault.cut_after])
             self.close_connection |= fault.cut_after is not None
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = serve
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -304,15 +656,14 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: `LoopbackHub.requests` has what was asked."""
+        """Silent: `LoopbackHub.requests` has the requests."""
 
 
 @contextlib.contextmanager
 def point_client_at(hub: LoopbackHub, home: Path) -> Iterator[None]:
-    """Turn this process's huggingface_hub to `hub`: cache in `home`, nobody logged in, no Xet, retries at once.
+    """Direct this process's huggingface_hub to `hub`: cache in `home`, no token, no Xet, retries without waiting.
 
-    The client looks its settings up in `constants` whenever it needs them, but for a few that it copied when it was
-    imported. Both are changed, and changed back.
+    The client reads its settings from `constants` when it needs them, except for a few that it copies when imported.
     """
     from huggingface_hub import constants, file_download, hf_api
     from huggingface_hub.utils import _cache_manager, _http, close_session
@@ -328,14 +679,14 @@ def point_client_at(hub: LoopbackHub, home: Path) -> Iterator[None]:
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
     }
-    at_once = types.SimpleNamespace(sleep=lambda seconds: None)
+    without_waiting = types.SimpleNamespace(sleep=lambda seconds: None)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(constants, name, value)
         patch.setattr(hf_api.api, "endpoint", hub.address)  # of the functions such as huggingface_hub.create_repo
         patch.setattr(_cache_manager, "HF_HUB_CACHE", settings["HF_HUB_CACHE"])
-        for module in (_http, file_download):  # they use `time` for nothing but waiting
-            patch.setattr(module, "time", at_once)
+        for module in (_http, file_download):
+            patch.setattr(module, "time", without_waiting)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
             patch.delenv(name, raising=False)
         patch.setenv("NO_PROXY", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""The static page for tests: onnxruntime-web from npm, the page served by this process, and its modules asked in it."""
+"""The static page for tests: onnxruntime-web from npm, the page on a local server, and its modules."""
 
 import base64
 import hashlib
@@ -18,8 +18,8 @@ import pytest
 from helpers_machine import lacking
 
 from blastlens.errors import BlastlensError
-from publish.project import ROOT
-from publish.static_page import VENDOR, from_npm
+from publish.space import ROOT
+from publish.static_page import RUNTIME, npm_package
 
 
 def decoded(text: str, kind: Any = np.uint8) -> np.ndarray:
@@ -27,19 +27,19 @@ def decoded(text: str, kind: Any = np.uint8) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), kind)
 
 
-def npm_package(config: pytest.Config) -> Path:
-    """The needed files of onnxruntime-web, fetched by npm once and kept in pytest's cache.
+def runtime_package(config: pytest.Config) -> Path:
+    """The needed files of onnxruntime-web, downloaded by npm once and kept in pytest's cache.
 
-    Where they cannot be had, the test is skipped visibly, or fails where a browser is required.
+    If they cannot be downloaded, the test is skipped, or fails where a browser is required.
     """
-    lock = hashlib.sha256((ROOT / "static/package-lock.json").read_bytes()).hexdigest()
-    kept = config.cache.mkdir("onnxruntime-web") / lock[:16]
-    if all((kept / path).is_file() for path in VENDOR):
+    pin = (ROOT / "static/vendor.json").read_text()
+    kept = config.cache.mkdir("onnxruntime-web") / hashlib.sha256(pin.encode()).hexdigest()[:16]
+    if all((kept / path).is_file() for path in RUNTIME):
         return kept
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            package = from_npm(Path(temporary)) / "node_modules" / "onnxruntime-web"
-            for path in VENDOR:
+            package = npm_package(Path(temporary))
+            for path in RUNTIME:
                 (kept / path).parent.mkdir(parents=True, exist_ok=True)
                 part = (kept / path).with_suffix(".part")
                 shutil.copyfile(package / path, part)
@@ -51,22 +51,16 @@ def npm_package(config: pytest.Config) -> Path:
 
 @dataclass
 class Served:
-    """A folder on a port of this machine.
-
-    Attributes:
-        address: without a slash at the end.
-        asked: paths that were asked for so far.
-        headers: sent with every answer.
-    """
+    """A folder on a port of this machine: paths that were requested, and headers sent with every answer."""
 
     address: str = ""
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """A folder over plain HTTP, as `python -m http.server` would serve it."""
+    """A folder over plain HTTP, as by `python -m http.server`."""
     it = Served()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, it, directory=str(folder))) as server:
         it.address = f"http://127.0.0.1:{server.server_port}"
@@ -83,7 +77,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*arguments, **options)
 
     def send_head(self) -> Any:
-        self.it.asked.append(self.path)
+        self.it.requested.append(self.path)
         return super().send_head()
 
     def end_headers(self) -> None:
@@ -92,4 +86,4 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: `asked` has what was asked for."""
+        """Silent: `requested` has the requests."""
