@@ -1,18 +1,17 @@
-"""Whether the page that runs in the browser answers as Python does, and how quickly.
+"""Whether the static page predicts as Python does, and how fast.
 
-    python -m benchmarks.in_browser --images DIR --fields DIR --out results/benchmarks/in_browser.json
-
-Fifty images of each model, with and without noise, are answered by the page's own modules in Chromium, from the files
-that `hub_upload.py space --static` publishes, and by `Classifier` with the same 8-bit file. `--images` is a folder of
-raw cells as `.bmp` files, `--fields` one of smear fields as `.jpg` files, of which as many are taken from all over it;
-without one, images are drawn: harder ones, since the models are least sure of them.
+Images of each model, with and without noise, are classified by the page's own modules in Chromium, from the files that
+`hub_upload.py static-page` publishes, and by `Classifier` with the same int8 file. Synthetic images, used without real
+ones, are harder: the models are least certain of them.
 """
 
-import argparse
 import base64
 import json
-import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,22 +20,19 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 from tqdm.auto import tqdm
 
+from benchmarks.common import Figure, Target, is_cell_model, machine, raw_images, shown, spread, table
 from benchmarks.page import chromium
-from benchmarks.serving import drawn, machine
-from benchmarks.timings import spread
 from blastlens import Classifier
-from blastlens.files import write_json
 from blastlens.hub import fetch
-from blastlens.model_folder import bundled_models, bundled_root
-from publish import space, static_page, static_tryout
-from publish.changes import File
-from publish.project import ROOT
+from blastlens.model_folder import bundled_root
+from publish import space, static_page
 
-CLOSE = 0.02  # asked: of a probability, at most
+TITLE = "In the browser"
+CLOSE = Target(0.02)  # of a probability
 COUNT = 50
 SIGMAS = (0, 0, 6, 30)  # of the images in turn
 
-# What the functions below have at hand in the page: bytes travel as base64, which is far quicker than as numbers.
+# For functions in the page: bytes are passed as base64, much faster than as numbers.
 CODES = """
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const encoded = (array) => {
@@ -46,8 +42,8 @@ CODES = """
     return btoa(letters.join(""));
   };
 """
-# Opens files with a model as the page does, one after the other, and gives back everything that comes of it.
-ASK = f"""async ([entry, runtimeSize, images]) => {{ {CODES}
+# Opens files with a model as the page does, one after the other, and returns everything about them.
+CLASSIFY = f"""async ([entry, runtimeSize, images]) => {{ {CODES}
   const {{ call }} = await import("./calls.js");
   await call("open", {{ entry, runtimeSize }});
   const found = [];
@@ -67,97 +63,84 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def measure(models: Sequence[str], cells: Sequence[Path], fields: Sequence[Path], count: int = COUNT) -> dict[str, Any]:
-    """Of each model: the largest difference of a probability, how often the label is the same, and milliseconds.
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """A folder served on this machine; gives the address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
-    Args:
-        cells, fields: images for models of either; drawn ones where there are none.
-    """
-    folders = [fetch(str(bundled_root() / name)) for name in models]
-    found = {}
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """No log."""
+
+
+def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quick: bool) -> dict[str, Any]:
+    """The record of this part."""
+    count, found = 4 if quick else COUNT, {}
     with TemporaryDirectory() as temporary, sync_playwright() as playwright:
         place = Path(temporary) / "page"
-        files = static_page.page(folders)
-        space.write([File(name, content) for name, content in files.items()], place)
+        space.write(static_page.page_files([fetch(bundled_root() / name) for name in models]), place)
         browser = chromium(playwright)
-        told = f"Chromium {browser.version}"
-        with static_tryout.serving(place) as address:
+        described = f"{machine()}, Chromium {browser.version}"
+        with web_server(place) as address:
             page = browser.new_page()
             page.set_default_timeout(120_000)
             page.goto(address)
-            page.get_by_text("Without noise the answer").wait_for()
-            record = page.evaluate("async () => (await fetch('./models.json')).json()")
+            page.get_by_text("Without noise the prediction").wait_for()
+            record = json.loads((place / static_page.MARKER).read_text())
             for entry in tqdm(record["models"], unit="model"):
                 classifier = Classifier.from_pretrained(bundled_root() / entry["name"], precision="int8")
-                of_cells = classifier.folder.view.frame is not None
-                raw = Path(temporary) / entry["name"]
-                raw.mkdir()
+                of_cells = is_cell_model(classifier)
                 given = cells if of_cells else fields
-                images = given or drawn(raw, of_cells)
+                images = raw_images(given, of_cells, Path(temporary) / entry["name"])
                 compared = compare(page, [entry, record["runtime"]], classifier, images, count)
-                found[entry["name"]] = compared | {"drawn": not given}
+                found[entry["name"]] = compared | {"drawn": given is None}
         browser.close()
-    return {"machine": f"{machine()}, onnxruntime-web {_runtime()}, {told}", "images": count, "models": found}
+    return {"machine": described, "images": count, "models": found}
 
 
-def compare(
-    page: Page, opened: list[Any], classifier: Classifier, images: Sequence[Path], count: int
-) -> dict[str, Any]:
-    """One model, asked about the same images on both sides."""
+def compare(page: Page, opened: list[Any], classifier: Classifier, images: Sequence[Path], count: int) -> Any:
+    """Largest difference of a probability, equal labels and milliseconds of the same images on both sides."""
+    chosen = list(islice(cycle(images[:: max(1, len(images) // count)]), count))
     tasks = [
-        {
-            "data": encoded(path.read_bytes()),
-            "name": path.name,
-            "sigma": SIGMAS[number % len(SIGMAS)],
-            "seed": number % 3,
-        }
-        for number, path in enumerate(islice(cycle(images[:: max(1, len(images) // count)]), count))
+        {"data": encoded(p.read_bytes()), "name": p.name, "sigma": SIGMAS[n % len(SIGMAS)], "seed": n % 3}
+        for n, p in enumerate(chosen)
     ]
-    apart, same = [], 0
-    answers = page.evaluate(ASK, [*opened, tasks])
-    for task, answer in zip(tasks, answers, strict=True):
-        expected = classifier.predict(base64.b64decode(task["data"]), sigma=task["sigma"], seed=task["seed"])
-        apart.append(max(abs(answer["probabilities"][label] - p) for label, p in expected.probabilities.items()))
+    answers = page.evaluate(CLASSIFY, [*opened, tasks])
+    differences, same = [], 0
+    for path, task, answer in zip(chosen, tasks, answers, strict=True):
+        expected = classifier.predict(path, sigma=task["sigma"], seed=task["seed"])
+        differences += [abs(answer["probabilities"][label] - p) for label, p in expected.probabilities.items()]
         same += answer["label"] == expected.label
-    # The first answer pays for the runtime's start.
-    return {"largest_difference": max(apart), "same_label": same, "ms": spread([one["ms"] for one in answers[1:]])}
+    # The first prediction includes the start of the runtime.
+    return {
+        "largest_difference": max(differences),
+        "same_label": same,
+        "ms": spread([one["ms"] for one in answers[1:]]),
+    }
 
 
-def _runtime() -> str:
-    return str(json.loads((ROOT / static_page.SOURCES / "vendor.json").read_text())["version"])
+def summary(record: Mapping[str, Any]) -> list[Figure]:
+    values = {name: row["largest_difference"] for name, row in record["models"].items()}
+    return [Figure("largest difference of a probability between browser and Python, int8", CLOSE, values, "{:.1g}")]
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as a Markdown table."""
-    lines = [
-        "| model | images | largest difference of a probability | asked | same label | ms from file to answer |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for model, row in record["models"].items():
-        ms = "{median:.0f} ({low:.0f} to {high:.0f})".format(**row["ms"])
-        far = f"{row['largest_difference']:.1g}"
-        kind = "drawn" if row["drawn"] else "real"
-        lines.append(
-            f"| {model} | {kind} | {far} | at most {CLOSE} | {row['same_label']} of {record['images']} | {ms} |"
+def details(record: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            model,
+            "synthetic" if row["drawn"] else "real",
+            f"{row['largest_difference']:.1g}",
+            f"{row['same_label']} of {record['images']}",
+            shown(row["ms"], "{:.0f}"),
         )
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.in_browser", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=bundled_models(), help="default: every bundled one")
-    parser.add_argument("--images", type=Path, help="folder of raw cells as .bmp files; without one they are drawn")
-    parser.add_argument("--fields", type=Path, help="folder of smear fields as .jpg files; without one they are drawn")
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    cells = sorted(arguments.images.rglob("*.bmp")) if arguments.images else []
-    fields = sorted(arguments.fields.rglob("*.jpg")) if arguments.fields else []
-    record = measure(arguments.models, cells, fields, arguments.count)
-    write_json(arguments.out, record)
-    print(table(record))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for model, row in record["models"].items()
+    ]
+    return table(
+        ("model", "images", "largest difference of a probability", "same label", "ms from file to result"), rows
+    )

@@ -1,11 +1,7 @@
-"""Whether the page holds under load: many visitors at once, and every answer held against the one known beforehand.
+"""Whether the page holds under load: many clients at once, and every result compared with the one known beforehand.
 
-    python -m benchmarks.load --clients 32 --requests 5000 --out results/benchmarks/load.json
-
-It starts `app.py` as a host would. Each client is a visitor that asks one question after the other, of mixed kind (see
-`benchmarks.questions`), as quickly as it is answered; where the page says that it is busy, it waits a moment and asks
-again. Told are wrong and lost requests, refusals for want of room, how long answers took, whether all clients were
-served alike, and the page's memory after a tenth of the requests and at their end.
+It starts `app.py` as a host would. Each client sends one request after the other, of mixed kinds (see
+`benchmarks.questions`), as fast as it is answered; if the page is busy, it waits a moment and sends it again.
 """
 
 import argparse
@@ -16,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -29,19 +25,19 @@ import httpx
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.memory import ends, resident_mb
-from benchmarks.page import serving
+from benchmarks.common import Figure, Target, machine, running_page, table
+from benchmarks.memory import resident_mb
 from benchmarks.questions import BusyError, LostError, Maker, Question, Visitor, counts, same
-from benchmarks.serving import machine
 from blastlens import Classifier
 from blastlens.files import write_json
 from blastlens.model_folder import bundled_models
 from blastlens.synthetic_images import draw_cell
 
-LIMITS = {"wrong": 0, "lost": 0, "growth": 1.05}
+TITLE = "The page under load"
+CLIENTS, REQUESTS = 32, 5000
+NONE, GROWTH = Target(0), Target(1.05)
 PERCENTILES = (50, 95, 99)
-# So many of each kind are different ones, and are asked again and again: their answers take as long to make beforehand
-# as on the page.
+# So many of each kind are different, and are repeated: computing their results takes as long as the page does.
 DIFFERENT, FEWEST_DIFFERENT = 0.06, 8
 RETRIES, PAUSE_S = 200, 0.25
 
@@ -160,75 +156,91 @@ def ask_for(folder: Path, classifiers: Sequence[Classifier], requests: int) -> l
     return questions
 
 
-def measure(clients: int, requests: int) -> dict[str, Any]:
-    """The record of one run against a page of its own."""
-    # All visitors come from one address here.
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "BLASTLENS_RATE": "0"}
-    environment.pop("BLASTLENS_DATA", None)  # the drawn examples only, as in a fresh clone
-    early, sizes = max(1, requests // 10), {}
+def measure_load(clients: int, requests: int, marks: Sequence[int] = ()) -> dict[str, Any]:
+    """The record of one run against a page of its own.
+
+    Args:
+        marks: after how many requests the page's memory is read; a tenth and all of them if empty.
+    """
+    # All clients have one address here.
+    environment = os.environ | {"BLASTLENS_RATE": "0"}
+    environment.pop("BLASTLENS_DATA", None)  # the synthetic examples only, as in a fresh clone
+    marks, sizes = marks or (max(1, requests // 10), requests), {}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         questions = ask_for(folder, [Classifier.from_pretrained(name) for name in bundled_models()], requests)
         first = folder / "first.png"
         draw_cell("ALL", 0).save(first)
         with (
-            serving(environment, first) as (address, _, process),
+            running_page(environment, first) as (address, _, process),
             tqdm(total=requests, desc=f"{clients} clients", unit="request") as progress,
         ):
 
             def note(done: int) -> None:
                 progress.update()
-                if done in (early, requests):
-                    sizes[done] = resident_mb(process)
+                if done in marks:
+                    sizes[str(done)] = resident_mb(process)
 
             found = run(address, questions, clients, note)
     return {"machine": machine(), "clients": clients, "requests": requests, **found, "resident_mb": sizes}
 
 
-def growth(record: dict[str, Any]) -> float:
-    """Memory at the end beside that after a tenth of the requests."""
-    (_, before), (_, after) = ends(record)
-    return after / before
+def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quick: bool) -> dict[str, Any]:
+    """The record of this part; it always uses the bundled models and synthetic images."""
+    return measure_load(4, 60) if quick else measure_load(CLIENTS, REQUESTS)
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as Markdown, against what was asked."""
-    fairness = record["fairness"]
-    (first, _), (last, after) = ends(record)
-    lines = [
-        f"{record['clients']} clients at once, {record['requests']:,} requests of mixed kind.",
-        "",
-        "| what | measured | asked |",
-        "| --- | --- | --- |",
-        f"| wrong or swapped answers | {record['wrong']} | {LIMITS['wrong']} |",
-        f"| lost requests | {record['lost']} | {LIMITS['lost']} |",
-        f'| told "busy", and asked again | {record["busy"]} |  |',
-        f"| requests a second | {record['per_second']:.1f} |  |",
-        f"| mean wait of the slowest client, vs the quickest's | {fairness['slowest_to_quickest_mean_wait']:.2f} |  |",
-        f"| requests answered to a client, fewest to most | {fairness['fewest_requests_of_a_client']} to "
-        f"{fairness['most_requests_of_a_client']} |  |",
-        f"| resident memory after {last:,} requests, vs after {first:,} | {growth(record):.3f} | at most "
-        f"{LIMITS['growth']} |",
-        f"| resident memory after {last:,} requests, MB | {after:.0f} |  |",
-        "",
-        "| kind | requests | p50, ms | p95, ms | p99, ms | longest, ms | had to ask again, times |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+def memory_marks(record: Mapping[str, Any]) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Number of requests and resident memory in MB, at the first and at the last mark."""
+    sizes = sorted((int(count), size) for count, size in record["resident_mb"].items())
+    return sizes[0], sizes[-1]
+
+
+def summary(record: Mapping[str, Any]) -> list[Figure]:
+    (first, before), (last, after) = memory_marks(record)
+    clients = f"{record['clients']} clients at once"
+    return [
+        Figure(f"wrong or swapped results for {clients}", NONE, {"": record["wrong"]}, "{}"),
+        Figure(f"lost requests of {clients}", NONE, {"": record["lost"]}, "{}"),
+        Figure(f"memory of the page, {clients}, {last:,} / {first:,} requests", GROWTH, {"": after / before}, "{:.3f}"),
     ]
-    for kind, row in record["kinds"].items():
-        named = " | ".join(f"{row[f'p{number}_ms']:.0f}" for number in PERCENTILES)
-        lines.append(f"| {kind} | {row['count']:,} | {named} | {row['longest_ms']:.0f} | {row['busy']:,} |")
-    return "\n".join(lines)
+
+
+def details(record: Mapping[str, Any]) -> str:
+    fairness = record["fairness"]
+    _, (_, after) = memory_marks(record)
+    counts_ = f"{fairness['fewest_requests_of_a_client']} to {fairness['most_requests_of_a_client']}"
+    facts = [
+        ("requests per second", f"{record['per_second']:.1f}"),
+        ('"busy" replies, each followed by a new request', record["busy"]),
+        ("mean wait, slowest / fastest client", f"{fairness['slowest_to_quickest_mean_wait']:.2f}"),
+        ("requests per client", counts_),
+        ("resident memory at the end, MB", f"{after:.0f}"),
+    ]
+    rows = [
+        (
+            kind,
+            f"{row['count']:,}",
+            *(f"{row[f'p{n}_ms']:.0f}" for n in PERCENTILES),
+            f"{row['longest_ms']:.0f}",
+            row["busy"],
+        )
+        for kind, row in record["kinds"].items()
+    ]
+    head = ("kind", "requests", *(f"p{n}, ms" for n in PERCENTILES), "longest, ms", "repeated")
+    text = f"{record['clients']} clients at once, {record['requests']:,} requests of mixed kinds."
+    return "\n\n".join([text, table(("what", "measured"), facts), table(head, rows)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", type=int, default=32, help="visitors at the same time (default: 32)")
-    parser.add_argument("--requests", type=int, default=5000, help="of all of them together (default: 5000)")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="at the same time (default: 32)")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of all clients (default: 5000)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    record = measure(arguments.clients, arguments.requests)
+    record = measure_load(arguments.clients, arguments.requests)
     write_json(arguments.out, record)
-    print(table(record))
+    print(details(record))
     for fault in record["faults"]:
         print(fault, file=sys.stderr)
     return 1 if record["wrong"] or record["lost"] else 0
