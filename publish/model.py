@@ -134,9 +134,7 @@ def require_measured(folder: ModelFolder) -> None:
     if metrics.get("label_names") != list(folder.label_names):
         raise BlastlensError(f"metrics.json of {name} has other labels than config.json; {evaluate}.")
     if folder.gate and folder.gate.incomplete:
-        raise BlastlensError(
-            f"{name} has no {GATE_FEATURES}, which gate.json names; run `python -m train.evaluate`."
-        )
+        raise BlastlensError(f"{name} has no {GATE_FEATURES}, which gate.json names; run `python -m train.evaluate`.")
     for key, file in NETWORKS.items():  # ModelFolder.load has compared those that metrics.json lists
         if (folder.path / file).is_file() and key not in (metrics.get("sha256") or {}):
             raise BlastlensError(f"{file} of {name} is not a file that metrics.json measured; {evaluate}.")
