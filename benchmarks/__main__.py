@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Figure, Target, table
+from blastlens.files import write_json
 from blastlens.model_folder import bundled_models, bundled_root
-from train.files import write_json
 
 RESULTS, PAGE = ROOT / "results/benchmarks", ROOT / "results/SPEED.md"
 PARTS = ("serving", "page", "page_memory", "load", "memory", "in_browser")
