@@ -60,7 +60,7 @@ def test_the_tab_fits_is_accessible_and_follows_the_model(visit, width):
 def test_the_ways_to_make_it_worse_are_picked_by_keyboard(visit):
     page = visit().page
     answered(page)
-    picker = page.get_by_label("Make it worse with")
+    picker = page.get_by_label("Corruption", exact=True)
     picker.focus()
     page.keyboard.type("JPEG")
     page.keyboard.press("Enter")
