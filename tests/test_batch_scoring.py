@@ -151,14 +151,14 @@ def test_a_bad_file_fills_its_row_with_a_sentence_and_stops_nothing(model, out, 
 
 
 def test_an_unexpected_exception_fails_one_image(archive, model, out, monkeypatch):
-    look = Classifier._look
+    read = Classifier._read
 
     def failing(self, image, *more, **options):
         if getattr(image, "name", "").endswith("deep/003.png"):
             raise ZeroDivisionError("a line\nbreak")
-        return look(self, image, *more, **options)
+        return read(self, image, *more, **options)
 
-    monkeypatch.setattr(Classifier, "_look", failing)
+    monkeypatch.setattr(Classifier, "_read", failing)
     assert run(archive, model, out).failed == 2
     message = "b/deep/003.png could not be scored (ZeroDivisionError: a line\ufffdbreak)."
     assert errors(out)["b/deep/003.png"] == message
@@ -336,11 +336,15 @@ def test_a_run_killed_at_any_moment_is_resumed_and_scores_nothing_twice(
     assert [file.name for file in out.parent.iterdir() if not file.name.startswith(".")] == [out.name]
 
 
-# Waits in each batch after the first two chunks until the test has done what it wants meanwhile.
+# After the first two chunks, scoring waits until the process has received Ctrl-C.
 PAUSED = (
     SMALL_CHUNKS
     + """
-import pathlib, time
+import pathlib, signal, time
+def interrupted(number, frame):
+    pathlib.Path({go!r}).touch()
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupted)
 from blastlens.batch_scoring.scorer import Scorer
 answers, seen = Scorer.answers, []
 def waiting(self, images):
@@ -362,7 +366,6 @@ def test_ctrl_c_says_what_is_finished_and_meanwhile_a_second_run_is_refused(arch
         time.sleep(0.01)
     assert "Another run is at work in" in refusal(archive, model, out)
     process.send_signal(signal.SIGINT)
-    go.touch()
     printed, err = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "") and "Traceback" not in err
     last = err.replace("\r", "\n").splitlines()[-1]

@@ -18,7 +18,7 @@ from blastlens.integrity import read_tensors
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
 from blastlens.synthetic_images import draw_cell, draw_field
-from publish import check
+from publish import model as publish_model
 from train.datasets import load_rows
 from train.ood_fitting import fit_features, write_features
 from train.ood_test_images import DRAWN
@@ -375,11 +375,11 @@ def test_a_distribution_of_another_network_or_a_damaged_one_is_one_sentence(tmp_
 
 def test_the_distribution_is_published_with_its_gate_and_missed_where_it_lacks(tmp_path):
     folder = write_record(with_features(tmp_path, limit=3), "cell")
-    assert "gate.safetensors" in check.model_files(folder)
-    check.require_measured(ModelFolder.load(folder))
+    assert "gate.safetensors" in publish_model.model_files(folder)
+    publish_model.require_measured(ModelFolder.load(folder))
     (folder / "gate.safetensors").unlink()
-    with pytest.raises(BlastlensError, match=r"names gate\.safetensors, which is missing"):
-        check.require_measured(ModelFolder.load(folder))
+    with pytest.raises(BlastlensError, match=r"has no gate\.safetensors, which gate\.json names"):
+        publish_model.require_measured(ModelFolder.load(folder))
 
 
 # Suggesting another model

