@@ -267,7 +267,7 @@ class Maker:
 
         def ask(visitor: Visitor) -> Any:
             answer = visitor.on_page("answer", visitor.give(file), model, change.kind, change.level, seed, 0)
-            found = answer[3]["value"]["confidences"]
+            found = answer[2]["value"]["confidences"]
             return {
                 "seen": digest(answer[0]),
                 "map": digest(answer[1]),

@@ -131,8 +131,8 @@ def score(
             ) from None
         finally:
             if not any(work.glob("part-*.parquet")):
-                shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
+                _remove(work)
+        _remove(work)
     return Report(*report, scored=total - finished, seconds=time.perf_counter() - start)
 
 
@@ -264,6 +264,14 @@ def _claim(work: Path, identity: dict[str, Any]) -> None:
             f"{work} holds unfinished results of another command ({listed(different, 'and')} differ); delete it, or "
             "choose another --out."
         )
+
+
+def _remove(work: Path) -> None:
+    """Remove a work folder, its mark last: the next run accepts what a run leaves that is killed here."""
+    for file in work.iterdir():
+        if file.name not in (_COMMAND, _LOCK):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _command_of(out: Path) -> Any:
