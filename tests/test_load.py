@@ -219,7 +219,7 @@ def test_answers_are_the_same_to_a_millionth_only():
 
 
 @pytest.mark.long
-def test_the_running_page_loses_and_swaps_nothing(tmp_path):
+def test_the_running_page_loses_and_swaps_nothing(tmp_path, capsys):
     out = tmp_path / "load.json"
     assert load.main(["--clients", "8", "--requests", "150", "--out", str(out)]) == 0
     record = json.loads(out.read_text())
@@ -228,3 +228,6 @@ def test_the_running_page_loses_and_swaps_nothing(tmp_path):
     assert sum(row["count"] for row in record["kinds"].values()) == 150
     assert record["fairness"]["clients_served"] == 8
     assert sorted(map(int, record["resident_mb"])) == [15, 150]
+    assert "8 clients at once, 150 requests" in capsys.readouterr().out
+    wrong, lost, _ = load.summary(record)
+    assert wrong.values == lost.values == {"": 0}
