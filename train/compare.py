@@ -261,7 +261,7 @@ def speeds_on(device: str, results: Sequence[Result]) -> dict[str, float]:
     """Work per second of recorded runs on a device, by backbone."""
     speeds: dict[str, list[float]] = {}
     for r in results:
-        if r.device == device and r.seconds > 0:
+        if r.device == device and r.seconds > 0 and r.epochs > 0:  # no epoch: a network fitted in one step
             speeds.setdefault(r.backbone, []).append(work_of(r.images["train"], r.epochs, r.image_size) / r.seconds)
     return {name: float(np.median(values)) for name, values in speeds.items()}
 
