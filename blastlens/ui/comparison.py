@@ -13,7 +13,7 @@ from ..metrics import Bin, Interval, constant_weighted_f1
 from ..model_folder import ModelFolder
 from ..published_systems import Comparison, Level, System
 from ..wording import percent, with_interval
-from .model_registry import Shelf, refusals
+from .model_registry import Shelf
 from .plots import IntervalRow, Series, confusion_table, interval_rows, line_chart, reliability_diagram
 from .words import task_of, term
 
@@ -45,13 +45,11 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         return dataset, *systems(dataset), dropdown, *noise(folder, names), model_html(folder)
 
     def follow(name: str) -> tuple[Any, ...]:
-        with refusals():
-            *before, dropdown, curves, numbers, own = view(shelf.classifier(name).folder)
+        *before, dropdown, curves, numbers, own = view(shelf.classifier(name).folder)
         return *before, gr.Dropdown(**dropdown), curves, numbers, own
 
     def draw(name: str, names: list[str]) -> tuple[str, Table]:
-        with refusals():
-            return noise(shelf.classifier(name).folder, names)
+        return noise(shelf.classifier(name).folder, names)
 
     dataset, table, chart, dropdown, curves, numbers, own = view(shelf.first.folder)
     with gr.Group():

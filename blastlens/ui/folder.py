@@ -19,7 +19,7 @@ from ..wording import count, duration
 from .batch import NOT_NAMED, BatchRun, image_rows, image_table, patient_rows, patient_table
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .examples import drawn_zip
-from .model_registry import Shelf, refusals
+from .model_registry import Shelf
 from .single_image_html import error_html
 from .uploads import Upload, uploaded, write_csv
 from .words import task_of
@@ -49,11 +49,10 @@ class FolderTab:
 
     def drawn(self, model: str) -> list[str]:
         """Synthetic images of invented patients, to try the tab with."""
-        with refusals():
-            path = drawn_zip(self.shelf.classifier(model).label_names)
-            if path is None:
-                raise BlastlensError("There are no synthetic images for this model's labels; upload some images.")
-            return [str(path)]
+        path = drawn_zip(self.shelf.classifier(model).label_names)
+        if path is None:
+            raise BlastlensError("There are no synthetic images for this model's labels; upload some images.")
+        return [str(path)]
 
     def wait(self) -> tuple[Any, ...]:
         """The tab until the run's turn comes."""
@@ -250,13 +249,12 @@ def _add_endpoint(tab: FolderTab) -> None:
             each with a 95 % interval, lowest, highest), failures (file, reason), and model_id, revision, sigma, seed,
             prevalence, warnings (the first: the model's external validation), disclaimer.
         """
-        with refusals():
-            others = tab.shelf.classifiers.values()
-            classifier, paths = tab.shelf.classifier(model), uploaded(files, tab.keeper)
-            run = BatchRun.of(classifier, paths, sigma, seed, others, prevalence or None)
-            for _ in while_wanted(run.steps()):
-                pass
-            return run.to_dict()
+        others = tab.shelf.classifiers.values()
+        classifier, paths = tab.shelf.classifier(model), uploaded(files, tab.keeper)
+        run = BatchRun.of(classifier, paths, sigma, seed, others, prevalence or None)
+        for _ in while_wanted(run.steps()):
+            pass
+        return run.to_dict()
 
     endpoint(
         score_images,

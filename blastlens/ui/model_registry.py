@@ -1,12 +1,9 @@
 """The models on offer, and the fields that every response of the API has."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import gradio as gr
 
 from ..classifier import DISCLAIMER, Classifier
 from ..errors import BlastlensError
@@ -80,12 +77,3 @@ def provenance(folder: ModelFolder, sigma: float = 0.0, warnings: Sequence[str] 
         "warnings": list(warnings),
         "disclaimer": DISCLAIMER,
     }
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turn a BlastlensError into the gr.Error that clients display, as `server.Page` does for every event."""
-    try:
-        yield
-    except BlastlensError as error:
-        raise gr.Error(str(error), print_exception=False) from error

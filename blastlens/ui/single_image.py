@@ -18,7 +18,7 @@ from ..images import ACCEPTED
 from ..noise import checked_seed
 from .examples import Example
 from .links import Scene, name_of, read_scene
-from .model_registry import Shelf, refusals
+from .model_registry import Shelf
 from .pictures import figure, heat_overlay
 from .single_image_endpoints import add_endpoints, seeds_from
 from .single_image_html import (
@@ -150,14 +150,12 @@ class SingleImageTab:
 
     def pick(self, model: str, event: gr.SelectData) -> str:
         """A click on an example."""
-        with refusals():
-            examples = self.shelf.examples_of(self.shelf.classifier(model))
+        examples = self.shelf.examples_of(self.shelf.classifier(model))
         return str(examples[event.index].path)
 
     def switch(self, image: Upload, model: str) -> tuple[Any, ...]:
         """Another model: an uploaded image stays, an example is replaced by one of that model's own."""
-        with refusals():
-            classifier = self.shelf.classifier(model)
+        classifier = self.shelf.classifier(model)
         offered = self.shelf.examples_of(classifier)
         others = {one.path.name for examples in self.shelf.examples.values() for one in examples}
         try:
@@ -170,8 +168,7 @@ class SingleImageTab:
 
     def controls(self, kind: str) -> tuple[gr.Slider, gr.Dropdown]:
         """The controls of another kind of corruption, at the level that changes nothing."""
-        with refusals():
-            return _controls(Corruption.neutral(kind))
+        return _controls(Corruption.neutral(kind))
 
     def suggested(self, button: str) -> str:
         """The model that the button of the suggested model opens."""

@@ -10,7 +10,7 @@ from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..noise import checked_seed
 from .endpoints import endpoint, example_file
-from .model_registry import Shelf, provenance, refusals
+from .model_registry import Shelf, provenance
 from .uploads import path_of
 
 NOISE = "gaussian_noise"
@@ -48,11 +48,10 @@ def add_endpoints(shelf: Shelf) -> None:
             reaches the operating point, or null), warnings (the first: the model's external validation), model_id,
             revision, sigma, corruption, prevalence (null if the model states none), disclaimer.
         """
-        with refusals():
-            change = None if corruption == "none" else Corruption(corruption, level)
-            path = path_of(image)
-            prediction = shelf.classifier(model).predict(path, sigma, seed, change, prevalence or None)
-            return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
+        change = None if corruption == "none" else Corruption(corruption, level)
+        path = path_of(image)
+        prediction = shelf.classifier(model).predict(path, sigma, seed, change, prevalence or None)
+        return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
 
     def noise_curve(
         image: gr.FileData,
@@ -77,28 +76,27 @@ def add_endpoints(shelf: Shelf) -> None:
             patterns), flip_level (nearest to no change at which the label is another one, or null), and as in
             classify: warnings, in_domain, model_id, revision, sigma, prevalence, disclaimer.
         """
-        with refusals():
-            classifier, path = shelf.classifier(model), path_of(image)
-            if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MAX_PATTERNS:
-                raise BlastlensError(f"patterns is {patterns!r}; an integer from 1 to {MAX_PATTERNS} is accepted.")
-            seeds = seeds_from(checked_seed(seed), patterns)
-            curve = classifier.curve(path, kind, seeds=seeds, prevalence=prevalence or None)
-            clean = classifier.predict(path, prevalence=prevalence or None)
+        classifier, path = shelf.classifier(model), path_of(image)
+        if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MAX_PATTERNS:
+            raise BlastlensError(f"patterns is {patterns!r}; an integer from 1 to {MAX_PATTERNS} is accepted.")
+        seeds = seeds_from(checked_seed(seed), patterns)
+        curve = classifier.curve(path, kind, seeds=seeds, prevalence=prevalence or None)
+        clean = classifier.predict(path, prevalence=prevalence or None)
 
-            def by_label(rows: np.ndarray) -> dict[str, list[float]]:
-                return dict(zip(curve.label_names, rows.T.tolist(), strict=True))
+        def by_label(rows: np.ndarray) -> dict[str, list[float]]:
+            return dict(zip(curve.label_names, rows.T.tolist(), strict=True))
 
-            return {
-                "kind": kind,
-                "levels": list(curve.levels),
-                "probabilities": by_label(curve.probabilities),
-                "low": by_label(curve.low),
-                "high": by_label(curve.high),
-                "flip_level": curve.flip_level,
-                "in_domain": clean.in_domain,
-                "prevalence": clean.prevalence,
-                **provenance(classifier.folder, warnings=clean.warnings),
-            }
+        return {
+            "kind": kind,
+            "levels": list(curve.levels),
+            "probabilities": by_label(curve.probabilities),
+            "low": by_label(curve.low),
+            "high": by_label(curve.high),
+            "flip_level": curve.flip_level,
+            "in_domain": clean.in_domain,
+            "prevalence": clean.prevalence,
+            **provenance(classifier.folder, warnings=clean.warnings),
+        }
 
     first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
     endpoint(classify, image=cell, model=first, sigma=10, seed=0, corruption="blur", level=2, prevalence=0.5)

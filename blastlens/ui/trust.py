@@ -17,7 +17,7 @@ from ..metrics import Interval
 from ..model_folder import ModelFolder
 from ..noise import MAX_SIGMA
 from ..wording import listed, percent, with_interval
-from .model_registry import Shelf, refusals
+from .model_registry import Shelf
 from .plots import Series, line_chart
 from .words import headline_of, main_score, task_of
 
@@ -70,8 +70,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         outputs += [accordion, html, table]
 
     def follow(chosen: str) -> list[Any]:
-        with refusals():
-            folder = shelf.classifier(chosen).folder
+        folder = shelf.classifier(chosen).folder
         found = sections(folder)
         updates: list[Any] = [summary_html(folder)]
         for title in SECTIONS:

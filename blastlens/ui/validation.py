@@ -21,7 +21,7 @@ from ..validation_summary import caveats, conclude
 from ..wording import count, duration
 from ..zips import is_zip
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
-from .model_registry import Shelf, provenance, refusals
+from .model_registry import Shelf, provenance
 from .report import body, how_to_prepare, standalone
 from .uploads import path_of, uploaded
 from .words import label_text
@@ -53,8 +53,7 @@ class ValidationTab:
 
     def prepare(self, model: str) -> str:
         """How to prepare images for a model."""
-        with refusals():
-            return how_to_prepare(self.shelf.classifier(model).label_names)
+        return how_to_prepare(self.shelf.classifier(model).label_names)
 
     def run(self, archive: Upload, model: str) -> Iterator[tuple[str, str, Any, Any]]:
         """Validate: progress, findings, and the buttons to start and to cancel."""
@@ -177,8 +176,7 @@ def _endpoint(tab: ValidationTab) -> None:
             matrix, reliability, noise, by_person, refused, and model_id, revision, sigma, warnings, disclaimer.
             Undefined values are null.
         """
-        with refusals():
-            return tab.answer(archive, model)
+        return tab.answer(archive, model)
 
     first = tab.shelf.first.folder.model_id
     endpoint(test_on_labelled_images, ONE_AT_A_TIME, archive=example_file("images.zip"), model=first)
