@@ -29,6 +29,7 @@ from blastlens.ui import batch, folder, launch
 from blastlens.ui.batch import BatchRun, image_rows, patient_rows
 from blastlens.ui.folder import FolderTab
 from blastlens.ui.model_registry import Shelf
+from blastlens.ui.server import Page
 from blastlens.ui.uploads import uploaded, write_csv
 
 DISCLAIMER = "Research demonstration, not a medical device."
@@ -52,7 +53,7 @@ def upload_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(shelf, upload_folder):
-    with gr.Blocks(analytics_enabled=False, delete_cache=(600, 3000)) as demo:
+    with Page(analytics_enabled=False, delete_cache=(600, 3000)) as demo:
         folder.build(shelf, gr.Radio(list(shelf.classifiers), value=next(iter(shelf.classifiers))))
     _, address, _ = launch(demo.queue(), prevent_thread_lock=True, quiet=True)
     yield SimpleNamespace(blocks=demo, address=address.rstrip("/"))

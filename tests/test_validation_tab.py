@@ -18,6 +18,7 @@ from blastlens import Classifier
 from blastlens.model_folder import bundled_models
 from blastlens.ui import validation
 from blastlens.ui.model_registry import Shelf
+from blastlens.ui.server import Page
 from blastlens.ui.validation import ValidationTab
 
 CELL, FIELD = "tiny-cell", "tiny-field"
@@ -121,7 +122,7 @@ def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
 
 
 def test_only_one_test_runs_at_a_time(shelf):
-    with gr.Blocks() as demo:
+    with Page() as demo:
         validation.build(shelf, gr.Radio([CELL, FIELD], value=CELL))
     heavy = [fn for fn in demo.fns.values() if fn.concurrency_id == "many images"]
     assert [fn.concurrency_limit for fn in heavy] == [1, 1]
@@ -191,7 +192,7 @@ def test_a_cancelled_run_leaves_the_page_ready(shelf, tab, tmp_path):
         progress, findings, start, stop = tab.stopped(archive, CELL)
         assert "Cancelled; nothing was kept." in progress and "report" not in findings
         assert (start.interactive, stop.interactive) == (ready, False)
-    with gr.Blocks() as demo:
+    with Page() as demo:
         validation.build(shelf, gr.Radio([CELL, FIELD], value=CELL))
     by_name = {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
     # Only after the run has ended: its last progress would otherwise stay on the page.
