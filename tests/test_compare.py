@@ -1,16 +1,16 @@
-"""The comparison: what is planned, that finished runs are kept, and that a failure stops no other run."""
+"""Published systems and the job queue: what is planned, and that finished runs are kept and failures stop no other."""
 
-import fcntl
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from helpers_results import made_up_result
 from helpers_synthetic import drawn_dataset
 
-from train import compare
-from train.compare import Job
+from train import compare, jobs
+from train.jobs import Job
 from train.recipe import Recipe
 from train.results import load_results
 
@@ -119,43 +119,27 @@ def test_other_settings_never_resume_from_the_same_checkpoints():
     assert job().file == job({"epochs": 1}).file
 
 
-def test_every_shortening_is_a_valid_change_of_its_recipe():
-    table = compare.shortened()
-    for name in table:
-        for protocol in (Recipe.load(name).protocol, compare.HONEST):
-            changes = compare.changes_for(name, protocol, table)
-            assert "group" not in changes
-            changed = Recipe.load(name).changed(changes)
-            assert changed.digest != Recipe.load(name).digest
-
-
-def test_a_run_of_another_process_is_left_alone(tmp_path):
-    place = compare.Workplace("", "scratch", tmp_path, tmp_path, tmp_path, "fp32", {"cnmc2019": "x"})
+def test_a_run_of_another_process_is_left_alone(tmp_path, monkeypatch, capsys):
+    queue = jobs.Queue("", "scratch", tmp_path, tmp_path, tmp_path, {"cnmc2019": "x"})
     folder = tmp_path / job().run_name
     folder.mkdir(parents=True)
-    with (folder / compare.LOCK).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        assert place.state(job()) == "running"
-        assert compare.run_job(job(), place, 1) == "running"
-    assert place.state(job()) == "to do"
+    with FileLock(folder / jobs.LOCK):
+        assert queue.state(job()) == queue.run(job()) == "running"
+        monkeypatch.setattr("sys.argv", ["train.jobs", str(folder / jobs.LOCK)])
+        assert jobs.main() == 2 and "another process" in capsys.readouterr().err
+    assert queue.state(job()) == "to do"
 
 
 def test_the_reason_of_a_failure_is_its_last_line_or_the_signal():
-    assert compare.reason_of(1, "Traceback\n\r 10%\r 20%\nValueError: no such thing\n\n") == "ValueError: no such thing"
-    assert compare.reason_of(-9, "") == "killed by signal 9 (out of memory?)"
-
-
-def test_an_estimate_needs_a_run_on_the_same_device():
-    assert compare.speeds_on("CPU", [made_up_result(device="another", seconds=10.0)]) == {}
-    speeds = compare.speeds_on("CPU", [made_up_result(seconds=10.0)])
-    assert speeds == {"mobilenetv1_100": compare.work_of(48, 2, 224) / 10}
+    assert jobs.reason_of(1, "Traceback\n\r 10%\r 20%\nValueError: no such thing\n\n") == "ValueError: no such thing"
+    assert jobs.reason_of(-9, "") == "killed by signal 9 (out of memory?)"
 
 
 def test_without_a_gpu_runs_are_shortened_unless_as_published(data, capsys, monkeypatch):
     words = ["--list", "--data", str(data), "--weights", "scratch", "--only", "mobilenet_m", "--results", "none"]
     listed = {}
     for gpu, extra in ((False, []), (False, ["--as-published"]), (True, [])):
-        monkeypatch.setattr(compare, "has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(compare.torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert compare.main(words + extra) == 0
         listed[gpu, *extra] = capsys.readouterr().out
     assert "changed: epochs 14" in listed[(False,)]

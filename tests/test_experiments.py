@@ -1,7 +1,6 @@
 """What was tried: which trials are compared with which, and how optimistic the choice of the best one is."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,20 +15,22 @@ RECIPE = Recipe.load("ours_cnmc2019")
 SIGMAS = (0.0, 10.0, 20.0, 50.0)
 
 
-def trial(name: str, seed: int = 0, skill: float = 1.0, scaled: bool = True) -> experiments.Trial:
+def trial(name: str, seed: int = 0, skill: float = 1.0) -> experiments.Trial:
     results = [
         made_up_result(seed=seed + k, skill=skill, fold=k, index=24 * k + np.arange(24), sigmas=SIGMAS)
         for k in range(3)
     ]
-    return experiments.Trial.of(name, RECIPE, results, scaled)
+    return experiments.Trial.of(name, RECIPE, results)
 
 
 def right_on(base: experiments.Trial, name: str, folds: set[int]) -> experiments.Trial:
     """A trial that is right on these folds and wrong on the others."""
-    answer = np.where(np.isin(base.fold, list(folds)), base.label, 1 - base.label)
-    probabilities = np.broadcast_to(np.where(np.eye(2)[answer] > 0, 0.9, 0.1), base.probabilities.shape)
-    without = dict.fromkeys(np.unique(base.fold).tolist(), probabilities)
-    return dataclasses.replace(base, name=name, probabilities=probabilities, without=without)
+    label = base.images.label
+    answer = np.where(np.isin(base.images.fold, list(folds)), label, 1 - label)
+    probabilities = dict.fromkeys(SIGMAS, np.where(np.eye(2)[answer] > 0, 0.9, 0.1))
+    return dataclasses.replace(
+        base, name=name, probabilities=probabilities, without=dict.fromkeys(range(3), probabilities)
+    )
 
 
 def test_each_fold_is_answered_by_the_trial_that_was_best_on_the_others():
@@ -39,39 +40,41 @@ def test_each_fold_is_answered_by_the_trial_that_was_best_on_the_others():
     assert made["best"] == "good on 0 and 1"
     # Folds 0 and 1 hold only one of the other two folds each, so both trials are equal there and the first is taken;
     # fold 2 is answered by the trial that is wrong on it.
-    assert made["by_fold"]["2"] == "good on 0 and 1"
+    assert made["by_fold"][2] == "good on 0 and 1"
     assert made["chosen_by_other_folds"] == pytest.approx(made["of_best"])
 
 
 def test_a_fold_does_not_choose_the_trial_that_answers_it():
     base = trial("a")
     one, two = right_on(base, "one", {0}), right_on(base, "two", {1, 2})
-    assert experiments.choice([one, two])["by_fold"] == {"0": "two", "1": "one", "2": "one"}
+    assert experiments.choice([one, two])["by_fold"] == {0: "two", 1: "one", 2: "one"}
 
 
 def test_trials_that_lack_a_level_of_the_criterion_are_not_chosen():
     base = trial("a", skill=0.2)
-    better = dataclasses.replace(right_on(base, "clean only", {0, 1, 2}), sigmas=(0.0,))
-    assert experiments.choice([base, better])["best"] == "a"
+    best = right_on(base, "clean only", {0, 1, 2})
+    assert (
+        experiments.choice([base, dataclasses.replace(best, probabilities={0.0: best.probabilities[0.0]})])["best"]
+        == "a"
+    )
 
 
 def test_a_trial_of_other_images_is_rejected():
     base = trial("a")
+    other = dataclasses.replace(base.images, index=base.images.index + 1)
     with pytest.raises(BlastlensError, match="other images or splits"):
-        experiments.compared([base, dataclasses.replace(base, name="b", index=base.index + 1)])
+        experiments.compared([base, dataclasses.replace(base, name="b", images=other)])
 
 
-def test_the_table_shows_the_difference_that_a_paired_bootstrap_finds():
+def test_differences_are_those_of_a_paired_bootstrap():
     base, other = trial("a", skill=0.4), trial("b", seed=9, skill=1.5)
-    record = experiments.compared([base, other])
-    row = record["trials"][1]["by_sigma"][0]
-    found = bootstrap.difference(base.label, other.at(0), base.at(0), base.group, "weighted_f1", positive=0)
-    assert row["difference"]["weighted_f1"]["value"] == pytest.approx(found.value, abs=1e-5)
-    assert f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" in experiments.page({"cnmc2019": record})
+    row = experiments.compared([base, other])["trials"][1]["by_sigma"][0]
+    of_both = (other.probabilities[0.0], base.probabilities[0.0])
+    found = bootstrap.difference(base.images.label, *of_both, base.images.group, "weighted_f1", positive=0)
+    assert row["difference"]["weighted_f1"] == found
 
 
-def test_a_folder_without_every_fold_is_rejected(tmp_path: Path):
-    made_up_result(fold=0).write(tmp_path)
-    (written,) = tmp_path.glob("*/*/*.json")
+def test_a_folder_without_every_fold_is_rejected(tmp_path):
+    path = made_up_result(fold=0).write(tmp_path)
     with pytest.raises(BlastlensError, match="every fold"):
-        experiments.read(written.parent, RECIPE, "a")
+        experiments.every_fold(path.parent)

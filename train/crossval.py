@@ -8,8 +8,6 @@ network was not trained on. The run folders keep the networks; `train.evaluate` 
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,23 +23,25 @@ from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_record
+from train.jobs import OUTPUT, run_finetune
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="train.crossval", description=__doc__.splitlines()[0])
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--seeds", type=int, nargs="+", default=[0])
+    own.add_argument("--jobs", type=int, default=1, help="folds trained at the same time; they share the cores")
+    parser = argparse.ArgumentParser(prog="train.crossval", description=__doc__.splitlines()[0], parents=[own])
     add_run_arguments(parser)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=1, help="folds trained at the same time; they share the cores")
     arguments = parser.parse_args(argv)
     try:
-        return crossvalidate(arguments, sys.argv[1:] if argv is None else list(argv))
+        return crossvalidate(arguments, own.parse_known_args(argv)[1])
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
-    """Run what is missing, each fold in its own process, then write summary.json."""
+def crossvalidate(arguments: argparse.Namespace, of_each_fold: list[str]) -> int:
+    """Run what is missing with the arguments `of_each_fold`, then write summary.json."""
     spec = run_from(arguments, 0, 0)
     rows = load_rows(Path(spec.data))
     folders = {
@@ -49,31 +49,21 @@ def crossvalidate(arguments: argparse.Namespace, argv: list[str]) -> int:
         for seed in arguments.seeds
         for split in make_splits(spec.protocol, rows, seed)
     }
-    shared = _without(argv, {"--seeds", "--jobs", "--out"})
-    threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "BLASTLENS_PROGRESS": "1"}
 
-    def start(item: tuple[tuple[int, int], Path]) -> int:
+    def run(item: tuple[tuple[int, int], Path]) -> bool:
         (seed, fold), folder = item
         if (folder / "run.json").exists():
-            return 0
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "train.finetune", *shared, "--out", str(folder)]
-        command += ["--seed", str(seed), "--fold", str(fold)]
-        log = folder / "output.txt"
-        with log.open("a") as output:
-            code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
-        print(f"{folder}: {'done' if code == 0 else f'failed, see {log}'}", flush=True)
-        return code
+            return True
+        reason = run_finetune([*of_each_fold, "--seed", str(seed), "--fold", str(fold)], folder, arguments.jobs)
+        print(f"{folder}: {f'failed ({reason}), see {OUTPUT}' if reason else 'done'}", flush=True)
+        return reason is None
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        failed = sum(code != 0 for code in pool.map(start, folders.items()))
-    if failed:
-        raise BlastlensError(f"{failed} of {len(folders)} runs failed; rerun the command to retry them.")
+        done = sum(pool.map(run, folders.items()))
+    if done < len(folders):
+        raise BlastlensError(f"{len(folders) - done} of {len(folders)} runs failed; rerun the command to retry them.")
 
-    by_seed = [
-        HeldOut.read([path for (s, _), path in sorted(folders.items()) if s == seed]) for seed in arguments.seeds
-    ]
+    by_seed = [HeldOut.read([path for (s, _), path in folders.items() if s == seed]) for seed in arguments.seeds]
     record = json.loads((next(iter(folders.values())) / "run.json").read_text())
     everything = joined(by_seed)
     protocol = protocol_record(
@@ -111,19 +101,8 @@ def describe(protocol: dict[str, Any]) -> str:
     for row in protocol["by_sigma"]:
         lines.append(f"{row['sigma']:5.0f}  " + "  ".join(f"{cell(row[k]):>22s}" for k in keys))
     for g in sorted(protocol["per_group"], key=lambda g: (g["label"], g["accuracy"])):
-        lines.append(f"  {g['label']:6s} {g['group']:14s} {g['n']:5d} images, {g['accuracy']:.3f} right")
+        lines.append(f"  {g['label']:6s} {g['group']:14s} {g['n']:5d} images, {g['accuracy']:.3f} correct")
     return "\n".join(lines)
-
-
-def _without(argv: list[str], options: set[str]) -> list[str]:
-    """The command line without these options and their values."""
-    kept, dropping = [], False
-    for word in argv:
-        if word.startswith("--"):
-            dropping = word.split("=")[0] in options
-        if not dropping:
-            kept.append(word)
-    return kept
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What was tried on the way to the shipped recipes: cross-validations side by side, from their recorded predictions.
 
     python -m train.experiments keep runs/cv/NAME --data DIR     a trial's predictions -> results/tried/NAME
-    python -m train.experiments                                  all of them -> results/TRIED.md, results/tried.json
+    python -m train.experiments                                  all of them -> results/TRIED.md
 
 All trials of a data set answer the same held-out images of the same groups, so each is compared with the shipped recipe
 image by image, and so is the same recipe without calibration. Choosing the best of several on the images that it
@@ -13,29 +13,28 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
-from train.compare import recorded_run
-from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, plain, runs_of
+from blastlens.files import write_json
+from train.held_out import HeldOut, Recorded, calibrated, calibrated_without, cross_fitted, plain, runs_of
+from train.jobs import write_recipe
 from train.recipe import Recipe
 from train.report.templates import filled
 from train.results import HONEST, RUNS, Result
 
-RESULTS = RUNS.parent
-TRIED = RESULTS / "tried"
-SHOWN = (0, 10, 20, 50)  # sigmas
+TRIED = RUNS.parent / "tried"
+SHOWN = (0.0, 10.0, 20.0, 50.0)  # sigmas
 UNCALIBRATED = ", uncalibrated"
 # What the best trial is best by: of cells, the AUROC per donor, which no shares of classes or large donors decide.
 CRITERIA = {2: "AUROC per donor", 4: "weighted F1"}
-CRITERION_SIGMAS = (0, 20, 50)
+CRITERION_SIGMAS = (0.0, 20.0, 50.0)
 # The recipes that ship, by data set.
 SHIPPED = {"cnmc2019": "ours_cnmc2019", "aria2021": "ours_aria2021"}
 TITLES = {"cnmc2019": "Single cells", "aria2021": "Smear fields"}
@@ -43,117 +42,84 @@ TITLES = {"cnmc2019": "Single cells", "aria2021": "Smear fields"}
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One cross-validation.
+    """One cross-validation, calibrated across folds or not at all.
 
     Attributes:
-        name: of its folder, or "shipped". recipe: what was run. seed: of split and training.
-        index, label, fold, group: (N,) of the held-out images, sorted by index.
-        probabilities: (S, N, C), at `sigmas`, calibrated across folds or not at all. without: of each fold, those of
-            the other folds' images calibrated without it, from which to choose what answers it.
+        images: N held-out images, sorted by index.
+        probabilities: (N, C) by sigma.
+        without: of each fold, those of the other folds' images calibrated without it, from which to choose what
+            answers it.
     """
 
     name: str
     recipe: Recipe
-    seed: int
-    protocol: str
-    sigmas: tuple[float, ...]
-    index: np.ndarray
-    label: np.ndarray
-    fold: np.ndarray
-    group: np.ndarray
-    probabilities: np.ndarray
-    without: Mapping[int, np.ndarray]
+    images: HeldOut
+    probabilities: Mapping[float, np.ndarray]
+    without: Mapping[int, Mapping[float, np.ndarray]]
 
     @classmethod
     def of(cls, name: str, recipe: Recipe, results: Sequence[Result], scaled: bool = True) -> "Trial":
         """A trial of recorded runs, one per fold; without `scaled` it is not calibrated."""
         held_out = HeldOut.of_results(results)
         order = np.argsort(held_out.index)
+        sigmas = held_out.sigmas.tolist()
+
+        def by_sigma(found: np.ndarray) -> dict[float, np.ndarray]:
+            return dict(zip(sigmas, found[:, order], strict=True))
+
         folds = np.unique(held_out.fold).tolist()
         if scaled:
-            found = calibrated(held_out, cross_fitted(held_out))
-            without = {k: calibrated_without(held_out, k)[:, order] for k in folds}
+            own = by_sigma(calibrated(held_out, cross_fitted(held_out)))
+            without = {k: by_sigma(calibrated_without(held_out, k)) for k in folds}
         else:
-            found = np.stack([metrics.softmax(level) for level in held_out.logits])
-            without = dict.fromkeys(folds, found[:, order])
-        return cls(
-            name=name,
-            recipe=recipe,
-            seed=results[0].seed,
-            protocol=results[0].protocol,
-            sigmas=tuple(held_out.sigmas.tolist()),
-            index=held_out.index[order],
-            label=held_out.label[order],
-            fold=held_out.fold[order],
-            group=np.concatenate([r.groups_of_images for r in results])[order],
-            probabilities=found[:, order],
-            without=without,
-        )
+            own = by_sigma(np.stack([metrics.softmax(level) for level in held_out.logits]))
+            without = dict.fromkeys(folds, own)
+        return cls(name, recipe, held_out.part(order), own, without)
 
-    def donors(self, sigma: float = 0.0, chosen: np.ndarray | None = None, p: np.ndarray | None = None) -> DonorScores:
-        """Figures by donor of a two-class trial, of the chosen images or all, from `p` (N, C) or its own."""
-        mine = np.full(len(self.index), True) if chosen is None else chosen
-        found = self.at(sigma) if p is None else p
-        assert found is not None
-        return DonorScores.of(self.label[mine] == 0, found[mine, 0], self.group[mine], self.fold[mine])
-
-    def at(self, sigma: float) -> np.ndarray | None:
-        """Probabilities (N, C) under noise, None where it was not measured."""
-        return self.probabilities[self.sigmas.index(sigma)] if sigma in self.sigmas else None
+    def quality(self, p: np.ndarray, chosen: np.ndarray) -> float:
+        """The criterion of `CRITERIA` for probabilities (N, C), on the chosen images."""
+        label, images = self.images.label[chosen], self.images
+        if p.shape[1] == 2:
+            scores = DonorScores.of(label == 0, p[chosen, 0], images.group[chosen], images.fold[chosen])
+            return float(scores.replicates(0)["auroc_per_donor"][0])
+        return metrics.weighted_f1(label, p[chosen])
 
 
-def read(folder: Path, recipe: Recipe, name: str) -> list[Trial]:
-    """The trial in a folder of recorded runs, calibrated and as it was trained.
-
-    Raises:
-        BlastlensError: no recorded runs there, or not of one seed.
-    """
+def every_fold(folder: Path) -> list[Result]:
+    """The recorded runs in a folder. Raises BlastlensError where they are not every fold of one seed."""
     results = sorted(map(Result.read, sorted(folder.glob("*.json"))), key=lambda r: r.fold)
     if not results or len({r.seed for r in results}) > 1 or len(results) != results[0].folds:
         raise BlastlensError(f"{folder} does not hold every fold of one cross-validation.")
-    return [Trial.of(name, recipe, results), Trial.of(name + UNCALIBRATED, recipe, results, scaled=False)]
+    return results
 
 
-def systems_of(dataset: str, runs: Path = RUNS) -> list[Trial]:
-    """Every published system with a complete cross-validation of seed 0 on the group-disjoint protocol."""
-    found = []
-    for folder in sorted(runs.glob(f"*/{HONEST.replace(':', '-')}")):
+def systems_of(dataset: str) -> dict[str, list[Result]]:
+    """Runs of every published system with a complete cross-validation of seed 0 on the group-disjoint protocol."""
+    found = {}
+    for folder in sorted(RUNS.glob(f"*/{HONEST.replace(':', '-')}")):
         recipe = Recipe.load(folder.parent.name)
         results = [r for r in map(Result.read, sorted(folder.glob("*.json"))) if r.seed == 0]
         if recipe.dataset == dataset and recipe.paper and len(results) == results[0].folds:
-            found.append(Trial.of(recipe.title, recipe, sorted(results, key=lambda r: r.fold)))
+            found[recipe.title] = sorted(results, key=lambda r: r.fold)
     return found
 
 
-def trials_of(dataset: str, tried: Path = TRIED, runs: Path = RUNS) -> list[Trial]:
-    """The shipped recipe of a data set, then every kept trial by name."""
-    shipped = Recipe.load(SHIPPED[dataset])
-    kept = [(path.parent, Recipe.load(path)) for path in sorted(tried.glob("*/recipe.yaml"))]
-    found = [
-        trial for folder, recipe in kept if recipe.dataset == dataset for trial in read(folder, recipe, folder.name)
-    ]
-    return [*read(runs / shipped.name / HONEST.replace(":", "-"), shipped, "shipped"), *found]
-
-
-def figures_of(trial: Trial, base: Trial) -> dict[str, Any]:
-    """Scores of one trial with intervals over groups, and its differences to the base, at each sigma of `SHOWN`."""
-    n_classes = trial.probabilities.shape[2]
+def scores_of(trial: Trial, base: Trial) -> list[dict[str, Any]]:
+    """Scores with intervals over groups, and differences to the base, at each sigma of `SHOWN` that was measured."""
+    label, group = trial.images.label, trial.images.group
+    n_classes = trial.probabilities[0.0].shape[1]
     positive = 0 if n_classes == 2 else None
-    names = [str(c) for c in range(n_classes)]
     rows = []
-    for sigma in SHOWN:
-        if (p := trial.at(sigma)) is None:
-            continue
-        scores = bootstrap.summary(trial.label, p, trial.group, names, positive=positive)
-        row: dict[str, Any] = {"sigma": sigma}
-        row |= {k: scores[k] for k in ("weighted_f1", "balanced_accuracy", "auroc", "ece")}
-        if trial is not base and (theirs := base.at(sigma)) is not None:
+    for sigma in (s for s in SHOWN if s in trial.probabilities):
+        p, theirs = trial.probabilities[sigma], base.probabilities.get(sigma)
+        scores = bootstrap.summary(label, p, group, [str(c) for c in range(n_classes)], positive=positive)
+        row: dict[str, Any] = {"sigma": sigma} | {k: scores[k] for k in ("weighted_f1", "auroc", "ece")}
+        if trial is not base and theirs is not None:
             row["difference"] = {
-                k: bootstrap.difference(trial.label, p, theirs, trial.group, k, positive=positive)
-                for k in ("weighted_f1", "auroc")
+                k: bootstrap.difference(label, p, theirs, group, k, positive=positive) for k in ("weighted_f1", "auroc")
             }
         rows.append(row)
-    return {"by_sigma": rows}
+    return rows
 
 
 def choice(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -161,121 +127,96 @@ def choice(trials: Sequence[Trial]) -> dict[str, Any]:
 
     The criterion is that of `CRITERIA`, averaged over `CRITERION_SIGMAS`; trials without these are left out.
     """
-    able = [t for t in trials if all(t.at(s) is not None for s in CRITERION_SIGMAS)]
+    able = [t for t in trials if set(CRITERION_SIGMAS) <= set(t.probabilities)]
 
-    def score(trial: Trial, mine: np.ndarray, probabilities: np.ndarray) -> float:
-        levels = [probabilities[trial.sigmas.index(s)] for s in CRITERION_SIGMAS]
-        return float(np.mean([quality(trial, p, mine) for p in levels]))
+    def score(trial: Trial, probabilities: Mapping[float, np.ndarray], chosen: np.ndarray) -> float:
+        return float(np.mean([trial.quality(probabilities[s], chosen) for s in CRITERION_SIGMAS]))
 
-    def quality(trial: Trial, p: np.ndarray, mine: np.ndarray) -> float:
-        if p.shape[1] == 2:
-            return float(trial.donors(chosen=mine, p=p).replicates(0)["auroc_per_donor"][0])
-        return metrics.weighted_f1(trial.label[mine], p[mine])
-
-    best = max(able, key=lambda t: score(t, np.full(len(t.index), True), t.probabilities))
-    answers = np.empty_like(best.probabilities[0])
-    chosen = {}
-    for k in np.unique(best.fold):
-        mine = best.fold == k
-        picked = max(able, key=lambda t: score(t, ~mine, t.without[int(k)]))
-        answers[mine] = picked.probabilities[picked.sigmas.index(0)][mine]
-        chosen[str(k)] = picked.name
-    everything = np.full(len(best.index), True)
+    everything = np.full(len(able[0].images.index), True)
+    best = max(able, key=lambda t: score(t, t.probabilities, everything))
+    answers, chosen = np.empty_like(best.probabilities[0.0]), {}
+    for k in np.unique(best.images.fold).tolist():
+        mine = best.images.fold == k
+        picked = max(able, key=lambda t: score(t, t.without[k], ~mine))
+        answers[mine] = picked.probabilities[0.0][mine]
+        chosen[k] = picked.name
     return {
         "criterion": CRITERIA[answers.shape[1]],
         "trials": len(able),
         "best": best.name,
-        "of_best": quality(best, best.probabilities[best.sigmas.index(0)], everything),
+        "of_best": best.quality(best.probabilities[0.0], everything),
         "by_fold": chosen,
-        "chosen_by_other_folds": quality(best, answers, everything),
+        "chosen_by_other_folds": best.quality(answers, everything),
     }
 
 
-def donor_figures(trial: Trial, base: Trial) -> dict[str, Any]:
-    """One line of the table by donor of a two-class run."""
-    scores = trial.donors()
-    row: dict[str, Any] = {
-        "name": trial.name,
-        "by_sigma": [
-            {"sigma": s, "auroc_per_donor": trial.donors(s).replicates(0)["auroc_per_donor"][0]}
-            for s in SHOWN
-            if trial.at(s) is not None
-        ],
-        **{k: v for k, v in scores.summary().items() if k != "donors"},
-    }
-    if trial is not base:
-        row["difference"] = difference(scores, base.donors())
-    return row
+def by_donor(runs: Mapping[str, Sequence[Result]]) -> list[dict[str, Any]]:
+    """Scores by donor of recorded runs of two classes, and their differences to the first."""
+    found = {name: Recorded.of(results) for name, results in runs.items()}
+    base = next(iter(found))
+    return [
+        {
+            "name": name,
+            **one.summary(),
+            "auroc_by_sigma": {s: one.auroc_per_donor(s) for s in SHOWN if s in one.sigmas},
+            **({} if name == base else {"difference": difference(one.donors(), found[base].donors())}),
+        }
+        for name, one in found.items()
+    ]
 
 
-def compared(trials: Sequence[Trial], systems: Sequence[Trial] = ()) -> dict[str, Any]:
-    """The record of these trials, JSON-ready; the first is the base.
-
-    `systems` are other recorded runs on the same split, which only appear in the table by donor.
+def compared(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What the page says about these trials; the first is the base.
 
     Raises:
         BlastlensError: trials of other images or splits than the base's.
     """
     base = trials[0]
+    changes: dict[str, list[str]] = {}
     for trial in trials:
-        if not (np.array_equal(trial.index, base.index) and np.array_equal(trial.fold, base.fold)):
+        if not all(np.array_equal(getattr(trial.images, n), getattr(base.images, n)) for n in ("index", "fold")):
             raise BlastlensError(f"{trial.name} answers other images or splits than {base.name}; they do not compare.")
-    record = {
-        "protocol": base.protocol,
-        "seed": base.seed,
-        "images": len(base.index),
-        "groups": len(np.unique(base.group)),
+        changed = trial.recipe.changes_from(base.recipe).items()
+        words = ", ".join(f"`{k}` {' to '.join(f'{e:g}' for e in v) if isinstance(v, list) else v}" for k, v in changed)
+        changes.setdefault(words or "nothing", []).append(f"`{trial.name}`")
+    return {
+        "images": len(base.images.index),
+        "groups": len(np.unique(base.images.group)),
         "base": base.name,
-        "base_recipe": {k: v for k, v in base.recipe.flat.items() if not k.startswith("sources")},
-        "trials": [
-            {"name": t.name, "changes": t.recipe.changes_from(base.recipe)} | figures_of(t, base) for t in trials
-        ],
+        "trials": [{"name": t.name, "by_sigma": scores_of(t, base)} for t in trials],
+        "changes": changes,
         "choice": choice(trials),
     }
-    if base.probabilities.shape[2] == 2:
-        calibrated_trials = [t for t in trials if not t.name.endswith(UNCALIBRATED)]
-        record["by_donor"] = [donor_figures(t, base) for t in (*calibrated_trials, *systems)]
-    return plain(record)
 
 
-def page(records: Mapping[str, dict[str, Any]], notes: str = "") -> str:
-    """TRIED.md of the records of `compared`, by data set."""
-    return filled("TRIED", records=records, notes=notes.strip(), titles=TITLES, changes=_by_changes, noisy=SHOWN[1:])
-
-
-def _by_changes(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What differs from the base's recipe, in words -> the trials."""
-    found: dict[str, list[str]] = {}
-    for trial in record["trials"]:
-        changes = ", ".join(f"`{k}` {_short(v)}" for k, v in trial["changes"].items())
-        found.setdefault(changes or "nothing", []).append(f"`{trial['name']}`")
-    return found
-
-
-def _short(value: Any) -> str:
-    return " to ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)
-
-
-def render(tried: Path = TRIED, runs: Path = RUNS) -> dict[str, str]:
-    """TRIED.md and tried.json, by name."""
-    records = {dataset: compared(trials_of(dataset, tried, runs), systems_of(dataset, runs)) for dataset in SHIPPED}
-    notes = tried / "NOTES.md"
-    text = page(records, notes.read_text() if notes.exists() else "")
-    return {"TRIED.md": text, "tried.json": json.dumps(records, indent=1) + "\n"}
+def render() -> dict[str, str]:
+    """TRIED.md, by its name."""
+    records = {}
+    kept = {path.parent: Recipe.load(path) for path in sorted(TRIED.glob("*/recipe.yaml"))}
+    for dataset, name in SHIPPED.items():
+        recipes = {"shipped": Recipe.load(name)} | {f.name: r for f, r in kept.items() if r.dataset == dataset}
+        runs = {n: every_fold(TRIED / n) for n in recipes if n != "shipped"}
+        runs = {"shipped": every_fold(RUNS / name / HONEST.replace(":", "-"))} | runs
+        trials = [
+            Trial.of(n + ("" if scaled else UNCALIBRATED), recipe, runs[n], scaled)
+            for n, recipe in recipes.items()
+            for scaled in (True, False)
+        ]
+        first = runs["shipped"][0]
+        record = compared(trials) | {"protocol": first.protocol, "seed": first.seed}
+        record["by_donor"] = by_donor(runs | systems_of(dataset)) if len(first.label_names) == 2 else []
+        records[dataset] = plain(record)
+    notes = (TRIED / "NOTES.md").read_text().strip()
+    return {"TRIED.md": filled("TRIED", records=records, notes=notes, titles=TITLES, noisy=SHOWN[1:])}
 
 
 def keep(cv: Path, data: Path, seed: int, tried: Path = TRIED) -> Path:
     """Record one seed of a cross-validation as a trial; returns its folder."""
-    runs = runs_of(cv, seed)
-    out = tried / cv.name
+    runs, out = runs_of(cv, seed), tried / cv.name
     for run in runs:
-        written = replace(recorded_run(run, data, len(runs), {}), system=cv.name).write(out)
-        record = json.loads((run / "run.json").read_text())
-        written.replace(out / f"fold{record['fold']}.json")
-        for folder in (written.parent, written.parent.parent):
-            folder.rmdir()
-    recipe = Recipe.from_dict(record["recipe"])
-    (out / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False))
+        result = Result.of_run(run, data, len(runs), {})
+        write_json(out / f"fold{result.fold}.json", result.to_json() | {"system": cv.name})
+    write_recipe(out / "recipe.yaml", Recipe.from_dict(json.loads((runs[0] / "run.json").read_text())["recipe"]))
     return out
 
 
@@ -292,8 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(keep(arguments.cv, arguments.data, arguments.seed))
             return 0
         for name, text in render().items():
-            (RESULTS / name).write_text(text)
-            print(RESULTS / name)
+            (TRIED.parent / name).write_text(text)
+            print(TRIED.parent / name)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,8 +1,7 @@
 """Held-out predictions of a cross-validation, and their calibration. Pure functions; only `read` touches files.
 
 The calibration of a fold, a temperature and a bias per class, is fitted on the held-out predictions of the *other*
-folds (cross-fitting): no label of its own images enters that fit. Other ways of calibrating were compared once:
-results/calibration_choice.json.
+folds (cross-fitting): no label of its own images enters that fit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -167,6 +166,13 @@ class Recorded:
         """Figures by donor under noise."""
         score = self.score[self.sigmas.index(sigma)]
         return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
+
+    def summary(self) -> dict[str, Any]:
+        """Scores by donor of all donors together."""
+        return {key: value for key, value in self.donors().summary().items() if key != "donors"}
+
+    def auroc_per_donor(self, sigma: float) -> float:
+        return float(self.donors(sigma).replicates(0)["auroc_per_donor"][0])
 
 
 def runs_of(folder: Path, seed: int = 0) -> list[Path]:

@@ -11,7 +11,6 @@ import csv
 import json
 import math
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,9 @@ from numpy.typing import NDArray
 from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
+from train.complexity import count_parameters, multiply_adds
+from train.datasets import load_rows
+from train.networks import create_network
 from train.recipe import Recipe
 
 SCHEMA = 1
@@ -78,15 +80,61 @@ class Result:
     def groups_of_images(self) -> list[str]:
         return [self.group_names[i] for i in self.group]
 
-    def write(self, folder: Path = RUNS) -> Path:
-        """Write the run's file under its name in `folder`, completely or not at all."""
-        path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for JSON; `Result.read` reads it back."""
         data = {"schema": SCHEMA} | self.__dict__
         for name in ("index", "label", "group"):
             data[name] = _pack(getattr(self, name))
         data["probabilities"] = _pack(np.rint(self.probabilities[:, :, :-1] * STEPS))
-        write_json(path, data)
+        return data
+
+    def write(self, folder: Path = RUNS) -> Path:
+        """Write the run's file under its name in `folder`, completely or not at all."""
+        path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
+        write_json(path, self.to_json())
         return path
+
+    @classmethod
+    def of_run(cls, run: Path, data: Path, folds: int, changes: dict[str, Any]) -> "Result":
+        """The record of a finished run folder.
+
+        Args:
+            data: its prepared dataset.
+            folds: how many its protocol has.
+            changes: how its recipe differs from the committed one.
+        """
+        record = json.loads((run / "run.json").read_text())
+        recipe = Recipe.from_dict(record["recipe"])
+        network = create_network(recipe, len(record["label_names"]), "scratch")
+        arrays = np.load(run / "predictions.npz")
+        rows = load_rows(data)
+        names, group = np.unique([rows[i].group for i in arrays["test_index"]], return_inverse=True)
+        with (run / "log.csv").open(newline="") as log:
+            epochs = [float(row["epoch"]) for row in csv.DictReader(log)]
+        same = ("protocol", "fold", "seed", "initial_weights", "precision", "dataset", "images", "seconds")
+        return cls(
+            **{name: record[name] for name in same},
+            system=recipe.name,
+            paper=recipe.paper,
+            recipe_digest=recipe.digest,
+            changes=changes,
+            folds=folds,
+            backbone=recipe.backbone,
+            image_size=recipe.image_size,
+            device=record["versions"]["device"],
+            groups={part: len(members) for part, members in record["groups"].items()},
+            label_names=tuple(record["label_names"]),
+            parameters=count_parameters(network),
+            multiply_adds=multiply_adds(network, recipe.image_size),
+            epochs=math.ceil(max(epochs, default=0) - 1e-6),
+            versions={k: v for k, v in record["versions"].items() if k != "device"},
+            sigmas=tuple(float(s) for s in arrays["sigmas"]),
+            index=arrays["test_index"],
+            label=arrays["test_label"],
+            group_names=tuple(str(name) for name in names),
+            group=group,
+            probabilities=np.stack([metrics.softmax(logits) for logits in arrays["test_logits"]]),
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Result":
@@ -123,52 +171,6 @@ def result_name(system: str, protocol: str, initialisation: str, seed: int, fold
 def load_results(folder: Path = RUNS) -> list[Result]:
     """Every recorded run, sorted by name."""
     return [Result.read(path) for path in sorted(folder.glob("*/*/*.json"))]
-
-
-def from_run_folder(
-    run: Path, folds: int, changes: dict[str, Any], groups: Sequence[str], complexity: tuple[int, int]
-) -> Result:
-    """The record of a finished run folder.
-
-    `groups` is the group of every row of the data set; `complexity` the network's parameters and multiply-adds.
-    """
-    record = json.loads((run / "run.json").read_text())
-    recipe = record["recipe"]
-    arrays = np.load(run / "predictions.npz")
-    index = arrays["test_index"]
-    names, group = np.unique([groups[i] for i in index], return_inverse=True)
-    with (run / "log.csv").open(newline="") as log:
-        epochs = [float(row["epoch"]) for row in csv.DictReader(log)]
-    return Result(
-        system=recipe["name"],
-        paper=recipe["paper"],
-        recipe_digest=Recipe.from_dict(recipe).digest,
-        changes=changes,
-        protocol=record["protocol"],
-        fold=record["fold"],
-        folds=folds,
-        seed=record["seed"],
-        initial_weights=record["initial_weights"],
-        backbone=recipe["backbone"],
-        image_size=recipe["image_size"],
-        precision=record["precision"],
-        device=record["versions"]["device"],
-        dataset=record["dataset"],
-        images=record["images"],
-        groups={part: len(members) for part, members in record["groups"].items()},
-        label_names=tuple(record["label_names"]),
-        parameters=complexity[0],
-        multiply_adds=complexity[1],
-        epochs=math.ceil(max(epochs, default=0) - 1e-6),
-        seconds=record["seconds"],
-        versions={k: v for k, v in record["versions"].items() if k != "device"},
-        sigmas=tuple(float(s) for s in arrays["sigmas"]),
-        index=index,
-        label=arrays["test_label"],
-        group_names=tuple(str(name) for name in names),
-        group=group,
-        probabilities=np.stack([metrics.softmax(logits) for logits in arrays["test_logits"]]),
-    )
 
 
 def _pack(array: NDArray[Any]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """Search for a single-cell model: candidates x folds x split seeds -> one record per run -> one table.
 
     python -m train.search --data DIR --jobs 2            run what is missing, then write the table
-    python -m train.search --data DIR --list              what is done and missing, with an estimate
+    python -m train.search --data DIR --list              what is done and missing
     python -m train.search --data ""                      the table of what is recorded
     python -m train.search --data DIR --stage 2 --only cells-1 last-blocks
 
 `search.yaml` lists the candidates. Those without a network run on every split seed and on the new donors, which takes
-minutes. Networks run on the first split seed (stage 1) or on all of them and the new donors (stage 2), in the queue of
-`train.compare`: rerun the command to resume, and a run that fails stops no other. The table can be written at any time;
-it says how many runs each line rests on.
+minutes. Networks run on the first split seed (stage 1) or on all of them and the new donors (stage 2); `train.jobs`
+runs and resumes them. The table can be written at any time; it says how many runs each line rests on.
 """
 
 import argparse
@@ -17,10 +16,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,17 +29,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from blastlens.donor_metrics import difference, donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
-from train.cell_features import FEATURE_SETS, Floats, LogisticModel, columns, dataset_features
-from train.compare import Job, add_queue_arguments, list_or_run, recorded_run
+from train.cell_features import Floats, LogisticModel, columns, dataset_features
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.finetune import dataset_folder, view_of
 from train.held_out import Recorded, plain
+from train.jobs import Job, add_queue_arguments, list_or_run
 from train.networks import create_network, find_weights, normalise
 from train.pixels import load_pixels
 from train.recipe import Recipe
 from train.report.templates import filled
-from train.results import Result, load_results
+from train.results import Result, load_results, result_name
 
 CONFIG = Path(__file__).with_suffix(".yaml")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -63,8 +61,8 @@ class SearchCandidate:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    features: str | None = None
-    model: str = "logistic"
+    features: Literal["area", "five", "nineteen", "all"] | None = None
+    model: Literal["logistic", "boosting"] = "logistic"
     c: float = 1.0
     backbone: str | None = None
     recipe: str | None = None
@@ -75,6 +73,10 @@ class SearchCandidate:
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, for the record."""
         return {k: v for k, v in vars(self).items() if v != getattr(SearchCandidate, k)}
+
+    @property
+    def digest(self) -> str:
+        return sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ class SearchPlan:
             raise BlastlensError(f"{path.name} is not a valid search: {error}") from None
 
     @property
+    def folds(self) -> int:
+        return int(self.protocol.partition(":")[2])
+
+    @property
     def left_out(self) -> str:
         """The protocol whose one test part is the new donors."""
         return "group-leave-out:" + ",".join(self.new_donors)
@@ -113,41 +119,32 @@ class SearchPlan:
                 continue
             changes = ({} if name in self.full_size else self.network) | (candidate.changes or {})
             recipe = replace(Recipe.load(candidate.recipe).changed(changes), name=name)
-            folds = int(self.protocol.partition(":")[2])
             seeds = self.seeds if stage == 2 else self.seeds[:1]
-            runs = [(self.protocol, fold, folds, seed) for seed in seeds for fold in range(folds)]
+            runs = [(self.protocol, fold, self.folds, seed) for seed in seeds for fold in range(self.folds)]
             runs += [(self.left_out, 0, 1, self.seeds[0])] if stage == 2 else []
             found += [Job(recipe, changes, recipe.digest, *run, "imagenet") for run in runs]
         return found
 
+    def splits(self, rows: Sequence[Row]) -> list[Split]:
+        """Every split of the protocol, then the new donors."""
+        found = [split for seed in self.seeds for split in make_splits(self.protocol, rows, seed)]
+        return found + make_splits(self.left_out, rows, self.seeds[0])
 
-@dataclass(frozen=True, eq=False)
+
 class Cells:
     """The prepared dataset, and the numbers that models without a trained network are fitted to."""
 
-    folder: Path
-    rows: Sequence[Row]
-    weights: str
-    cache: Path
-
-    @cached_property
-    def hash(self) -> str:
-        return dataset_hash(self.rows)
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        return labels_of(self.rows)[1]
-
-    @cached_property
-    def groups(self) -> np.ndarray:
-        return np.array([row.group for row in self.rows])
+    def __init__(self, folder: Path, weights: str, cache: Path):
+        self.folder, self.weights, self.cache = folder, weights, cache
+        self.rows = load_rows(folder)
+        self.hash = dataset_hash(self.rows)
+        self.label_names, self.labels = labels_of(self.rows)
+        self.groups = np.array([row.group for row in self.rows])
 
     def numbers(self, candidate: SearchCandidate) -> Floats:
         """(N, F) of every image."""
         parts = []
         if candidate.features:
-            if candidate.features not in FEATURE_SETS:
-                raise BlastlensError(f"There are no features {candidate.features!r}; {', '.join(FEATURE_SETS)} are.")
             parts.append(dataset_features(self.folder, self.rows, self.cache)[:, columns(candidate.features)])
         if candidate.backbone:
             parts.append(self._pooled(candidate.backbone))
@@ -168,79 +165,62 @@ class Cells:
                 images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 32])).permute(0, 3, 1, 2)
                 maps = network.forward_features(normalise(recipe, images))
                 found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
-            with part.open("wb") as opened:
-                np.save(opened, np.concatenate(found).astype(np.float64))
+            np.save(part, np.concatenate(found).astype(np.float64))
 
         make_once(path, compute)
         return np.load(path)
 
 
-def fit_and_test(candidate: SearchCandidate, numbers: Floats, cells: Cells, split: Split) -> Floats:
-    """Probabilities (N, 2) of a split's test images by a model of numbers, fitted on its training images."""
-    train, test = list(split.train), list(split.test)
-    labels, groups = cells.labels[train], cells.groups[train]
-    if candidate.model == "logistic":
-        return LogisticModel.fit(numbers[train], labels, groups, candidate.c).probabilities(numbers[test])
-    boosting = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=8, random_state=0)
-    weights = donor_weights(labels, groups) * len(train)
-    return boosting.fit(numbers[train], labels, sample_weight=weights).predict_proba(numbers[test])
-
-
 def run_numbers(search: SearchPlan, names: Sequence[str], cells: Cells, results: Path) -> None:
     """Run and record candidates that train no network, on every split."""
-    splits = [split for seed in search.seeds for split in make_splits(search.protocol, cells.rows, seed)]
-    splits += make_splits(search.left_out, cells.rows, search.seeds[0])
+    splits = search.splits(cells.rows)
     for name in names:
         candidate = search.candidates[name]
         if candidate.recipe or candidate.average:
             continue
-        digest = sha256(json.dumps(candidate.settings, sort_keys=True).encode()).hexdigest()[:8]
-        todo = [split for split in splits if not _recorded(name, digest, split, cells, results)]
-        if not todo:
-            continue
+        todo = [split for split in splits if not _is_recorded(name, candidate, split, cells, results)]
         try:
-            numbers = cells.numbers(candidate)
+            numbers = cells.numbers(candidate) if todo else np.empty(0)
         except BlastlensError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
         for split in todo:
-            started = time.time()
-            found = fit_and_test(candidate, numbers, cells, split)
-            _result(name, candidate, digest, split, found, cells, numbers.shape[1], time.time() - started).write(
-                results
-            )
+            fit_and_test(name, candidate, numbers, cells, split, search.folds).write(results)
         print(f"{name}: {len(todo)} runs recorded", flush=True)
 
 
-def _recorded(name: str, digest: str, split: Split, cells: Cells, results: Path) -> bool:
-    path = results / name / split.protocol.replace(":", "-") / f"none-seed{split.seed}-fold{split.fold}.json"
+def _is_recorded(name: str, candidate: SearchCandidate, split: Split, cells: Cells, results: Path) -> bool:
+    path = results / result_name(name, split.protocol, "none", split.seed, split.fold)
     if not path.exists():
         return False
     found = Result.read(path)
-    return found.recipe_digest == digest and found.dataset["hash"] == cells.hash
+    return found.recipe_digest == candidate.digest and found.dataset["hash"] == cells.hash
 
 
-def _result(
-    name: str,
-    candidate: SearchCandidate,
-    digest: str,
-    split: Split,
-    probabilities: Floats,
-    cells: Cells,
-    parameters: int,
-    seconds: float,
+def fit_and_test(
+    name: str, candidate: SearchCandidate, numbers: Floats, cells: Cells, split: Split, folds: int
 ) -> Result:
-    test = np.asarray(split.test)
-    names, group = np.unique(cells.groups[test], return_inverse=True)
-    parts = {part: getattr(split, part) for part in ("train", "val", "test")}
+    """The record of a model of numbers (N, F), fitted on a split's training images, on its test images."""
+    started = time.time()
+    train, test = np.asarray(split.train), np.asarray(split.test)
+    labels, groups = cells.labels[train], cells.groups[train]
+    if candidate.model == "logistic":
+        model = LogisticModel.fit(numbers[train], labels, groups, candidate.c)
+        probabilities = model.probabilities(numbers[test])
+    else:
+        boosting = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=8, random_state=0)
+        boosting.fit(numbers[train], labels, sample_weight=donor_weights(labels, groups) * len(train))
+        probabilities = boosting.predict_proba(numbers[test])
+    group_names, group = np.unique(cells.groups[test], return_inverse=True)
+    parts = {"train": split.train, "val": split.val, "test": split.test}
     return Result(
         system=name,
         paper=None,
-        recipe_digest=digest,
+        recipe_digest=candidate.digest,
         changes=candidate.settings,
         protocol=split.protocol,
         fold=split.fold,
-        folds=1 if split.protocol.startswith("group-leave-out") else int(split.protocol.partition(":")[2]),
+        folds=1 if split.protocol.startswith("group-leave-out") else folds,
         seed=split.seed,
         initial_weights="none",
         backbone=candidate.backbone or "none",
@@ -250,16 +230,16 @@ def _result(
         dataset={"name": "cnmc2019", "hash": cells.hash, "images": len(cells.rows)},
         images={part: len(members) for part, members in parts.items()},
         groups={part: len(set(cells.groups[list(members)])) for part, members in parts.items()},
-        label_names=labels_of(cells.rows)[0],
-        parameters=parameters + 1,
+        label_names=cells.label_names,
+        parameters=numbers.shape[1] + 1,
         multiply_adds=0,
         epochs=0,
-        seconds=round(seconds, 2),
+        seconds=round(time.time() - started, 2),
         versions={},
         sigmas=(0.0,),
         index=test,
         label=cells.labels[test],
-        group_names=tuple(map(str, names)),
+        group_names=tuple(map(str, group_names)),
         group=group,
         probabilities=probabilities[None],
     )
@@ -295,45 +275,37 @@ def recorded(search: SearchPlan, protocol: str, results: Sequence[Result]) -> di
 def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
     """results/search.json: what was measured of every candidate, the best by AUROC per donor first.
 
-    Returns:
-        `protocol`, `seeds`, `runs` (of a complete candidate), `new_donors`, `healthy_donors`, `subjects`, and
-        `candidates`: by name `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise),
-        `difference` (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new`
-        (the metrics on the new donors).
+    By candidate: `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise), `difference`
+    (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new` (the metrics on the
+    new donors).
     """
-    found = recorded(search, search.protocol, results)
-    new = recorded(search, search.left_out, results)
+    found, new = recorded(search, search.protocol, results), recorded(search, search.left_out, results)
     candidates = {}
     for name, one in found.items():
-        differences = {}
-        for baseline in search.baselines:
-            keys = one.keys & found[baseline].keys if baseline in found and baseline != name else set()
-            if keys:
-                differences[baseline] = difference(one.part(keys).donors(), found[baseline].part(keys).donors())
+        shared = {b: one.keys & found[b].keys for b in search.baselines if b in found and b != name}
         candidates[name] = {
             "runs": len(one.keys),
-            **_summary(one),
-            "auroc_by_sigma": {f"{s:g}": one.donors(s).replicates(0)["auroc_per_donor"][0] for s in one.sigmas},
-            "difference": differences,
-            **({"new": _summary(new[name])} if name in new else {}),
+            **one.summary(),
+            "auroc_by_sigma": {f"{s:g}": one.auroc_per_donor(s) for s in one.sigmas},
+            "difference": {
+                b: difference(one.part(keys).donors(), found[b].part(keys).donors())
+                for b, keys in shared.items()
+                if keys
+            },
+            **({"new": new[name].summary()} if name in new else {}),
         }
     ordered = sorted(candidates.items(), key=lambda item: -item[1]["auroc_per_donor"].value)
+    most = {n: max((one[n] for one in candidates.values()), default=0) for n in ("healthy_donors", "subjects")}
     return plain(
         {
             "protocol": search.protocol,
             "seeds": list(search.seeds),
-            "runs": len(search.seeds) * int(search.protocol.partition(":")[2]),
+            "runs": len(search.seeds) * search.folds,
             "new_donors": list(search.new_donors),
-            "healthy_donors": max((one["healthy_donors"] for one in candidates.values()), default=0),
-            "subjects": max((one["subjects"] for one in candidates.values()), default=0),
+            **most,
             "candidates": dict(ordered),
         }
     )
-
-
-def _summary(runs: Recorded) -> dict[str, Any]:
-    """Scores by donor of all donors together."""
-    return {key: value for key, value in runs.donors().summary().items() if key != "donors"}
 
 
 def render(results: Path = RECORDS, config: Path = CONFIG) -> dict[str, str]:
@@ -346,24 +318,20 @@ def render(results: Path = RECORDS, config: Path = CONFIG) -> dict[str, str]:
 
 
 def keep(search: SearchPlan, name: str, cv: Path, data: str, results: Path) -> int:
-    """Record the finished run folders in `cv` as runs of a candidate; returns how many there were.
-
-    For runs that were made elsewhere, such as those of a recipe at its full size. The candidate's settings must be
-    theirs.
+    """Record the finished run folders in `cv`, made elsewhere with the candidate's settings; returns their number.
 
     Raises:
         BlastlensError: no such runs, or one of another recipe.
     """
     (job, *_) = search.jobs([name], 1)
     folder = dataset_folder(data, job.recipe)
-    rows = load_rows(folder)
     runs = sorted(path.parent for path in cv.glob("**/run.json"))
     for run in runs:
         record = json.loads((run / "run.json").read_text())
         if Recipe.from_dict(record["recipe"]).digest != job.recipe.digest:
             raise BlastlensError(f"{run} was made with another recipe than the candidate {name}.")
-        folds = len(make_splits(record["protocol"], rows, record["seed"]))
-        replace(recorded_run(run, folder, folds, job.changes), system=name).write(results)
+        folds = search.folds if record["protocol"] == search.protocol else 1
+        replace(Result.of_run(run, folder, folds, job.changes), system=name).write(results)
     if not runs:
         raise BlastlensError(f"{cv} has no finished runs.")
     return len(runs)
@@ -395,11 +363,11 @@ def _search(arguments: argparse.Namespace) -> int:
         print(f"{keep(search, name, Path(cv), arguments.data, arguments.results)} runs of {name} recorded")
     elif arguments.data:
         folder = dataset_folder(arguments.data, Recipe.load("ours_cnmc2019"))
-        cells = Cells(folder, load_rows(folder), arguments.weights, arguments.cache)
+        cells = Cells(folder, arguments.weights, arguments.cache)
         if not arguments.list:
             run_numbers(search, names, cells, arguments.results)
         jobs = search.jobs(names, arguments.stage)
-        failed = list_or_run(jobs, {"cnmc2019": list(cells.rows)}, arguments, SIGMAS)
+        failed = list_or_run(jobs, {"cnmc2019": cells.rows}, arguments, SIGMAS)
         if arguments.list:
             return 0
     files = render(arguments.results, arguments.config)
