@@ -19,7 +19,7 @@ from PIL import Image
 
 from blastlens import Classifier
 from blastlens.inference import usable_cores
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 
 ROOT = Path(__file__).resolve().parents[1]
 Spread = dict[str, float]  # median, low, high
@@ -101,7 +101,7 @@ def raw_images(folder: Path | None, cells: bool, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"synthetic-{number}.bmp" for number in range(16)]
     for number, file in enumerate(files):
-        (draw_cell("ALL", number) if cells else draw_field("Early", number)).save(file)
+        synthetic_image("ALL" if cells else "Early", number).save(file)
     return files
 
 

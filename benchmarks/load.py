@@ -31,7 +31,7 @@ from benchmarks.questions import BusyError, LostError, Maker, Question, Visitor,
 from blastlens import Classifier
 from blastlens.files import write_json
 from blastlens.model_folder import bundled_models
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 TITLE = "The page under load"
 CLIENTS, REQUESTS = 32, 5000
@@ -170,7 +170,7 @@ def measure_load(clients: int, requests: int, marks: Sequence[int] = ()) -> dict
         folder = Path(temporary)
         questions = ask_for(folder, [Classifier.from_pretrained(name) for name in bundled_models()], requests)
         first = folder / "first.png"
-        draw_cell("ALL", 0).save(first)
+        synthetic_image("ALL", 0).save(first)
         with (
             running_page(environment, first) as (address, _, process),
             tqdm(total=requests, desc=f"{clients} clients", unit="request") as progress,

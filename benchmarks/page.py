@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from benchmarks.common import Figure, Target, machine, running_page, shown, spread, table
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from train.evaluate import latency_ms
 
 TITLE = "The page in a browser"
@@ -140,7 +140,7 @@ def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quic
     model = Classifier.from_pretrained(models[0])
     with TemporaryDirectory() as folder:
         cell = Path(folder) / "cell.png"
-        draw_cell("ALL", 5).save(cell)
+        synthetic_image("ALL", 5).save(cell)
         ready = []
         for _ in range(starts):
             with running_page(environment, cell) as (_, seconds_to_answer, _):

@@ -25,7 +25,7 @@ from blastlens import Classifier
 from blastlens.classifier import suggesting
 from blastlens.corruptions import KINDS, Corruption
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.pictures import data_uri, heat_overlay
 
 NOISE = "gaussian_noise"
@@ -176,7 +176,7 @@ def counts(requests: int) -> dict[str, int]:
 
 @cache
 def _drawing(number: int) -> Image.Image:
-    return draw_cell("ALL" if number % 2 else "HEM", number) if number % 3 else draw_field("Early", number)
+    return synthetic_image("ALL" if number % 2 else "HEM", number) if number % 3 else synthetic_image("Early", number)
 
 
 class Maker:

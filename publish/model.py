@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastlens import Classifier
+from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.integrity import PICKLE_SUFFIXES
 from blastlens.model_folder import GATE_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from publish.hub_client import Hub
 from publish.upload import Log, Published, Upload, publish
 from train import card, modeling_blastlens
@@ -34,7 +35,6 @@ REQUIRED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.jso
 FIGURES = ("figures/noise.png", "figures/calibration.png", "figures/robustness.png")
 ALLOWED = frozenset({*JSON_FILES, GATE_FEATURES, *NETWORKS.values(), "README.md", *FIGURES, CODE.name})
 TOLERANCE = 1e-4  # of a probability, between two runtimes
-SYNTHETIC = {("ALL", "HEM"): draw_cell, ("Benign", "Early", "Pre", "Pro"): draw_field}
 
 
 def publish_model(hub: Hub, copy: Path, upload: Upload, log: Log, dry_run: bool = False) -> Published | None:
@@ -178,8 +178,9 @@ def probe_images(folder: ModelFolder) -> list[Image.Image]:
     size = folder.view.size
     coarse = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     clouds = [Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in coarse]
-    draw = SYNTHETIC.get(folder.label_names)
-    return clouds + [draw(label, seed, size) for label in folder.label_names if draw for seed in (1, 2)]
+    labels = folder.label_names if dataset_info(folder.label_names).known else ()
+    synthetic = [synthetic_image(label, seed) for label in labels for seed in (1, 2)]
+    return clouds + [image.resize((size, size), Image.Resampling.LANCZOS) for image in synthetic]
 
 
 def _require_own_code(folder: ModelFolder) -> None:

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.hub import fetch
 from blastlens.model_folder import GATE_FEATURES, PRECISIONS, ModelFolder, bundled_models, bundled_root
+from blastlens.synthetic_images import synthetic_image
 from publish import space
 from publish.hub_client import Hub
-from publish.model import SYNTHETIC
 from publish.space import ROOT, PinnedModel
 from publish.static_check import check_page
 from publish.static_records import card_path, model_record, settings
@@ -196,12 +197,12 @@ def model_files(folder: ModelFolder) -> dict[str, bytes]:
 def synthetic_examples(labels: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
     """Synthetic images for models with these labels: label and PNG by path; none for unknown labels."""
     found: dict[str, tuple[str, bytes]] = {}
-    if labels not in SYNTHETIC:
+    if not dataset_info(labels).known:
         return found
     for seed in range(EXAMPLES_PER_LABEL.get(len(labels), 1)):
         for label in labels:
             file = BytesIO()
-            SYNTHETIC[labels](label, seed).save(file, "PNG")
+            synthetic_image(label, seed).save(file, "PNG")
             found[f"examples/synthetic-{label}-{seed + 1}.png"] = (label, file.getvalue())
     return found
 

@@ -13,7 +13,7 @@ from helpers_models import LABELS, PREPROCESSOR, config_json, write_json
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 32
@@ -57,7 +57,7 @@ def cells(folder: Path, number: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{n:03d}.png" for n in range(number)]
     for n, file in enumerate(files):
-        cell = draw_cell("ALL" if n % 2 else "HEM", n % 7).resize((SIDE + n % 5, SIDE + n % 5))
+        cell = synthetic_image("ALL" if n % 2 else "HEM", n % 7).resize((SIDE + n % 5, SIDE + n % 5))
         (cell if n % 10 else Image.new("RGB", cell.size, (200, n, 90))).save(file)
     return files
 

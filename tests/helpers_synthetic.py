@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from blastlens.synthetic_images import CELL_BOX, FIELD_FRAME, draw_cell, draw_field
+from blastlens.synthetic_images import CELL_BOX, FIELD_FRAME, synthetic_image
 
 CELLS, FIELDS = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
 
@@ -30,7 +30,7 @@ def drawn_dataset(
 
     Args:
         folder: made if absent; files of the same name are replaced.
-        labels: labels of `draw_cell`, or of `draw_field`; the CSV spells those of cells in lower case.
+        labels: labels of `synthetic_image`; the CSV spells those of cells in lower case.
         per_group: images per group.
         groups_per_label: groups, each of one label, spread over three folds.
         size: side of the images in px.
@@ -55,7 +55,7 @@ def drawn_dataset(
             (folder / fold / name).mkdir(parents=True, exist_ok=True)
             for i in range(per_group):
                 image_seed = seed * 1_000_000 + number * per_group + i
-                original = draw_cell(label, image_seed) if cells else draw_field(label, image_seed)
+                original = synthetic_image(label, image_seed)
                 margin = (original.width - side) / 2
                 box = (margin, margin, original.width - margin, original.height - margin)
                 image = original.resize((size, size), Image.Resampling.LANCZOS, box=box)

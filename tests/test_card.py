@@ -22,7 +22,7 @@ from PIL import Image
 
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from train import card, pipeline_evaluation
 from train.card import metadata
 from train.card.facts import Facts
@@ -357,7 +357,7 @@ def test_optional_sections_are_there_where_they_were_measured(model, tmp_path, u
 @pytest.mark.parametrize(("model", "image"), [(CELLS, "cell.bmp"), (FIELDS, "field.jpg")])
 def test_every_code_example_runs_and_gives_the_classifiers_answer(model, image, tmp_path):
     (tmp_path / "models").symlink_to(ROOT / "models")
-    (draw_cell("ALL", 3) if model == CELLS else draw_field("Early", 3)).save(tmp_path / image)
+    synthetic_image("ALL" if model == CELLS else "Early", 3).save(tmp_path / image)
     text = (ROOT / "models" / model / "README.md").read_text()
     classifier = Classifier.from_pretrained(model)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

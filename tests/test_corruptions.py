@@ -12,10 +12,10 @@ from blastlens import BlastlensError, Corruption
 from blastlens.corruptions import BLACK, CURVE_SIGMAS, KINDS
 from blastlens.corruptions.colour import _BLUE, _EOSIN
 from blastlens.noise import IMAGENET_C_SIGMAS, PAPER_SIGMAS, TRAIN_SIGMAS
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 
-CELL = np.array(draw_cell("ALL", 3, size=224))
-FIELD = np.array(draw_field("Pre", 1))
+CELL = np.array(synthetic_image("ALL", 3).resize((224, 224)))
+FIELD = np.array(synthetic_image("Pre", 1))
 
 
 def arms(kind):
@@ -49,7 +49,7 @@ def test_a_kind_has_five_severities_within_its_range_that_grow_and_are_marked(na
 @pytest.mark.parametrize("side", [112, 224])
 @pytest.mark.parametrize("which", ["cell", "field"])
 def test_a_severity_is_stronger_than_the_one_before_in_views_of_any_size(name, side, which):
-    pixels = np.array(draw_cell("HEM", 4, size=side) if which == "cell" else draw_field("Early", 2, size=side))
+    pixels = np.array(synthetic_image("HEM" if which == "cell" else "Early", 4).resize((side, side)))
     for way in range(2 if KINDS[name].both_ways else 1):
         levels = [KINDS[name].levels_of(severity)[way] for severity in range(1, 6)]
         away = [distance(Corruption(name, level).apply(pixels, 7), pixels) for level in levels]

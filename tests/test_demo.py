@@ -26,7 +26,7 @@ from blastlens.classifier import Curve
 from blastlens.corruptions import KINDS, Corruption
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import add_gaussian_noise
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.examples import examples_for
 from blastlens.ui.links import Scene, read_scene
 from blastlens.ui.model_registry import Shelf
@@ -78,7 +78,7 @@ def shown_pixels(html, number=0):
 
 def write_odd_files(folder):
     """Good images in the forms that a browser, or Gradio itself, would change on the way."""
-    raw = draw_cell("ALL", 0)
+    raw = synthetic_image("ALL", 0)
     raw.save(folder / "raw.bmp")
     raw.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
     raw.save(folder / "frames.gif", save_all=True, append_images=[Image.new("RGB", raw.size)])
@@ -118,14 +118,14 @@ def test_the_api_refuses_each_bad_file_in_one_sentence(client, bad_files):
     ],
 )
 def test_the_api_refuses_settings_out_of_range_in_one_sentence(client, tmp_path, settings, reason):
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     request = {"image": handle_file(tmp_path / "cell.png"), "model": CELL, "sigma": 0, "seed": 0} | settings
     with pytest.raises(AppError, match=re.escape(reason)):
         client.predict(**request, api_name="/classify")
 
 
 def test_the_api_makes_an_image_worse_as_asked(client, classifiers, tmp_path):
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     for kind in KINDS:
         if kind != NOISE:
             level = KINDS[kind].high
@@ -139,7 +139,7 @@ def test_the_api_makes_an_image_worse_as_asked(client, classifiers, tmp_path):
 
 
 def test_the_api_draws_a_curve_over_patterns(client, classifiers, tmp_path):
-    draw_cell("HEM", 3).save(tmp_path / "cell.png")
+    synthetic_image("HEM", 3).save(tmp_path / "cell.png")
     answer = client.predict(handle_file(tmp_path / "cell.png"), CELL, NOISE, 3, 5, api_name="/noise_curve")
     expected = classifiers[CELL].curve(tmp_path / "cell.png", seeds=(5, 6, 7))
     assert answer["levels"] == list(expected.levels)
@@ -170,7 +170,7 @@ def test_the_endpoints_are_these_each_described_with_types_and_examples(client):
     "form", [str, lambda p: {"path": str(p)}, lambda p: {"path": [str(p)]}], ids=["text", "dict", "list"]
 )
 def test_the_api_reads_no_file_of_the_server(demo_address, tmp_path, form):
-    draw_cell("ALL", 0).save(tmp_path / "secret.png")
+    synthetic_image("ALL", 0).save(tmp_path / "secret.png")
     stolen = form(tmp_path / "secret.png")
     for data in ([stolen, "", 0, 0, "none", 0, 0], [stolen, "", NOISE, 1, 0, 0]):
         name = "classify" if len(data) == 7 else "noise_curve"
@@ -210,7 +210,7 @@ def settings(file, kind=NOISE, level=0.0, seed=0, share=0.0, model=CELL):
 
 
 def test_the_tab_shows_what_the_classifier_predicts(tab, classifiers, tmp_path):
-    draw_cell("ALL", 0).save(tmp_path / "raw.bmp")
+    synthetic_image("ALL", 0).save(tmp_path / "raw.bmp")
     for model in (CELL, FIELD):
         for change in (Corruption(NOISE, 12), Corruption("blur", 3)):
             chosen = settings(tmp_path / "raw.bmp", change.kind, change.level, 5, model=model)
@@ -230,7 +230,7 @@ def test_the_tab_shows_what_the_classifier_predicts(tab, classifiers, tmp_path):
 
 
 def test_the_preview_repeats_itself_and_shows_the_noise_that_is_classified(tab, classifiers, tmp_path):
-    draw_cell("HEM", 2).save(tmp_path / "cell.png")
+    synthetic_image("HEM", 2).save(tmp_path / "cell.png")
     one, again, other = (tab.preview(*settings(tmp_path / "cell.png", level=30, seed=seed)) for seed in (0, 0, 1))
     assert one == again
     assert one[0] != other[0]
@@ -255,7 +255,7 @@ def test_a_file_name_cannot_write_into_the_page(tab, tmp_path):
 
 @pytest.mark.parametrize("seed", [None, 1.5, -1, "x"])
 def test_an_invalid_seed_is_refused_in_one_sentence_by_tab_and_api(tab, client, tmp_path, seed):
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     chosen = settings(tmp_path / "cell.png", level=20, seed=seed)
     assert "whole number" in tab.answer(*chosen)[3]
     assert "<svg" not in tab.curve(*chosen)
@@ -266,7 +266,7 @@ def test_an_invalid_seed_is_refused_in_one_sentence_by_tab_and_api(tab, client, 
 
 
 def test_patterns_past_the_last_seed_start_over(tab, client, tmp_path):
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     last = 2**64 - 1
     request = {"image": handle_file(tmp_path / "cell.png"), "seed": last, "patterns": 2}
     assert client.predict(**request, api_name="/noise_curve")["levels"]
@@ -300,7 +300,7 @@ def test_an_example_is_picked_by_its_place_and_survives_the_deletion_of_its_copy
 
 
 def test_another_model_keeps_an_uploaded_image_and_replaces_an_example(tab, tmp_path):
-    draw_cell("ALL", 9).save(tmp_path / "mine.png")
+    synthetic_image("ALL", 9).save(tmp_path / "mine.png")
     _, thumbnails, path, _ = tab.switch(upload(tmp_path / "mine.png"), FIELD)
     assert Path(path).name == "mine.png"
     assert [caption for _, caption in thumbnails] == [f"{label}, drawn" for label in ("Benign", "Early", "Pre", "Pro")]

@@ -16,7 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from blastlens.classifier import DISCLAIMER
 from blastlens.external_result import NOT_VALIDATED
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 # What every answer says of its origin; list_models says it of each model.
 CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}
@@ -28,12 +28,12 @@ JUDGED = ("in_domain", "label_set", "flagged", "suggestion")
 def files(tmp_path_factory):
     """One drawn cell, and a zip of labelled ones of four subjects."""
     folder = tmp_path_factory.mktemp("files")
-    draw_cell("ALL", 3).save(folder / "cell.png")
+    synthetic_image("ALL", 3).save(folder / "cell.png")
     with zipfile.ZipFile(folder / "labelled.zip", "w") as archive:
         for label in ("ALL", "HEM"):
             for number in range(4):
                 file = BytesIO()
-                draw_cell(label, number).save(file, "PNG")
+                synthetic_image(label, number).save(file, "PNG")
                 archive.writestr(f"{label}/{label.lower()}{number % 2}/{number}.png", file.getvalue())
     return folder
 

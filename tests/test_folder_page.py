@@ -8,7 +8,7 @@ import pytest
 from helpers_models import blobs
 from PIL import Image
 
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 FOLDER = "/?tab=folder"
 
@@ -26,7 +26,7 @@ def patients(tmp_path_factory):
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(29):
             subject = ("5", "12", "H3")[number % 3]
-            archive.writestr(f"UID_{subject}_{number}_1_all.png", encoded(draw_cell("ALL", number)))
+            archive.writestr(f"UID_{subject}_{number}_1_all.png", encoded(synthetic_image("ALL", number)))
         archive.writestr("UID_5_99_1_all.png", b"no pixels")
     return path
 
@@ -127,7 +127,7 @@ def test_files_are_added_to_those_there_and_nothing_at_all_is_refused(visit, tmp
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("alert").get_by_text("There are no images yet").wait_for()
     for number in range(3):
-        draw_cell("HEM", number).save(tmp_path / f"{number}.png")
+        synthetic_image("HEM", number).save(tmp_path / f"{number}.png")
     page.locator(".many-files input[type=file]").first.set_input_files([tmp_path / "0.png", tmp_path / "1.png"])
     page.locator(".many-files .file-preview").wait_for()
     with page.expect_file_chooser() as waiting:

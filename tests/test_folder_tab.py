@@ -24,7 +24,7 @@ from blastlens import Classifier
 from blastlens.errors import BlastlensError
 from blastlens.external_result import NOT_VALIDATED
 from blastlens.patients import CAVEAT
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import batch, folder, launch
 from blastlens.ui.batch import BatchRun, image_rows, patient_rows
 from blastlens.ui.folder import FolderTab
@@ -73,7 +73,7 @@ def tab(shelf):
 
 def png(number, label="ALL"):
     file = io.BytesIO()
-    draw_cell(label, number).save(file, "PNG")
+    synthetic_image(label, number).save(file, "PNG")
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ import pytest
 from blastlens import Classifier, image_sources, zips
 from blastlens.errors import BlastlensError
 from blastlens.image_sources import list_sources, natural
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 TABLE = "file_name,subject,label\n"
 
@@ -313,7 +313,7 @@ def test_a_classifier_takes_sources_as_they_are(tmp_path):
     from helpers_models import shared_model_folder
 
     image = io.BytesIO()
-    draw_cell("ALL", 0).save(image, "PNG")
+    synthetic_image("ALL", 0).save(image, "PNG")
     entries = [("a.png", image.getvalue()), ("x/b.png", b"no pixels"), ("c.png", zlib.compress(b""))]
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     outcomes = list(classifier.predict_each(list_sources([write_zip(tmp_path / "a.zip", entries)]).sources))

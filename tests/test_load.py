@@ -16,7 +16,7 @@ from benchmarks import load
 from benchmarks.load import Outcome
 from benchmarks.questions import SHARES, BusyError, LostError, Question, Visitor, digest, same
 from blastlens import Classifier
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import batch, build, launch, single_image
 
 ENDLESS = 7  # the seed of runs that go on until the client disconnects
@@ -46,7 +46,7 @@ def visitor(demo):
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     file = tmp_path_factory.mktemp("cell") / "cell.png"
-    draw_cell("ALL", 3).save(file)
+    synthetic_image("ALL", 3).save(file)
     return file
 
 

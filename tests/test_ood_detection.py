@@ -17,7 +17,7 @@ from blastlens.external_result import NOT_VALIDATED
 from blastlens.integrity import read_tensors
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from publish import model as publish_model
 from train.datasets import load_rows
 from train.ood_fitting import fit_features, write_features
@@ -419,7 +419,7 @@ def test_only_the_first_reasons_are_given(tmp_path):
 @pytest.mark.parametrize("name", [CELLS, FIELDS])
 def test_corruptions_do_not_change_the_ood_check(name):
     classifier = Classifier.from_pretrained(name)
-    picture = draw_cell("HEM", 2) if name == CELLS else draw_field("Early", 2)
+    picture = synthetic_image("HEM" if name == CELLS else "Early", 2)
     assert classifier.predict(picture, sigma=100).in_domain
     for kind in KINDS.values():
         assert classifier.predict(picture, corruption=Corruption(kind.name, kind.high)).in_domain
@@ -436,8 +436,8 @@ def test_bundled_gates_refuse_pictures_that_show_no_smear(name, stranger):
 
 
 def test_bundled_gates_let_the_drawn_examples_of_their_own_kind_pass_and_refuse_the_others():
-    cells = [draw_cell(label, seed) for label in ("ALL", "HEM") for seed in range(5)]
-    fields = [draw_field(label, seed) for label in ("Benign", "Early", "Pre", "Pro") for seed in range(3)]
+    cells = [synthetic_image(label, seed) for label in ("ALL", "HEM") for seed in range(5)]
+    fields = [synthetic_image(label, seed) for label in ("Benign", "Early", "Pre", "Pro") for seed in range(3)]
     for name, own, others in ((CELLS, cells, fields), (FIELDS, fields, cells)):
         classifier = Classifier.from_pretrained(name)
         assert all(map(classifier.fits, own))

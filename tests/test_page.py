@@ -8,7 +8,7 @@ import pytest
 from helpers_files import picture
 from PIL import Image
 
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.links import TABS
 
 TITLES = {
@@ -181,7 +181,7 @@ def test_an_image_can_be_dropped(visit):
     page.get_by_label("Remove Image").click()
     page.locator(".nothing", has_text="Upload or paste").wait_for()
     page.locator(".nothing", has_text="Prediction by level").wait_for()
-    drop(page, ".given button[aria-dropeffect=copy]", "mine.png", png(draw_cell("HEM", 40)))
+    drop(page, ".given button[aria-dropeffect=copy]", "mine.png", png(synthetic_image("HEM", 40)))
     answered(page)
     assert sides(page) != before
     assert "image" not in query(page)  # an own image is never part of the link
@@ -203,7 +203,7 @@ def test_an_image_can_be_pasted(visit, by):
     page.evaluate(
         """async bytes => navigator.clipboard.write(
           [new ClipboardItem({"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
-        list(png(draw_cell("ALL", 41))),
+        list(png(synthetic_image("ALL", 41))),
     )
     if by == "keys":
         page.keyboard.press("Control+v")
@@ -217,7 +217,7 @@ def test_an_image_can_be_pasted(visit, by):
 def test_a_bad_file_gets_one_sentence_and_the_next_one_an_answer(visit, tmp_path):
     page = visit().page
     answered(page)
-    (tmp_path / "broken.png").write_bytes(png(draw_cell("ALL", 1))[:900])
+    (tmp_path / "broken.png").write_bytes(png(synthetic_image("ALL", 1))[:900])
     page.locator(".given input[type=file]").set_input_files(tmp_path / "broken.png")
     alert = page.locator(".notes .error")
     alert.wait_for()

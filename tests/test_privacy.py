@@ -21,7 +21,7 @@ from helpers_page import ROOT, TOKEN, running_page
 
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.temp_files import OLDEST_S, _is_orphan, every_s, keep_s, sweep
 from blastlens.ui import build, forget, single_image
 from blastlens.ui.server import FAILED
@@ -100,7 +100,7 @@ def test_uploads_have_their_own_folder_inside_a_configured_one(tmp_path):
 @pytest.mark.slow
 def test_a_page_that_is_stopped_leaves_nothing_behind(tmp_path):
     (tmp_path / "of-the-page").mkdir()
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -143,7 +143,7 @@ def told(address, fn, data, visitor):
 @pytest.mark.slow
 def test_uploads_and_results_are_deleted_on_schedule(tmp_path):
     """Files and results on disk, their addresses, and what is in memory; of a page that keeps them for some seconds."""
-    draw_cell("ALL", 0).save(tmp_path / "patient-7.png")
+    synthetic_image("ALL", 0).save(tmp_path / "patient-7.png")
     data = (tmp_path / "patient-7.png").read_bytes()
     with running_page(tmp_path, BLASTLENS_KEEP_S="12") as page:
         config = httpx.get(f"{page.address}/config").json()
@@ -173,9 +173,9 @@ def test_uploads_and_results_are_deleted_on_schedule(tmp_path):
 @pytest.mark.slow
 def test_a_page_sends_no_request_and_reports_failures_without_names(tmp_path):
     """With default settings: a good image, a bad one, and one over which the classifier fails."""
-    draw_cell("ALL", 0).save(tmp_path / "patient-7.png")
+    synthetic_image("ALL", 0).save(tmp_path / "patient-7.png")
     (tmp_path / "patient-8.png").write_bytes(b"no image")
-    draw_cell("HEM", 0).save(tmp_path / "patient-9-breaks.png")
+    synthetic_image("HEM", 0).save(tmp_path / "patient-9-breaks.png")
     with running_page(tmp_path) as page:
         client = Client(page.address, verbose=False, download_files=False)
         assert client.predict(handle_file(tmp_path / "patient-7.png"), api_name="/classify")["label"] in ("ALL", "HEM")
@@ -211,7 +211,7 @@ def test_idle_sessions_are_forgotten(tmp_path):
     for session in ("idle", "busy"):
         demo.state_holder[session]
     demo.state_holder.time_last_used["idle"] -= timedelta(seconds=100)
-    draw_cell("ALL", 0).save(tmp_path / "cell.png")
+    synthetic_image("ALL", 0).save(tmp_path / "cell.png")
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     single_image._pixels(classifier, str(tmp_path / "cell.png"))
     forget(demo, older_than=60)

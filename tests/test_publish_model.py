@@ -15,7 +15,7 @@ from helpers_models import make_model_folder, write_json, write_record
 import hub_upload
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from publish import model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -267,8 +267,8 @@ def images_of(kind: str, folder: Path) -> list[Path]:
     data = os.environ.get("BLASTLENS_DATA")
     if data and (images := sorted(Path(data).glob({"cell": "cnmc2019/**/*.webp", "field": "aria2021/**/*.jpg"}[kind]))):
         return [images[i] for i in np.linspace(0, len(images) - 1, 12).astype(int)]
-    draw, labels = (draw_cell, ("ALL", "HEM")) if kind == "cell" else (draw_field, ("Benign", "Early", "Pre", "Pro"))
+    labels = ("ALL", "HEM") if kind == "cell" else ("Benign", "Early", "Pre", "Pro")
     paths = [folder / f"{label}{seed}.png" for label in labels for seed in range(3)]
     for path in paths:
-        draw(path.stem[:-1], int(path.stem[-1]), 224).save(path)
+        synthetic_image(path.stem[:-1], int(path.stem[-1])).resize((224, 224)).save(path)
     return paths

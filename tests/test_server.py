@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from blastlens import temp_files
 from blastlens.errors import BlastlensError
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import build, launch, server
 from blastlens.ui.server import FAILED, FULL, Page, Shield
 
@@ -201,7 +201,7 @@ def test_no_event_of_the_page_fetches_an_address(page, fetched):
 
 def test_the_address_of_an_upload_stands_for_it(page):
     data = BytesIO()
-    draw_cell("ALL", 0).save(data, "PNG")
+    synthetic_image("ALL", 0).save(data, "PNG")
     (place,) = upload(page[1], "cell.png", data.getvalue()).json()
     address = f"{page[1]}/gradio_api/file={place}"
     for file in ({"path": address, "meta": {"_type": "gradio.FileData"}}, {"path": place, "meta": {}}):

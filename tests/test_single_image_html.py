@@ -19,7 +19,7 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.classifier import Prediction
 from blastlens.external_result import NOT_VALIDATED
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.batch import BatchRun, image_rows, image_table
 from blastlens.ui.examples import examples_for
 from blastlens.ui.folder import summary_html
@@ -105,7 +105,7 @@ def upload(tmp_path, image, name="mine.png"):
 
 
 def test_a_cell_given_to_the_field_model_is_opened_in_the_cell_model_by_one_click(tab, tmp_path):
-    cell = upload(tmp_path, draw_cell("ALL", 3))
+    cell = upload(tmp_path, synthetic_image("ALL", 3))
     _, _, verdict, details, suggestion, *_ = tab.answer(cell, "tiny-field", NOISE, 0, 0)
     assert "rejected" in details and "Operating point" not in details
     assert "doubtful" in verdict["elem_classes"] and suggestion.visible and "Single cell" in suggestion.value
@@ -120,7 +120,7 @@ def test_labelled_images_of_another_kind_are_counted_by_the_model_that_would_kno
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with zipfile.ZipFile(tmp_path / "slides.zip", "w") as archive:
         for name in ("ALL/a1/1.png", "HEM/h1/1.png"):
-            draw_field("Early", len(name)).save(buffer := BytesIO(), "PNG")
+            synthetic_image("Early", len(name)).save(buffer := BytesIO(), "PNG")
             archive.writestr(name, buffer.getvalue())
     answer = ValidationTab(tab.shelf, gr.File()).answer({"path": str(tmp_path / "slides.zip")}, "tiny-cell")
     assert answer["fits_another_model"] == {"tiny-field": 2}
@@ -142,15 +142,15 @@ def test_the_assumed_prevalence_moves_prediction_and_curve_and_is_reset_by_anoth
 
 
 def test_an_image_that_no_model_accepts_is_rejected_without_a_suggestion(tab, tmp_path):
-    half = draw_field("Early", 2)
+    half = synthetic_image("Early", 2)
     half.paste((0, 0, 0), (0, 0, half.width // 4, half.height))  # a quarter is black: neither a cell nor a field
     _, _, _, details, suggestion, *_ = tab.answer(upload(tmp_path, half), "tiny-cell", NOISE, 0, 0)
     assert "rejected" in details and not suggestion.visible
 
 
 def test_a_batch_counts_rejected_images_and_names_the_model_that_they_fit(tab, tmp_path):
-    draw_cell("ALL", 3).save(tmp_path / "cell.png")
-    draw_field("Early", 3).save(tmp_path / "field.png")
+    synthetic_image("ALL", 3).save(tmp_path / "cell.png")
+    synthetic_image("Early", 3).save(tmp_path / "field.png")
     cell, field = (tab.shelf.classifiers[name] for name in ("tiny-cell", "tiny-field"))
     run = BatchRun.of(cell, [str(tmp_path)], 0, others=(cell, field))
     list(run.steps())

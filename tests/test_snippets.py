@@ -22,7 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from blastlens import Classifier
 from blastlens.classifier import DISCLAIMER
 from blastlens.model_folder import ModelFolder
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import build, code_snippets
 from blastlens.ui.code_snippets import (
     LOCAL,
@@ -56,8 +56,8 @@ def images(tmp_path_factory):
     The cell is a prepared one, 224 px: to shrink a frame of 450 px, transformers rounds other numbers than Pillow.
     """
     folder = tmp_path_factory.mktemp("it's $HOME")
-    draw_cell("ALL", 0).crop((113, 113, 337, 337)).save(folder / "cell 1.png")
-    draw_field("Early", 0).save(folder / "field 1.png")
+    synthetic_image("ALL", 0).crop((113, 113, 337, 337)).save(folder / "cell 1.png")
+    synthetic_image("Early", 0).save(folder / "field 1.png")
     return {"cell": folder / "cell 1.png", "field": folder / "field 1.png"}
 
 

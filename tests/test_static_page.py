@@ -26,7 +26,7 @@ from blastlens.images import open_image, read_image
 from blastlens.model_folder import bundled_models, bundled_root
 from blastlens.noise import add_gaussian_noise
 from blastlens.ood_detection import STATISTICS, statistics_of
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from blastlens.thresholds import Decision
 from blastlens.view import View
 from publish import space, static_page
@@ -104,9 +104,13 @@ def evenly(items: list[Path], count: int) -> list[Path]:
 
 def images_for(model: str) -> list[tuple[str, bytes]]:
     """File name and bytes: real images, or synthetic ones where there are none, and one image of the other kind."""
-    labels, draw = (("ALL", "HEM"), draw_cell) if model == CELL else (("Benign", "Early", "Pre", "Pro"), draw_field)
-    images = [(f"{label}-{n}.png", as_png(draw(label, 40 + n))) for label in labels for n in range(8 // len(labels))]
-    images.append(("other-kind.png", as_png(draw_field("Pre", 3) if model == CELL else draw_cell("HEM", 3))))
+    labels = ("ALL", "HEM") if model == CELL else ("Benign", "Early", "Pre", "Pro")
+    images = [
+        (f"{label}-{n}.png", as_png(synthetic_image(label, 40 + n)))
+        for label in labels
+        for n in range(8 // len(labels))
+    ]
+    images.append(("other-kind.png", as_png(synthetic_image("Pre" if model == CELL else "HEM", 3))))
     if data := os.environ.get("BLASTLENS_DATA"):
         patterns = ("cnmc2019_raw_sample/**/*.bmp", "cnmc2019/**/*.webp") if model == CELL else ("aria2021/**/*.jpg",)
         found = [path for pattern in patterns for path in evenly(sorted(Path(data).glob(pattern)), 8)]
@@ -384,7 +388,7 @@ def drag(one, sigma: int) -> None:
 
 def test_an_image_is_classified_with_and_without_noise(visit, tmp_path):
     path = tmp_path / "cell.png"
-    draw_cell("HEM", 5).save(path)
+    synthetic_image("HEM", 5).save(path)
     one = visit()
     choose(one, path)
     classifier = Classifier.from_pretrained(bundled_root() / CELL, precision="int8")
@@ -403,7 +407,7 @@ def test_the_curve_is_pythons_and_shows_where_the_prediction_flips(visit, tmp_pa
     classifier = Classifier.from_pretrained(bundled_root() / CELL, precision="int8")
     path = tmp_path / "cell.png"
     for seed in range(60):
-        draw_cell("HEM", seed).save(path)
+        synthetic_image("HEM", seed).save(path)
         curve = classifier.noise_curve(path, CURVE_SIGMAS)
         leads = np.abs(curve.probabilities[:, 0] - curve.probabilities[:, 1])
         if curve.flip_sigma and leads.min() > 2 * CLOSE:  # a clear flip
@@ -435,7 +439,7 @@ def test_another_noise_pattern_gives_another_prediction(visit):
 
 def test_an_image_of_another_kind_is_rejected_and_opened_in_its_own_model(visit, tmp_path):
     path = tmp_path / "field.png"
-    draw_field("Early", 5).save(path)
+    synthetic_image("Early", 5).save(path)
     one = visit()
     choose(one, path)
     one.page.get_by_text("rejected. Your image is out of distribution for this model.").wait_for()
@@ -541,7 +545,7 @@ def test_the_security_policy_blocks_requests_to_other_servers_in_the_worker_too(
 
 
 def test_it_uses_several_threads_where_the_browser_allows_it(browser, folder, page):
-    task = {"data": encoded(as_png(draw_cell("ALL", 9))), "name": "cell.png", "sigma": 20, "seed": 1}
+    task = {"data": encoded(as_png(synthetic_image("ALL", 9))), "name": "cell.png", "sigma": 20, "seed": 1}
     with served(folder) as isolated:
         isolated.headers = static_page.HEADERS
         with visiting(browser, isolated.address) as opener:

@@ -9,7 +9,7 @@ import pytest
 from helpers_models import shared_model_folder, write_json, write_record
 from helpers_trust import gate_measured, with_trust
 
-from blastlens.synthetic_images import draw_cell
+from blastlens.synthetic_images import synthetic_image
 
 # Cells lie on black, fields do not: enough to tell them apart by.
 BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}
@@ -81,7 +81,7 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click
     page = opened.page
     answered(page)
     cell = BytesIO()
-    draw_cell("ALL", 41).save(cell, "PNG")
+    synthetic_image("ALL", 41).save(cell, "PNG")
     file = {"name": "mine.png", "mimeType": "image/png", "buffer": cell.getvalue()}
     page.locator(".given input[type=file]").set_input_files(file)
     button = page.get_by_role("button", name=re.compile(r"Open in: Single cell"))

@@ -22,7 +22,7 @@ from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS
-from blastlens.synthetic_images import draw_cell, draw_field
+from blastlens.synthetic_images import synthetic_image
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
 from train.folds import FoldNetworks
@@ -45,7 +45,7 @@ from train.ood_test_images import CORRUPTED, DRAWN, VARIED
 
 CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 300, 300
 # By a model's labels: what its images are called, and how a synthetic one is drawn.
-KINDS = {("ALL", "HEM"): ("cells", draw_cell), ("Benign", "Early", "Pre", "Pro"): ("fields", draw_field)}
+KINDS = {("ALL", "HEM"): "cells", ("Benign", "Early", "Pre", "Pro"): "fields"}
 DRAWN_PER_LABEL = 40
 LISTED = 20  # wrongly judged images that a record names
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -167,8 +167,7 @@ def gate_record(
     sample = of_each_group(rows, CORRUPTED_IMAGES)
     varied = {name: (lambda view, _, vary=vary: vary(view)) for name, vary in VARIED.items()}
     own = [(label, seed) for label in folder.label_names for seed in range(DRAWN_PER_LABEL)]
-    draw_own = KINDS[folder.label_names][1]
-    own_views = [folder.view.apply(draw_own(label, seed)) for label, seed in own]
+    own_views = [folder.view.apply(synthetic_image(label, seed)) for label, seed in own]
     own_names = [f"{label}, seed {seed}" for label, seed in own]
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -244,7 +243,7 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
         )
     for path in folders:
         images_in(path)  # rejects an empty folder before the work begins
-    found = fit(folder, networks, KINDS[folder.label_names][0])
+    found = fit(folder, networks, KINDS[folder.label_names])
     record, score = gate_record(folder, networks, found, folders), found.gate.features
     json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     gate = model / "gate.json"

@@ -12,11 +12,9 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from .. import temp_files
 from ..dataset_info import dataset_info
-from ..synthetic_images import draw_cell, draw_field
+from ..synthetic_images import synthetic_image
 
 PER_LABEL = 3
 # Of the synthetic zip: patients of each label, and images of each patient.
@@ -53,7 +51,7 @@ def drawn_zip(label_names: tuple[str, ...]) -> Path | None:
             for image in range(PATIENTS * IMAGES_OF_EACH):
                 name, person = f"{label}-{image + 1}.png", number * PATIENTS + image // IMAGES_OF_EACH + 1
                 file = BytesIO()
-                _drawing(label, 100 + image).save(file, "PNG")
+                synthetic_image(label, 100 + image).save(file, "PNG")
                 archive.writestr(name, file.getvalue())
                 rows.append(f"{name},made-up {person}")
         archive.writestr("people.csv", "\n".join(rows))
@@ -66,12 +64,8 @@ def _drawn_per_label(labels: Sequence[str]) -> int:
 
 def _draw(label: str, seed: int) -> Example:
     path = _folder() / f"drawn-{label}-{seed + 1}.png"
-    _drawing(label, seed).save(path)
+    synthetic_image(label, seed).save(path)
     return Example(path, label, drawn=True)
-
-
-def _drawing(label: str, seed: int) -> Image.Image:
-    return draw_cell(label, seed) if label in ("ALL", "HEM") else draw_field(label, seed)
 
 
 def _local(root: Path, labels: tuple[str, ...]) -> Iterator[Example]:
