@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from .external_validation import Evaluation, Score, ScorePair
+from .external_validation import Evaluation
 from .folder_labels import FEW_IMAGES
+from .validation_scores import Score, ScorePair
 from .wording import count, listed, percent
 
 # With fewer subjects in a class than the first number, nothing is concluded; with fewer than the second, the intervals

@@ -8,9 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..classifier import DISCLAIMER
-from ..external_validation import REPLICATES, Evaluation, Score
+from ..external_validation import REPLICATES, Evaluation
 from ..folder_labels import accepted
 from ..model_folder import ModelFolder
+from ..validation_scores import Score
 from ..validation_summary import caveats, conclude
 from ..wording import count, percent, with_interval
 from . import plots
