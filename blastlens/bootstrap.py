@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import Floats, GroupSums, Interval, label_index, ratio, report
+from .metrics import Floats, GroupSums, Interval, ratio, report, scalar
 
 
 def percentile_interval(values: ArrayLike) -> Interval:
@@ -31,7 +31,7 @@ def summary(
     probabilities: ArrayLike,
     groups: ArrayLike,
     label_names: Sequence[str],
-    positive: int | str | None = None,
+    positive: int | None = None,
     replicates: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def summary(
     Raises:
         ValueError: as `metrics.summary`; or every replicate had to be discarded.
     """
-    sums = GroupSums.of(labels, probabilities, groups, label_index(positive, label_names))
+    sums = GroupSums.of(labels, probabilities, groups, positive)
     scores = _replicates(sums, replicates, seed)
     found = report(sums, scores, label_names, percentile_interval)
     discarded = replicates - (len(scores["support"]) - 1)
@@ -98,13 +98,10 @@ def difference(
         ValueError: as `summary`, or `metric` is not a scalar score of this kind of data.
     """
     a, b = (
-        _replicates(GroupSums.of(labels, p, groups, positive), replicates, seed)
+        scalar(_replicates(GroupSums.of(labels, p, groups, positive), replicates, seed), metric)
         for p in (probabilities_a, probabilities_b)
     )
-    known = [name for name, values in a.items() if values.ndim == 1]
-    if metric not in known:
-        raise ValueError(f"no score named {metric!r} for these predictions; there are {', '.join(known)}")
-    return percentile_interval(a[metric] - b[metric])
+    return percentile_interval(a - b)
 
 
 def mean(
@@ -143,7 +140,7 @@ def mean(
 def classwise_ece(
     labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike, replicates: int = 2000, seed: int = 0
 ) -> Interval:
-    """`metrics.classwise_ece` with its interval; arguments as for `summary`."""
+    """Class-wise expected calibration error (see `GroupSums.classwise_ece`); arguments as for `summary`."""
     sums = GroupSums.of(labels, probabilities, groups)
     return percentile_interval(sums.classwise_ece(group_weights(sums.holds, replicates, seed)))
 
@@ -151,7 +148,9 @@ def classwise_ece(
 def aurc(
     labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike, replicates: int = 2000, seed: int = 0
 ) -> Interval:
-    """`metrics.aurc` with its interval; arguments as for `summary`. Each replicate is ranked anew."""
+    """Area under the risk-coverage curve, 0 (never wrong) to 1: the mean risk over the coverages 1/N, ..., N/N (Geifman
+    et al. 2019, arXiv:1805.08206). Each replicate is ranked anew; arguments as for `summary`.
+    """
     sums = GroupSums.of(labels, probabilities, groups)
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     order = np.argsort(-p.max(axis=1), kind="stable")

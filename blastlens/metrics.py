@@ -53,7 +53,7 @@ def softmax(logits: ArrayLike) -> Floats:
 
 
 def summary(
-    labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str], positive: int | str | None = None
+    labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str], positive: int | None = None
 ) -> dict[str, Any]:
     """All scores of one set of predictions.
 
@@ -61,7 +61,7 @@ def summary(
         labels: (N,) class indices.
         probabilities: (N, C), rows that sum to 1.
         label_names: the C names, in index order.
-        positive: index or name of the class that counts as disease; two classes only.
+        positive: index of the class that counts as disease; two classes only.
 
     Returns:
         `accuracy`, `balanced_accuracy` (mean recall of the classes that occur), `weighted_f1`, `macro_f1` (a class that
@@ -76,54 +76,25 @@ def summary(
     Raises:
         ValueError: shapes that disagree, no images, labels out of range, rows that are not probabilities.
     """
-    sums = GroupSums.of(labels, probabilities, None, label_index(positive, label_names))
+    sums = GroupSums.of(labels, probabilities, None, positive)
     return report(sums, sums.scores(np.ones((1, 1))), label_names, lambda values: float(values[0]))
 
 
-def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Share of images whose predicted class is right, 0 to 1."""
-    return _score("accuracy", labels, probabilities)
-
-
-def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean recall of the classes that occur in `labels`, 0 to 1."""
-    return _score("balanced_accuracy", labels, probabilities)
-
-
-def weighted_f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """F1 of each class averaged with the class's image count as weight, 0 to 1."""
-    return _score("weighted_f1", labels, probabilities)
-
-
-def auroc(labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None) -> float:
-    """Area under the ROC curve, 0 to 1: of class `positive` for two classes, mean one-vs-rest for more.
-
-    NaN if it is undefined because a class is absent.
+def score(name: str, labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None) -> float:
+    """One score of `summary`.
 
     Raises:
-        ValueError: two classes without `positive`, or as `summary`.
+        ValueError: `name` is not a score of these predictions, or as `summary`.
     """
-    return _score("auroc", labels, probabilities, positive)
+    return float(scalar(GroupSums.of(labels, probabilities, None, positive).scores(np.ones((1, 1))), name)[0])
 
 
-def ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Expected calibration error, 0 to 1; see `summary`."""
-    return _score("ece", labels, probabilities)
-
-
-def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean negative log probability of the true class, in nats; clipped at machine epsilon."""
-    return _score("log_loss", labels, probabilities)
-
-
-def classwise_ece(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Class-wise expected calibration error, 0 to 1 (Kull et al. 2019, arXiv:1910.12656).
-
-    For each class: the difference between its predicted probability and its frequency, whether or not it was predicted,
-    in `ECE_BINS` equal-width bins and averaged over images; then the mean over the classes. Errors of two classes in
-    opposite directions do not cancel out.
-    """
-    return float(GroupSums.of(labels, probabilities).classwise_ece(np.ones((1, 1)))[0])
+def scalar(scores: Mapping[str, Floats], name: str) -> Floats:
+    """The (R,) values of one score; raises ValueError for a name that is none."""
+    known = [one for one, values in scores.items() if values.ndim == 1]
+    if name not in known:
+        raise ValueError(f"no score named {name!r} for these predictions; there are {', '.join(known)}")
+    return scores[name]
 
 
 def constant_weighted_f1(share: float) -> float:
@@ -171,12 +142,6 @@ def risk_coverage(labels: ArrayLike, probabilities: ArrayLike, points: int = 10)
     risks = np.cumsum((np.bincount(block, wrong) / count)[block]) / np.arange(1, len(wrong) + 1)
     taken = -(-np.arange(1, points + 1) * len(risks) // points)
     return [(float(j / points), float(risks[k - 1])) for j, k in enumerate(taken, start=1)]
-
-
-def aurc(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Area under the risk-coverage curve, 0 (never wrong) to 1: the mean risk over the coverages 1/N, ..., N/N
-    (Geifman et al. 2019, arXiv:1805.08206)."""
-    return float(np.mean([risk for _, risk in risk_coverage(labels, probabilities, points=len(np.asarray(labels)))]))
 
 
 @dataclass(frozen=True)
@@ -282,7 +247,13 @@ class GroupSums:
         return scores
 
     def classwise_ece(self, weights: Floats) -> Floats:
-        """(R,) `classwise_ece` of R weightings (R, G) of the groups."""
+        """(R,) class-wise expected calibration errors, 0 to 1, of R weightings (R, G) of the groups (Kull et al. 2019,
+        arXiv:1910.12656).
+
+        For each class: the difference between its predicted probability and its frequency, whether or not it was
+        predicted, in `ECE_BINS` equal-width bins and averaged over images; then the mean over the classes. Errors of
+        two classes in opposite directions do not cancel out.
+        """
         gaps = np.abs(np.tensordot(weights, self.class_gaps, axes=1)).sum(axis=2).mean(axis=1)
         return gaps / (weights @ np.bincount(self.group))
 
@@ -308,15 +279,6 @@ def report(
     }
 
 
-def label_index(positive: int | str | None, label_names: Sequence[str]) -> int | None:
-    """The index of a label given by index or name; ValueError for an unknown name."""
-    if not isinstance(positive, str):
-        return positive
-    if positive not in label_names:
-        raise ValueError(f"no label named {positive!r} among {', '.join(label_names)}")
-    return list(label_names).index(positive)
-
-
 def ratio(numerator: ArrayLike, denominator: ArrayLike, otherwise: float = np.nan) -> Floats:
     """Quotients, `otherwise` where the denominator is not above 0."""
     out = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), otherwise)
@@ -328,13 +290,6 @@ def one_hot(labels: NDArray[Any], n_classes: int) -> Floats:
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= n_classes:
         raise ValueError(f"labels must be integers from 0 to {n_classes - 1}")
     return np.eye(n_classes)[labels]
-
-
-def _score(name: str, labels: ArrayLike, probabilities: ArrayLike, positive: int | None = None) -> float:
-    scores = GroupSums.of(labels, probabilities, None, positive).scores(np.ones((1, 1)))
-    if name not in scores:
-        raise ValueError(f"{name} of two classes needs the index of the positive one")
-    return float(scores[name][0])
 
 
 def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[Any], Floats]:

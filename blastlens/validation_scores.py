@@ -63,11 +63,12 @@ def scores_of(
 ) -> tuple[dict[str, Score], tuple[tuple[int, ...], ...]]:
     """The scores that these images define, and the confusion matrix."""
     positive = _positive(names)
+    index = None if positive is None else list(names).index(positive)
     with np.errstate(invalid="ignore"):
         try:
-            found = bootstrap.summary(truth, probabilities, groups, names, positive, replicates)
+            found = bootstrap.summary(truth, probabilities, groups, names, index, replicates)
         except ValueError:  # no replicate held every class: there is no interval
-            found = metrics.summary(truth, probabilities, names, positive)
+            found = metrics.summary(truth, probabilities, names, index)
     confusion = tuple(tuple(row) for row in found["confusion_matrix"])
     support = {name: sum(row) for name, row in zip(names, confusion, strict=True) if sum(row)}
     scores = {name: _score(found[name]) for name in SCORES if name in found}

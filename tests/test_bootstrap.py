@@ -1,8 +1,10 @@
 """Bootstrap replicates against the resampled images that they stand for."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from test_metrics import predictions
+from test_metrics import aurc, classwise_ece, predictions
 
 from blastlens import bootstrap, metrics
 from blastlens.metrics import GroupSums, Interval
@@ -43,8 +45,9 @@ def test_an_interval_is_the_percentiles_of_the_scores_of_resampled_images(name, 
     else:
         found = getattr(bootstrap, name)(labels, probabilities, groups, **how)
     holds = GroupSums.of(labels, probabilities, groups).holds
+    score = {"classwise_ece": classwise_ece, "aurc": aurc}.get(name, partial(metrics.score, name))
     data, *draws = (
-        getattr(metrics, name)(labels[images], probabilities[images])
+        score(labels[images], probabilities[images])
         for images in resampled(bootstrap.group_weights(holds, **how), groups)
     )
     low, high = np.quantile(draws, [0.025, 0.975])
@@ -96,7 +99,9 @@ def test_a_paired_difference_is_seen_where_separate_intervals_hide_it():
         for wrong in (draw < difficulty - 0.05, draw < difficulty)
     )
     gain = bootstrap.difference(labels, a, b, groups)
-    assert gain.value == pytest.approx(metrics.weighted_f1(labels, a) - metrics.weighted_f1(labels, b), abs=1e-12)
+    assert gain.value == pytest.approx(
+        metrics.score("weighted_f1", labels, a) - metrics.score("weighted_f1", labels, b), abs=1e-12
+    )
     assert gain.low > 0
     alone = [bootstrap.summary(labels, p, groups, CELLS)["weighted_f1"] for p in (a, b)]
     assert alone[0].low < alone[1].high

@@ -50,7 +50,7 @@ def of(record, name):
 def f1_of(networks, corruptions):
     """Weighted F1 of the rule on all images after each corruption, pooled."""
     views = [by_redness(one.apply(v, seed=i)) for one in corruptions for i, v in enumerate(networks.pixels)]
-    return metrics.weighted_f1(np.tile(networks.labels, len(corruptions)), metrics.softmax(np.array(views)))
+    return metrics.score("weighted_f1", np.tile(networks.labels, len(corruptions)), metrics.softmax(np.array(views)))
 
 
 def test_every_kind_is_measured_at_five_severities_and_the_record_is_json(record):

@@ -74,8 +74,8 @@ def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
     return plain(
         {
             "protocol": networks.protocol,
-            "weighted_f1_fp32": metrics.weighted_f1(before.label, before.probabilities),
-            "weighted_f1_int8": metrics.weighted_f1(before.label, after),
+            "weighted_f1_fp32": metrics.score("weighted_f1", before.label, before.probabilities),
+            "weighted_f1_int8": metrics.score("weighted_f1", before.label, after),
             "difference": bootstrap.difference(before.label, after, before.probabilities, networks.groups),
             "probability_moved": {"median": np.median(moved), "p99": np.quantile(moved, 0.99)},
             "same_label": float((after.argmax(1) == before.probabilities.argmax(1)).mean()),

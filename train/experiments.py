@@ -82,7 +82,7 @@ class Trial:
         if p.shape[1] == 2:
             scores = DonorScores.of(label == 0, p[chosen, 0], images.group[chosen], images.fold[chosen])
             return float(scores.replicates(0)["auroc_per_donor"][0])
-        return metrics.weighted_f1(label, p[chosen])
+        return metrics.score("weighted_f1", label, p[chosen])
 
 
 def every_fold(folder: Path) -> list[Result]:

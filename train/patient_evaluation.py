@@ -254,7 +254,7 @@ def auroc_interval(means: np.ndarray, leukemic: np.ndarray) -> Interval:
     deviations away, with the variance of Hanley and McNeil (1982, doi 10.1148/radiology.143.1.7063747). It has a width
     even where the ranking is perfect.
     """
-    area = metrics.auroc(leukemic.astype(int), np.stack([1 - means, means], axis=1), positive=1)
+    area = metrics.score("auroc", leukemic.astype(int), np.stack([1 - means, means], axis=1), positive=1)
     positives, negatives = int(leukemic.sum()), int((~leukemic).sum())
 
     def away(true: float) -> float:

@@ -45,8 +45,8 @@ class Scores(evaluate.Metric):
         return {
             "images": len(labels),
             "right": int((np.asarray(predictions) == labels).sum()),
-            "accuracy": metrics.accuracy(labels, one_hot),
-            "weighted_f1": metrics.weighted_f1(labels, one_hot),
+            "accuracy": metrics.score("accuracy", labels, one_hot),
+            "weighted_f1": metrics.score("weighted_f1", labels, one_hot),
         }
 
 

@@ -55,7 +55,7 @@ class Baseline:
         probabilities = np.empty((len(x), len(self.models[0].classes_)))
         for k in np.unique(fold):
             probabilities[fold == k] = self.models[k].predict_proba(x[fold == k])
-        return 1 - metrics.weighted_f1(labels, probabilities)
+        return 1 - metrics.score("weighted_f1", labels, probabilities)
 
 
 @dataclass(frozen=True, eq=False)
