@@ -90,7 +90,7 @@ def test_the_report_names_every_file_that_was_not_used(
     (folds / "notes.txt").write_text("hello")
     write_cell(folds / "C-NMC_test_final_phase_data/1.bmp", seed=8)
 
-    assert main(["prepare", "cnmc2019", str(folds), str(out), "--workers", "2"]) == 0
+    assert main(["prepare", "cnmc2019", str(folds), str(out)]) == 0
     text = capsys.readouterr().out
     assert "17 files seen" in text
     assert "used            8  (4 all, 4 hem)" in text
@@ -216,7 +216,7 @@ def start_slow_run(folds: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "train.datasets", "prepare", "cnmc2019", str(folds), str(out)]
     # Started from a background job of a shell, these tests ignore interrupts, and so would the run.
     heed = signal.signal(signal.SIGINT, signal.default_int_handler)
-    run = subprocess.Popen([*command, "--workers", "1"], cwd=ROOT, stderr=subprocess.PIPE)
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     signal.signal(signal.SIGINT, heed)
     deadline = time.monotonic() + 60
     while len(list((out.parent / ".out.partial").rglob("*.webp"))) < 5:

@@ -173,7 +173,7 @@ def an_earlier_dataset(shop: Workshop, place: Path) -> None:
 
 
 def preparing(source: Path, place: Path) -> Command:
-    argv = ("prepare", "cnmc2019", source, place / "out", "--workers", 2)
+    argv = ("prepare", "cnmc2019", source, place / "out")
     return command("train.datasets.__main__", *argv, root=place)
 
 

@@ -1,7 +1,6 @@
 """Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`."""
 
 import argparse
-import os
 import sys
 import warnings
 from collections import Counter
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
-            report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size, arguments.workers)
+            report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size)
     except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
         print(error, file=sys.stderr)
         return 2
@@ -37,10 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(rows: Sequence[Row]) -> str:
     """Images per fold and label, and the groups of each label by size, as text."""
-    labels = sorted({row.label for row in rows})
-    folds = sorted({row.fold for row in rows})
-    width = max(10, *(len(fold) + 2 for fold in folds))
-    count = Counter((row.fold, row.label) for row in rows)
+    labels, folds = (sorted({getattr(row, name) for row in rows}) for name in ("label", "fold"))
+    width, count = max(10, *(len(fold) + 2 for fold in folds)), Counter((row.fold, row.label) for row in rows)
     lines = [f"{len(rows):,} images, dataset hash {dataset_hash(rows)[:16]}"]
     lines.append("fold".ljust(width) + "".join(f"{label or 'unlabelled':>12}" for label in labels))
     for fold in folds:
@@ -59,21 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare_.add_argument("layout", choices=LAYOUTS)
     prepare_.add_argument("source", type=Path, metavar="SRC", help="folder as published, or one above it")
     prepare_.add_argument("out", type=Path, metavar="OUT", help="folder to write; only an earlier one is replaced")
-    prepare_.add_argument("--size", type=_at_least(16), default=224, help="px per side (default: 224)")
-    cores = len(os.sched_getaffinity(0))
-    prepare_.add_argument("--workers", type=_at_least(1), default=cores, help=f"threads (default: {cores})")
+    prepare_.add_argument("--size", type=int, default=224, help="px per side (default: 224)")
     describe_ = commands.add_parser("describe", help="what a prepared dataset holds")
     describe_.add_argument("folder", type=Path, metavar="FOLDER")
     return parser
-
-
-def _at_least(minimum: int):  # type: ignore[no-untyped-def]
-    def number(text: str) -> int:
-        if (value := int(text)) < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Aria 2021 (doi 10.34740/kaggle/dsv/2175623):
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,25 +45,17 @@ class PublishedImage:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A file that looks like an image of the set and cannot be used, and why."""
-
-    path: Path
-    why: str
-
-
-@dataclass(frozen=True)
 class PublishedFiles:
     """Every file under a published folder, in exactly one place.
 
-    `aside` are files of another part of the same publication; `tables` were read for labels; `missing` are images that
-    a table lists and that do not exist.
+    `rejected` (file -> why) look like images of the set and cannot be used; `aside` are files of another part of the
+    same publication; `tables` were read for labels; `missing` are images that a table lists and that do not exist.
     """
 
     images: tuple[PublishedImage, ...]
-    rejected: tuple[Rejected, ...] = ()
-    aside: tuple[Path, ...] = ()
-    not_recognised: tuple[Path, ...] = ()
+    rejected: dict[Path, str]
+    aside: tuple[Path, ...]
+    not_recognised: tuple[Path, ...]
     tables: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -77,30 +69,29 @@ def files_under(folder: Path) -> list[Path]:
     return sorted(path for path in folder.resolve().rglob("*") if path.is_file())
 
 
-def _sorted_out(folder: Path, kind_of: Callable[[Path], _Kind], tables: Iterable[Path] = ()) -> PublishedFiles:
+def _sorted_out(folder: Path, kind_of: Callable[[Path], _Kind], tables: Sequence[Path] = ()) -> PublishedFiles:
     images: dict[str, PublishedImage] = {}
-    rejected, aside, unknown = [], [], []
+    rejected, aside, unknown = {}, [], []
     for path in files_under(folder):
         kind = kind_of(path)
         if isinstance(kind, PublishedImage):
             first = images.setdefault(kind.name, kind)
             if first is not kind:  # two copies of the published tree must not overwrite each other
-                rejected.append(Rejected(path, f"has the same name as {first.path}, which is used"))
+                rejected[path] = f"has the same name as {first.path}, which is used"
         elif isinstance(kind, str):
-            rejected.append(Rejected(path, kind))
+            rejected[path] = kind
         elif kind:
             aside.append(path)
         elif path not in tables:
             unknown.append(path)
-    return PublishedFiles(tuple(images.values()), tuple(rejected), tuple(aside), tuple(unknown), tuple(tables))
+    return PublishedFiles(tuple(images.values()), rejected, tuple(aside), tuple(unknown), tuple(tables))
 
 
 def read_cnmc_training(folder: Path) -> PublishedFiles:
     """Read the training folds; subjects are upper case, labels "all" or "hem"."""
 
     def kind_of(path: Path) -> _Kind:
-        part = _cnmc_part(path)
-        if part != "training":
+        if (part := _cnmc_part(path)) != "training":
             return part and True
         label, fold = path.parent.name.lower(), path.parent.parent.name.lower()
         uid = _UID.fullmatch(path.stem)
@@ -120,19 +111,17 @@ def read_cnmc_preliminary(folder: Path) -> PublishedFiles:
     one readable table under or beside `folder`.
     """
     folder = folder.resolve()
-    under = [path for path in files_under(folder) if path.name.lower() == LABEL_TABLE.lower()]
     beside = folder.parent / LABEL_TABLE  # if `folder` is the image folder itself
-    found = under or [path for path in (beside,) if path.is_file()]
+    found = [path for path in files_under(folder) if path.name.lower() == LABEL_TABLE.lower()]
+    found = found or [path for path in (beside,) if path.is_file()]
     if len(found) != 1:
         raise BlastlensError(
             f"{folder} and its neighbours hold {len(found)} files named {LABEL_TABLE}; exactly one is needed."
         )
-    table, name = _read_table(found[0]), found[0].name
-    present = set()
+    table, name, present = _read_table(found[0]), found[0].name, set()
 
     def kind_of(path: Path) -> _Kind:
-        part = _cnmc_part(path)
-        if part != "preliminary":
+        if (part := _cnmc_part(path)) != "preliminary":
             return part and True
         present.add(path.name.lower())
         row = table.get(path.name.lower())
@@ -143,10 +132,8 @@ def read_cnmc_preliminary(folder: Path) -> PublishedFiles:
             return f"its label in {name} is {row['labels']!r}, neither 1 nor 0"
         # Patient_ID holds the image's name before the organisers renumbered it, such as UID_57_29_1_all.bmp.
         uid = _UID.fullmatch(row["Patient_ID"].strip().removesuffix(".bmp"))
-        if uid is None:
-            return f"its Patient_ID in {name} is {row['Patient_ID']!r}, not UID_<subject>_..."
-        if uid["label"].lower() != label:
-            return f"its Patient_ID in {name} says {uid['label'].lower()} and its label {label}"
+        if uid is None or uid["label"].lower() != label:
+            return f"its Patient_ID in {name} is {row['Patient_ID']!r}, not UID_<subject>_..._{label}.bmp"
         return PublishedImage(path, path.stem, label, uid["subject"].upper())
 
     files = _sorted_out(folder, kind_of, found)
@@ -175,7 +162,7 @@ def read_aria(folder: Path) -> PublishedFiles:
         name = _FIELD.fullmatch(path.stem)
         if name is None:
             return "its name is not WBC-<class>-<number>.jpg"
-        if _FIELD_LABELS[name["label"].lower()] != label:
+        if name["label"].lower() != label.lower():
             return f"its name says {name['label']} and its folder {label}"
         return PublishedImage(path, f"{label}/{path.stem}", label)
 

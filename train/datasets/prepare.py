@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,16 +25,14 @@ from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
 from blastlens.files import partial_folder, put_in_place, writing
+from blastlens.inference import usable_cores
 from train.datasets import layouts, slides
 from train.datasets.groups import link_subjects
-from train.datasets.layouts import PublishedFiles, PublishedImage, Rejected
+from train.datasets.layouts import PublishedFiles, PublishedImage
 from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row
 
 RECORD = "prepare.json"
 SCHEMA = 1  # of prepare.json
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ LAYOUTS = {
 }
 
 
-def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int = 1) -> str:
+def prepare(layout: str, source: Path, out: Path, size: int = 224) -> str:
     """Write the prepared dataset of the published folder `source` at `out`, and return the report.
 
     Images are `size` px square. C-NMC cells: centre crop, Lanczos, lossless WebP. Fields: the published bytes where no
@@ -65,8 +63,8 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int 
     Raises:
         BlastlensError: `source` holds no usable image, or `out` is anything but an earlier dataset of this layout.
     """
-    if layout not in LAYOUTS:
-        raise BlastlensError(f"{layout!r} is no layout; accepted are {', '.join(LAYOUTS)}.")
+    if size < 16:
+        raise BlastlensError(f"Images of {size} px are too small; 16 px or more are accepted.")
     if not source.is_dir():
         raise BlastlensError(f"{source} is not a folder; the published folder of {layout} is needed.")
     source, out = source.resolve(), out.resolve()
@@ -74,40 +72,40 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224, workers: int 
         raise BlastlensError(f"{out} and {source} lie within each other; give an output folder elsewhere.")
     with partial_folder(out) as partial:
         _check_replaceable(out, layout)
-        report = _write(layout, source, partial, size, workers)
+        report = _write(layout, source, partial, size)
         put_in_place(out, partial)
     return report
 
 
-def _write(name: str, source: Path, folder: Path, size: int, workers: int) -> str:
+def _write(name: str, source: Path, folder: Path, size: int) -> str:
     layout = LAYOUTS[name]
     files = layout.read(source)
     order = sorted(files.images, key=lambda image: image.name)
-    outcomes = _in_threads(lambda image: _convert(image, layout, size, folder), order, workers, "convert")
-    taken = [(image, row) for image, row in zip(order, outcomes, strict=True) if isinstance(row, Row)]
-    rejected = [*files.rejected, *(outcome for outcome in outcomes if isinstance(outcome, Rejected))]
+    outcomes = _in_threads(lambda image: _convert(image, layout, size, folder), order, "convert")
+    taken = {image.path: row for image, row in zip(order, outcomes, strict=True) if isinstance(row, Row)}
+    rejected = files.rejected | {i.path: why for i, why in zip(order, outcomes, strict=True) if isinstance(why, str)}
     if not taken:
-        example = f"; {rejected[0].path}, for example, {rejected[0].why}." if rejected else "."
+        path, why = next(iter(rejected.items()), ("", ""))
+        example = f"; {path}, for example, {why}." if rejected else "."
         raise BlastlensError(
             f"{source} holds no usable image of {name}: {len(rejected)} rejected, {len(files.aside)} of another part "
             f"of the publication, {len(files.not_recognised)} not recognised{example}"
         )
     first: dict[str, str] = {}
     rows = []
-    for _, row in taken:
+    for row in taken.values():
         copy_of = first.setdefault(row.sha256, row.file_name)
         rows.append(row if copy_of == row.file_name else replace(row, duplicate_of=copy_of))
     subjects, overlaps = [row.subject for row in rows], None
     if name == "aria2021":
-        subjects, overlaps = _slides(rows, [image.path for image, _ in taken], workers)
+        subjects, overlaps = _slides(rows, list(taken))
     groups = link_subjects(subjects, [row.sha256 for row in rows])
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
 
     def relative(paths: Iterable[Path]) -> list[str]:
-        return [os.path.relpath(path, source) for path in paths]
+        return [os.path.relpath(path, source) for path in sorted(paths)]
 
-    rejected.sort(key=lambda one: one.path)
-    why = dict(zip(relative(one.path for one in rejected), (one.why for one in rejected), strict=True))
+    why = dict(zip(relative(rejected), [rejected[path] for path in sorted(rejected)], strict=True))
     unknown, counts = relative(files.not_recognised), _counts(rows, files, len(rejected), overlaps)
     report = _report(name, rows, counts, why, unknown, relative(files.tables), files.missing)
     with writing(folder):
@@ -134,13 +132,13 @@ def _write(name: str, source: Path, folder: Path, size: int, workers: int) -> st
     return report
 
 
-def _convert(source: PublishedImage, layout: Layout, size: int, folder: Path) -> Row | Rejected:
-    """Write one image into `folder`; its row still lacks group and duplicate_of."""
+def _convert(source: PublishedImage, layout: Layout, size: int, folder: Path) -> Row | str:
+    """Write one image into `folder` and return its row, still without group and duplicate_of; or why it is rejected."""
     try:
         data = source.path.read_bytes()
         image = _checked(data, layout)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return Rejected(source.path, str(error) or type(error).__name__)
+        return str(error) or type(error).__name__
     as_published = size == layout.crop == layout.side
     name = source.name + (source.path.suffix if as_published else ".webp")
     with writing(folder):
@@ -173,7 +171,7 @@ def _checked(data: bytes, layout: Layout) -> Image.Image:
     return image
 
 
-def _slides(rows: Sequence[Row], paths: Sequence[Path], workers: int) -> tuple[list[str], int]:
+def _slides(rows: Sequence[Row], paths: Sequence[Path]) -> tuple[list[str], int]:
     """Each field's slide-appearance group, named such as "Pre-07", and the number of overlapping pairs.
 
     `paths` are the published files: groups do not depend on the size of the prepared images.
@@ -183,7 +181,7 @@ def _slides(rows: Sequence[Row], paths: Sequence[Path], workers: int) -> tuple[l
         pixels = np.asarray(Image.open(path).convert("RGB"))
         return slides.appearance(pixels), slides.thumbnail(pixels)
 
-    features, thumbnails = map(np.stack, zip(*_in_threads(look, paths, workers, "look"), strict=True))
+    features, thumbnails = map(np.stack, zip(*_in_threads(look, paths, "look"), strict=True))
     labels = np.array([row.label for row in rows])
     classes = [np.flatnonzero(labels == label) for label in sorted(set(labels))]
     with tqdm(total=sum(math.comb(len(c), 2) for c in classes), desc="overlaps", unit="pair", mininterval=0.5) as bar:
@@ -197,17 +195,14 @@ def _slides(rows: Sequence[Row], paths: Sequence[Path], workers: int) -> tuple[l
     return names, len(overlaps)
 
 
-def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], workers: int, doing: str) -> list[_Result]:
+def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], doing: str) -> list[Any]:
     """`[work(item) for item in items]` with a progress bar; Pillow and hashlib release the GIL."""
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         try:
             return list(tqdm(pool.map(work, items), total=len(items), desc=doing, unit="img", mininterval=0.5))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for every image that is left
             raise
-
-
-# The report -----------------------------------------------------------------------------------------------------------
 
 
 def _counts(rows: Sequence[Row], files: PublishedFiles, rejected: int, overlaps: int | None) -> dict[str, int | None]:

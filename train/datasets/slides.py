@@ -13,16 +13,14 @@ It is not published which fields come from one slide, but three traces of it can
    so that neighbouring numbers may look unlike; but each strand drifts smoothly in colour along the
    numbers.
 
-So each class is cut into small patches, alike in colour *and* near in order; patches that share an
-overlapping pair become one group; and the smallest groups join the group most like them until
-`GROUPS_PER_CLASS` are left.
+So each class is cut into small patches, alike in colour *and* near in order; patches that share an overlapping pair
+become one group; and the smallest groups join the group most like them until `GROUPS_PER_CLASS` are left.
 
-What this cannot do: slides that look alike and are numbered side by side end up in one group (harmless),
-and parts of one slide without an overlap may end up in two (a leak). The classes were also imaged under
-different conditions, so that colour tells them apart across groups too, only less well: the macro-F1 of a nearest
-neighbour in a Lab histogram falls from 0.994 (random 10-fold) to 0.95 (three folds of whole groups, 0.98 with five),
-in the eight figures of `appearance` from 0.98 to 0.90. Figures measured with these groups are cluster-disjoint; they
-are not patient-disjoint.
+What this cannot do: slides that look alike and are numbered side by side end up in one group (harmless), and parts of
+one slide without an overlap may end up in two (a leak). The classes were also imaged under different conditions, so
+that colour tells them apart across groups too, only less well: the macro-F1 of a nearest neighbour in a Lab histogram
+falls from 0.994 (random 10-fold) to 0.95 (three folds of whole groups). Figures measured with these groups are
+cluster-disjoint; they are not patient-disjoint.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -50,9 +48,8 @@ OVERLAP_CORRELATION = 0.6
 def appearance(pixels: NDArray[np.uint8]) -> Floats:
     """Describe stain and imaging of a field, uint8 (H, W, 3) -> float32 (8,).
 
-    CIELAB of its plasma (b only: the rest is clipped white), red cells (L, a, b) and nuclei (L, a, b), and
-    the log variance of its finest detail, which tells focus and scale. Of many such figures these changed
-    least between overlapping fields in comparison with fields of one class at large.
+    CIELAB of its plasma (b only: the rest is clipped white), red cells (L, a, b) and nuclei (L, a, b), and the log
+    variance of its finest detail, which tells focus and scale.
     """
     image = Image.fromarray(pixels).resize((112, 112), Image.Resampling.BOX)
     lab = _lab(np.asarray(image, dtype=np.float32) / np.float32(255))
@@ -82,8 +79,8 @@ def overlapping_pairs(
 ) -> list[tuple[int, int]]:
     """Find the pairs of fields that show the same place of a slide, each pair within one array of `among`.
 
-    `thumbnails` is (N, 64, 64); every array of `among` holds indices into it. `tick` is called with the
-    number of pairs just examined. About 20 microseconds of one core per pair.
+    `thumbnails` is (N, 64, 64); every array of `among` holds indices into it. `tick` is called with the number of pairs
+    just examined. About 20 microseconds of one core per pair.
     """
     spectra = _whitened_spectra(thumbnails)
     found = []
@@ -104,8 +101,8 @@ def overlapping_pairs(
 def slide_groups(features: Floats, links: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
     """Group the fields of one class: `features` (N, 8) from `appearance`, in the order of the file numbers.
 
-    `links` are pairs that must stay together. Returns each field's group (N,), 0..K-1 in order of first
-    appearance, K at most `GROUPS_PER_CLASS`. Deterministic.
+    `links` are pairs that must stay together. Returns each field's group (N,), 0..K-1 in order of first appearance, K
+    at most `GROUPS_PER_CLASS`.
     """
     n = len(features)
     if n < 2:
@@ -115,7 +112,8 @@ def slide_groups(features: Floats, links: Iterable[tuple[int, int]]) -> NDArray[
     patches = min(n, max(GROUPS_PER_CLASS, round(n / PATCH_IMAGES)))
     patch = AgglomerativeClustering(patches).fit_predict(np.hstack([looks, order]))
     joined = components(patches, ((int(patch[i]), int(patch[j])) for i, j in links))
-    return _in_order_of_appearance(_coarsened(joined[patch], looks))
+    _, first, inverse = np.unique(_coarsened(joined[patch], looks), return_index=True, return_inverse=True)
+    return first.argsort().argsort()[inverse]
 
 
 def _coarsened(group: NDArray[np.intp], looks: Floats) -> NDArray[np.intp]:
@@ -128,11 +126,6 @@ def _coarsened(group: NDArray[np.intp], looks: Floats) -> NDArray[np.intp]:
         distance[smallest] = np.inf
         group = np.where(group == smallest, distance.argmin(), group)
     return group
-
-
-def _in_order_of_appearance(group: NDArray[np.intp]) -> NDArray[np.intp]:
-    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
-    return first.argsort().argsort()[inverse]
 
 
 def _standardised(values: Floats) -> Floats:

@@ -1,8 +1,7 @@
-"""Splits of a prepared dataset: the papers' image-level protocols, and the group-level ones that we believe.
+"""Splits of a prepared dataset: pure functions of the rows, the protocol and the seed.
 
-An *image-level* split puts cells of one person, or fields of one slide, on both sides and flatters every
-model; it is here because the papers report it. A *group-level* split keeps groups whole. Everything is a
-pure function of the rows, the protocol and the seed.
+An *image-level* split puts cells of one person, or fields of one slide, on both sides and flatters every model; it is
+here because the papers report it. A *group-level* split keeps groups whole.
 """
 
 from collections.abc import Sequence
@@ -57,13 +56,12 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
     all                       everything is training, for the model that is published
     ========================  ==============================================================================
 
-    Percentages are of each label's images, rounded down; the rest is the test part. Groups are placed so
-    that the images of each label, and its groups, are spread over the parts as evenly as groups of very
-    different sizes allow; a part has at least two groups of each label where there are twice as many groups
-    as parts.
+    Percentages are of each label's images, rounded down; the rest is the test part. Images and groups of each label
+    are spread over the parts as evenly as groups of very different sizes allow; a part has at least two groups of each
+    label where there are twice as many groups as parts.
 
-    Raises BlastlensError for an unknown protocol, rows without a label, too few groups or no official folds,
-    and rows by which byte-identical images are in different groups.
+    Raises BlastlensError for an unknown protocol, rows without a label, too few groups or no official folds, and rows
+    by which byte-identical images are in different groups.
     """
     names, labels = labels_of(rows)
     splits = []
@@ -77,9 +75,8 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
 def with_validation(split: Split, rows: Sequence[Row], share: float) -> Split:
     """The same split with about `share` of its training part as validation part, unless it has one already.
 
-    Images, stratified by label, of an image-level split; whole groups, at least one of each label, of a
-    group-level one. The test part stays as it is, so that recipes with and without validation are tested on the
-    same images. Raises BlastlensError where there are too few groups.
+    Images, stratified by label, of an image-level split; whole groups, at least one of each label, of a group-level
+    one. The test part stays as it is. Raises BlastlensError where there are too few groups.
     """
     if split.val or not share:
         return split
@@ -92,9 +89,8 @@ def with_validation(split: Split, rows: Sequence[Row], share: float) -> Split:
     else:
         shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         held = np.concatenate([images[: max(1, round(share * len(images)))] for images in shuffled])
-    is_val = np.isin(np.arange(len(members)), held)
-    train, val = (tuple(i for i, v in zip(split.train, is_val, strict=True) if v == want) for want in (False, True))
-    result = replace(split, train=train, val=val)
+    val = tuple(np.sort(np.array(split.train)[held]).tolist())
+    result = replace(split, train=tuple(i for i in split.train if i not in set(val)), val=val)
     check_split(result, rows)
     return result
 
@@ -123,16 +119,15 @@ def check_split(split: Split, rows: Sequence[Row]) -> None:
 
 
 def _parts(
-    protocol: str,
-    rows: Sequence[Row],
-    names: Sequence[str],
-    labels: NDArray[np.int64],
-    rng: np.random.Generator,
+    protocol: str, rows: Sequence[Row], names: Sequence[str], labels: NDArray[np.int64], rng: np.random.Generator
 ) -> list[_Parts]:
     everything, nothing = np.arange(len(rows)), np.arange(0)
     match protocol.split(":"):
         case ["image-70-10-20-per-fold"]:
-            return [_by_percent(fold, labels, 70, 10, rng) for fold in _official_folds(rows)]
+            folds = np.array([row.fold for row in rows])
+            if not all(folds):
+                raise BlastlensError("image-70-10-20-per-fold splits each official fold, and these rows have none.")
+            return [_by_percent(np.flatnonzero(folds == k), labels, 70, 10, rng) for k in np.unique(folds)]
         case ["image-70-15-15"]:
             first = np.unique([row.sha256 for row in rows], return_index=True)[1]  # of byte-identical copies
             return [_by_percent(np.sort(first), labels, 70, 15, rng)]
@@ -150,21 +145,12 @@ def _parts(
         case ["group-leave-out", left_out]:
             groups = np.array([row.group for row in rows])
             if unknown := set(left_out.split(",")) - set(groups):
-                raise BlastlensError(
-                    f"There is no group {', '.join(sorted(unknown))}; the images' groups are accepted."
-                )
+                raise BlastlensError(f"There is no group {', '.join(sorted(unknown))}; give groups of the images.")
             test = np.isin(groups, left_out.split(","))
             return [(np.flatnonzero(~test), nothing, np.flatnonzero(test))]
         case ["all"]:
             return [(everything, nothing, nothing)]
     raise BlastlensError(f"{protocol!r} is no split protocol; accepted are {', '.join(PROTOCOLS)}.")
-
-
-def _official_folds(rows: Sequence[Row]) -> list[_Indices]:
-    folds = np.array([row.fold for row in rows])
-    if not all(folds):
-        raise BlastlensError("image-70-10-20-per-fold splits each official fold, and these rows have none.")
-    return [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
 
 
 def _by_percent(members: _Indices, labels: NDArray[np.int64], train: int, val: int, rng: np.random.Generator) -> _Parts:
@@ -179,15 +165,10 @@ def _by_percent(members: _Indices, labels: NDArray[np.int64], train: int, val: i
 
 
 def _dealt(labels: NDArray[np.int64], k: int, rng: np.random.Generator) -> _Indices:
-    """The part, 0..k-1, of each image: every label shuffled and dealt round, the next label going on where
-    the last one stopped.
-    """
+    """The part, 0..k-1, of each image: label by label, each shuffled, dealt round."""
+    order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
     part = np.empty(len(labels), dtype=np.intp)
-    dealt = 0
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        part[members] = (dealt + np.arange(len(members))) % k
-        dealt += len(members)
+    part[order] = np.arange(len(order)) % k
     return part
 
 
@@ -213,9 +194,8 @@ def _groups_placed(
 def _best_placement(images: NDArray[np.float64], fractions: NDArray[np.float64], rng: np.random.Generator) -> _Indices:
     """Place groups with `images` (G, C) images per label into K parts; returns each group's part (G,).
 
-    Greedy, largest group first, into the part that leaves the squared deviations from the wanted shares
-    smallest, unless another part needs the group to have its two; repeated from `RESTARTS` perturbed orders
-    at once, of which the best is taken. The perturbation is what makes seeds differ.
+    Greedy, largest group first, into the part that leaves the squared deviations from the wanted shares smallest,
+    unless another part needs the group to have its two; the best of `RESTARTS` perturbed orders is taken.
     """
     present = (images > 0).astype(float)
     # What is balanced: the share of each label's images and, with less weight, of its groups: (G, 2C).
