@@ -85,7 +85,6 @@ def networks_of(
         rows=rows,
         label_names=labels,
         labels=truth,
-        groups=groups,
         view=View(SIDE, None, "bicubic", (0.0,) * 3, (1.0,) * 3),
         pixels=np.stack(pixels),
         splits=splits,

@@ -36,7 +36,7 @@ def test_held_out_probabilities_never_use_the_labels_they_are_compared_with():
     x[:, 0] += labels
     folds = [tuple(range(0, 20)), tuple(range(20, 40))]
     splits = [Split(folds[1 - k], (), folds[k], "two", k, 0) for k in (0, 1)]
-    before = baselines.held_out_probabilities(x, labels, splits, 2)
+    before = baselines.held_out_probabilities(x, labels, splits)
     assert before.sum(axis=1) == pytest.approx(1)
-    after = baselines.held_out_probabilities(x, np.where(np.arange(40) < 20, 1 - labels, labels), splits, 2)
+    after = baselines.held_out_probabilities(x, np.where(np.arange(40) < 20, 1 - labels, labels), splits)
     assert (after[:20] == before[:20]).all() and (after[20:] != before[20:]).any()

@@ -10,7 +10,7 @@ from helpers_fold_networks import cell, networks_of
 from blastlens import Corruption, bootstrap, metrics
 from blastlens.corruptions import KINDS
 from train import robustness
-from train.robustness import SEVERITIES, PairedScores, measure, sigma_at
+from train.robustness import SEVERITIES, Predictions, Scorer, measure, sigma_at
 
 CURVE = [0, 10, 20, 50]
 
@@ -63,14 +63,6 @@ def test_every_kind_is_measured_at_five_severities_and_the_record_is_json(record
     assert record["baseline"]["name"] == "cell area and colour"
 
 
-def test_the_noise_curve_gives_the_sigma_at_which_points_are_lost(record):
-    assert [row["sigma"] for row in record["noise"]] == [0, 2, 5, 6, 8, 10, 20.4, 30.6, 45.9, 66.3, 96.9, 100]
-    for points in (1, 5):
-        lost = [row["lost"]["value"] for row in record["noise"]]
-        expected = sigma_at([row["sigma"] for row in record["noise"]], lost, points / 100)
-        assert record["summary"][f"sigma_minus_{points}"] == (expected and pytest.approx(expected, abs=0.05))
-
-
 @pytest.mark.parametrize("name", ["saturation", "hue", "gaussian_noise", "shift"])
 def test_a_severity_has_the_score_of_its_images(record, networks, name):
     kind = KINDS[name]
@@ -113,11 +105,11 @@ def test_the_summary_is_the_mean_over_kinds(record):
 
 
 def test_a_baseline_without_errors_measures_nothing():
-    found = [[robustness.Condition(np.eye(2)[[0, 0, 1, 1]], np.zeros((4, 1)))]] * 5
-    scorer = PairedScores(np.array([0, 1, 0, 1]), np.array(list("abcd")), np.eye(2)[[0, 1, 0, 1]])
-    entry, draws, flips = robustness._kind(KINDS["jpeg"], found, [0.0] * 5, 0.0, scorer, scorer.draws([scorer.clean]))
-    assert entry["ce"] is entry["relative_ce"] is None
-    summary = robustness._summary([entry], {"jpeg": draws}, {"jpeg": flips}, scorer)
+    clean, wrong = np.eye(2)[[0, 1, 0, 1]], np.eye(2)[[0, 0, 1, 1]]
+    scorer = Scorer(np.array([0, 1, 0, 1]), np.array(list("abcd")), Predictions(clean, clean))
+    kind = robustness._kind(KINDS["jpeg"], [[Predictions(wrong, clean)]] * 5, scorer)
+    assert kind[0]["ce"] is kind[0]["relative_ce"] is None
+    summary = robustness._summary([kind], scorer)
     assert summary["mce"] is summary["relative_mce"] is None
     assert summary["mean_weighted_f1"].value == 0.5 and summary["mean_flip_rate"].value == 0.5
 
@@ -127,14 +119,13 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
     labels = np.repeat([0, 1], 60)
     groups = np.array([f"{label}{i % 6}" for i, label in enumerate(labels)])
     clean, corrupted = (metrics.softmax(rng.normal(0, 1, (120, 2)) + gap * np.eye(2)[labels]) for gap in (1.5, 0.7))
-    scorer = PairedScores(labels, groups, clean)
-    found = scorer.draws([corrupted])
-    expected = bootstrap.summary(labels, corrupted, groups, ["ALL", "HEM"], positive=0, replicates=2000)
+    scorer = Scorer(labels, groups, Predictions(clean, clean))
+    found = scorer.describe([Predictions(corrupted, clean)])
+    expected = bootstrap.summary(labels, corrupted, groups, ["ALL", "HEM"], positive=0)
     for name in robustness.SCORES:
-        assert astuple(bootstrap.percentile_interval(found[name])) == pytest.approx(astuple(expected[name]), abs=1e-12)
-    lost = robustness._f1(scorer.draws([clean]), found)["lost"]
-    expected = bootstrap.difference(labels, clean, corrupted, groups, replicates=2000)
-    assert astuple(lost) == pytest.approx(astuple(expected), abs=1e-12)
+        assert astuple(found[name]) == pytest.approx(astuple(expected[name]), abs=1e-12)
+    expected = bootstrap.difference(labels, clean, corrupted, groups)
+    assert astuple(scorer.f1([Predictions(corrupted, clean)])["lost"]) == pytest.approx(astuple(expected), abs=1e-12)
 
 
 def test_the_sigma_of_a_loss_is_found_between_neighbours():

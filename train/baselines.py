@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from blastlens import bootstrap, metrics
+from blastlens import bootstrap
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
 from blastlens.images import open_image
@@ -31,6 +31,7 @@ from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
+from train.folds import FoldNetworks
 from train.held_out import HeldOut, calibrated, cross_fitted, plain
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
@@ -42,15 +43,17 @@ COMPARED = ("weighted_f1", "balanced_accuracy", "auroc")
 BINS = 6  # of the colour histogram, per channel
 
 
+Feature = Callable[[np.ndarray], np.ndarray]  # uint8 pixels (H, W, 3) -> numbers (F,)
+
+
 def cell_area(pixels: np.ndarray) -> np.ndarray:
-    """Logarithm of the number of pixels that are not black, of uint8 (H, W, 3) -> (1,)."""
+    """Logarithm of the number of pixels that are not black: (1,)."""
     return np.log([max(1, np.count_nonzero(cell_mask(pixels)))])
 
 
 def area_and_colour(pixels: np.ndarray) -> np.ndarray:
     """Cell area, and mean and spread of each channel inside the cell: (7,)."""
-    inside = pixels[cell_mask(pixels)].astype(np.float64)
-    inside = inside if len(inside) else np.zeros((1, 3))
+    inside = _inside(pixels).astype(np.float64)
     return np.concatenate([cell_area(pixels), np.log1p(inside.mean(0)), np.log1p(inside.std(0))])
 
 
@@ -61,9 +64,8 @@ def colour_histogram(pixels: np.ndarray) -> np.ndarray:
 
 
 def cell_colour_histogram(pixels: np.ndarray) -> np.ndarray:
-    """`colour_histogram` of what is not black, which no longer says how large the cell is: (BINS^3,)."""
-    inside = pixels[cell_mask(pixels)]
-    return colour_histogram(inside if len(inside) else np.zeros((1, 3), np.uint8))
+    """`colour_histogram` of what is not black, which does not depend on the size of the cell: (BINS^3,)."""
+    return colour_histogram(_inside(pixels))
 
 
 def nuclear_area(pixels: np.ndarray) -> np.ndarray:
@@ -71,7 +73,12 @@ def nuclear_area(pixels: np.ndarray) -> np.ndarray:
     return np.log([max(1, np.count_nonzero(nuclei_mask(pixels)))])
 
 
-Feature = Callable[[np.ndarray], np.ndarray]  # uint8 pixels (H, W, 3) -> numbers (F,)
+def _inside(pixels: np.ndarray) -> np.ndarray:
+    """The cell's pixels (n, 3); one black pixel if there is no cell."""
+    inside = pixels[cell_mask(pixels)]
+    return inside if len(inside) else np.zeros((1, 3), np.uint8)
+
+
 FEATURES: dict[str, dict[str, Feature]] = {
     "cnmc2019": {"cell area": cell_area, "cell area and colour": area_and_colour},
     "aria2021": {"colour histogram": colour_histogram},
@@ -82,26 +89,34 @@ WITHOUT_NETWORK: dict[str, dict[str, Feature]] = {
 }
 
 
-def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, what: str = "") -> np.ndarray:
-    """One row of numbers per image (N, F), in the order of `pixels`; `what` is named by a progress bar, if given."""
+def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, title: str) -> np.ndarray:
+    """Numbers of each image (N, F); `title` is that of a progress bar."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         rows = pool.map(lambda image: feature(np.asarray(image)), pixels)
-        return np.stack(list(tqdm(rows, total=len(pixels), desc=what, unit="img", disable=not what)))
+        return np.stack(list(tqdm(rows, total=len(pixels), desc=title, unit="img")))
 
 
 def fitted(x: np.ndarray, labels: np.ndarray) -> Pipeline:
-    """A logistic regression with balanced classes on standardised numbers: (N, F) and labels (N,)."""
+    """A logistic regression with balanced classes on standardized numbers (N, F) and labels (N,)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
     return model.fit(x, labels)
 
 
-def held_out_probabilities(x: np.ndarray, labels: np.ndarray, splits: Sequence[Split], n_classes: int) -> np.ndarray:
+def held_out_probabilities(x: np.ndarray, labels: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
     """Each image's probabilities (N, C) from numbers (N, F), fitted on its split's training images."""
-    probabilities = np.zeros((len(x), n_classes))
+    probabilities = np.zeros((len(x), labels.max() + 1))
     for split in splits:
         train, test = list(split.train), list(split.test)
         probabilities[test] = fitted(x[train], labels[train]).predict_proba(x[test])
     return probabilities
+
+
+def without_network(networks: FoldNetworks) -> dict[str, np.ndarray]:
+    """Held-out probabilities (N, C) of each baseline on the images and folds of a cross-validation."""
+    return {
+        name: held_out_probabilities(features_of(feature, networks.pixels, name), networks.labels, networks.splits)
+        for name, feature in WITHOUT_NETWORK[networks.recipe.dataset].items()
+    }
 
 
 def baselines(
@@ -117,13 +132,10 @@ def baselines(
     """
     rows = load_rows(data)
     names, labels = labels_of(rows)
-    kind = "cnmc2019" if len(names) == 2 else "aria2021"
-    positive = 0 if len(names) == 2 else None
+    kind, positive = ("cnmc2019", 0) if len(names) == 2 else ("aria2021", None)
     view = View(open_image(data / rows[0].file_name).width, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    pixels = load_pixels(data, rows, view, cache)
-    groups = [row.group for row in rows]
-    splits = make_splits(protocol, rows, seed)
-    recipe = f"ours_{kind}"
+    pixels, groups = load_pixels(data, rows, view, cache), [row.group for row in rows]
+    splits, recipe = make_splits(protocol, rows, seed), f"ours_{kind}"
     recorded = {recipe: _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)}
     recorded |= {Recipe.load(folder / "recipe.yaml").name: _recorded(folder, rows, splits, seed) for folder in also}
     if other := [name for name, found in recorded.items() if found is None and name != recipe]:
@@ -131,7 +143,7 @@ def baselines(
     scores: dict[str, Any] = {}
     compared: dict[str, dict[str, Any]] = {name: {} for name, found in recorded.items() if found}
     for name, feature in FEATURES[kind].items():
-        probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits, len(names))
+        probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits)
         report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
         scores[name] = plain({key: report[key] for key in ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")})
         for system, of_baseline in compared.items():
@@ -146,7 +158,7 @@ def differences(
     recorded: HeldOut, probabilities: np.ndarray, groups: Sequence[str], positive: int | None
 ) -> list[dict[str, Any]]:
     """Return the recipe's scores minus a baseline's on the same images and draws of groups, at each of `SIGMAS` that
-    was measured. Only the recipe sees noise: the baseline stays one and the same bar.
+    was measured. Only the recipe sees noise: the baseline stays the same.
 
     Args:
         recorded: the recipe's held-out predictions; they are cross-fitted here.
@@ -155,19 +167,13 @@ def differences(
     """
     ours = calibrated(recorded, cross_fitted(recorded))
     baseline, of_image = probabilities[recorded.index], [groups[i] for i in recorded.index]
-    sigmas = [float(sigma) for sigma in recorded.sigmas]
-
-    def difference(sigma: float, key: str) -> metrics.Interval:
-        found = ours[sigmas.index(sigma)]
-        return bootstrap.difference(recorded.label, found, baseline, of_image, key, positive=positive)
-
-    return plain(
-        [
-            {"sigma": float(sigma)} | {key: difference(sigma, key) for key in COMPARED}
-            for sigma in SIGMAS
-            if sigma in sigmas
-        ]
-    )
+    found = []
+    for sigma, p in zip(recorded.sigmas, ours, strict=True):
+        if sigma in SIGMAS:
+            pair = (recorded.label, p, baseline, of_image)
+            scores = {key: bootstrap.difference(*pair, key, positive=positive) for key in COMPARED}
+            found.append({"sigma": float(sigma)} | scores)
+    return plain(found)
 
 
 def _recorded(folder: Path, rows: Sequence[Row], splits: Sequence[Split], seed: int) -> HeldOut | None:

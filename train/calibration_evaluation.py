@@ -31,12 +31,8 @@ Booleans = NDArray[np.bool_]
 def measure(
     held_out: HeldOut, label_names: Sequence[str], scalings: Mapping[int, Scaling] | None = None
 ) -> dict[str, Any]:
-    """Return "calibration" of metrics.json.
-
-    Args:
-        held_out: its first sigma is 0.
-        scalings: of each fold; cross-fitted if not given.
-    """
+    """Return "calibration" of metrics.json; the first sigma of `held_out` is 0, `scalings` are cross-fitted if not
+    given."""
     labels, groups = held_out.label, held_out.group
     probabilities = calibrated(held_out, scalings or cross_fitted(held_out))
     temperature_only = calibrated(held_out, cross_fitted(held_out, by_donor=False, bias=False))[0]
@@ -73,10 +69,7 @@ def operating_point(
 
     Each fold is tested with a threshold chosen on the other folds, calibrated without it (`of_folds`). `threshold`, the
     one to use, is chosen on all folds. None where the labels do not say what is leukemia, or where leukemic or other
-    images are not in two folds.
-
-    Args:
-        probabilities: (S, N, C), calibrated, without noise first.
+    images are not in two folds. `probabilities` (S, N, C) are calibrated, without noise first.
     """
     names = leukemic_labels(label_names)
     columns = [list(label_names).index(name) for name in names]
@@ -124,10 +117,8 @@ def sensitive_threshold(scores: Floats, groups: NDArray[Any], target: float) -> 
 
     A threshold that exactly `target` of these images reach is too high for new groups. The share below it is lowered
     from 1 - target until thresholds chosen without one group let through `target` of the images, and of the average
-    group, when each is tested on the group that was left out. If no share is low enough: the lowest score.
-
-    Args:
-        scores: (N,) of the images that should reach it. groups: (N,).
+    group, when each is tested on the group that was left out. If no share is low enough: the lowest score. `scores`
+    (N,) and `groups` (N,) are of the images that should reach it.
     """
     _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
     rank = np.argsort(scores, kind="stable")
@@ -152,10 +143,8 @@ def prediction_sets(
 
     Conformal sets for groups by pooled distributions (Dunn, Wasserman and Ramdas 2022, arXiv:1809.07441), one threshold
     per label: `target` of its images reach it, with the same weight for each group. Each fold is tested with thresholds
-    chosen on the others, calibrated without it. None where a label is not in two folds.
-
-    Args:
-        probabilities: (S, N, C), calibrated, without noise first.
+    chosen on the others, calibrated without it. None where a label is not in two folds. `probabilities` (S, N, C) are
+    calibrated, without noise first.
     """
     labels, fold, groups, n_classes = held_out.label, held_out.fold, held_out.group, len(label_names)
     if not all(_in_two_folds(fold, labels == c) for c in range(n_classes)):
@@ -224,24 +213,22 @@ def _why(by_class: Mapping[str, Interval], target: float, holds: bool, fewest: i
     def percent(value: float) -> str:
         return f"{100 * value:.3g} %"
 
-    verdict = (
-        f"No label is {percent(SHORT)} short of the {percent(target)} target, and every interval reaches it."
-        if holds
-        else f"Not every label reaches the {percent(target)} target."
-    )
     measured = ", ".join(
         f"{name} {percent(one.value)} ({percent(one.low)} to {percent(one.high)})" for name, one in by_class.items()
     )
-    needed = groups_needed(target)
-    limit = (
+    why = (
+        "On groups that the thresholds were not chosen on, the set holds the true label in this share of images: "
+        f"{measured}. "
+    )
+    if holds:
+        why += f"No label is {percent(SHORT)} short of the {percent(target)} target, and every interval reaches it. "
+    else:
+        why += f"Not every label reaches the {percent(target)} target. "
+    if fewest >= (needed := groups_needed(target)):
+        return why + "It is an average over groups, not a guarantee for each of them."
+    return why + (
         f"A guarantee for any new group would need {needed} groups of each label to choose thresholds from; there were "
         f"as few as {fewest}, so this is measured, not guaranteed."
-        if fewest < needed
-        else "It is an average over groups, not a guarantee for each of them."
-    )
-    return (
-        f"On groups that the thresholds were not chosen on, the set holds the true label in this share of images: "
-        f"{measured}. {verdict} {limit}"
     )
 
 

@@ -41,28 +41,15 @@ from train.held_out import plain
 from train.quantise import onnx_logits, training_sample, write_int8
 
 SCHEMA = 1
-HEADLINE = (
-    "weighted_f1",
-    "macro_f1",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "auroc",
-    "ece",
-)
+HEADLINE = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "ece")
 HEADLINE_BY_DONOR = ("auroc_per_donor", "specificity_per_donor", "worst_specificity", "sensitivity_per_subject")
 TASKS = {"cnmc2019": "single segmented cells: ALL or HEM", "aria2021": "smear fields: four classes"}
 
 
 def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
-    """Return the cost of int8 on held-out images: each fold's network is quantized as the shipped one is.
-
-    Returns:
-        weighted F1 of both, their paired difference with an interval over groups, and how far probabilities move.
-    """
-    before = networks.held_out(what="fp32 on held-out images")
-    after = np.empty_like(before.probabilities)
+    """Return the cost of int8 on held-out images: each fold's network is quantized as the shipped one is."""
+    labels, before = networks.labels, networks.held_out(what="fp32 on held-out images").probabilities
+    after = np.empty_like(before)
     with tempfile.TemporaryDirectory() as folder:
         int8 = Path(folder) / "int8.onnx"
         folds = enumerate(zip(networks.files, networks.splits, networks.scalings, strict=True))
@@ -70,15 +57,15 @@ def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
             write_int8(file, int8, networks.view.normalise(np.asarray(networks.pixels[training_sample(split.train)])))
             views = (networks.view.normalise(np.asarray(networks.pixels[i])[None]) for i in split.test)
             after[networks.fold_of == k] = scaling.apply(onnx_logits(int8, views))
-    moved = np.abs(after - before.probabilities).max(1)
+    moved = np.abs(after - before).max(1)
     return plain(
         {
             "protocol": networks.protocol,
-            "weighted_f1_fp32": metrics.score("weighted_f1", before.label, before.probabilities),
-            "weighted_f1_int8": metrics.score("weighted_f1", before.label, after),
-            "difference": bootstrap.difference(before.label, after, before.probabilities, networks.groups),
+            "weighted_f1_fp32": metrics.score("weighted_f1", labels, before),
+            "weighted_f1_int8": metrics.score("weighted_f1", labels, after),
+            "difference": bootstrap.difference(labels, after, before, networks.groups),
             "probability_moved": {"median": np.median(moved), "p99": np.quantile(moved, 0.99)},
-            "same_label": float((after.argmax(1) == before.probabilities.argmax(1)).mean()),
+            "same_label": float((after.argmax(1) == before.argmax(1)).mean()),
         }
     )
 
@@ -125,14 +112,13 @@ def latency_ms(path: Path, view: View, repeats: int = 50) -> float:
 def build_metrics(
     folder: Path, run: Path | None, summary: dict[str, Any], earlier: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return metrics.json without the blocks of `STEPS`.
+    """Return metrics.json with the blocks of `STEPS` that it has so far.
 
     Args:
-        folder: model folder.
         run: run folder of the shipped network; None to keep what `earlier` says about its training.
         summary: summary.json of the cross-validation.
-        earlier: its metrics.json so far. Kept if the files are the same: latency, training, the sample for checking
-            copies. The external validation is kept if the weights are the same.
+        earlier: metrics.json so far. Blocks, latency, training and the sample for checking copies are kept if the files
+            are the same, the external validation if the weights are.
     """
     model = ModelFolder.load(folder)
     sha256 = digests(folder, RECORDED)
@@ -170,50 +156,46 @@ def build_metrics(
             "versions": record["versions"],
         },
         **({"external": validated} if validated.get("sha256") == sha256.get("safetensors", "") else {}),
-        **{key: same[key] for key in ("check",) if key in same},
+        **{key: same[key] for key in ("check", *STEPS) if key in same},
     }
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the command line names and write metrics.json, gate.json and --out; returns what was written.
+    """Measure what the command line names and write metrics.json, gate.json and --out; returns what was measured.
 
     Raises:
         BlastlensError: something is missing, or does not belong together.
     """
-    folder: Path | None = arguments.folder
+    folder, cv, cache = arguments.folder, arguments.cv, arguments.cache
     steps = [*STEPS, GATE] if arguments.all else arguments.steps
-    if steps and not (arguments.cv and arguments.data):
+    if steps and not (cv and arguments.data):
         raise BlastlensError(
             f"{', '.join(steps)}: the networks and predictions of the folds are needed; give the folder of "
             "train.crossval with --cv, and the prepared dataset with --data."
         )
     if not folder and (not arguments.out or GATE in steps or arguments.external):
         raise BlastlensError("Name a model folder; without one, only --steps other than gate with --out work.")
-    networks = FoldNetworks.load(arguments.cv, arguments.data, arguments.cache) if steps else None
-    found = measure(networks, [s for s in steps if s != GATE], arguments.every, arguments.cache) if networks else {}
-    if arguments.out and networks and found:
-        block = (next(iter(found.values())) or {}) if len(found) == 1 else found
-        write_json(arguments.out, block | {"recipe": networks.recipe.to_dict()})
+    found = {}
+    if steps:
+        networks = FoldNetworks.load(cv, arguments.data, cache)
+        found = measure(networks, [s for s in steps if s != GATE], arguments.every, cache)
+        if arguments.out:
+            block = (next(iter(found.values())) or {}) if len(found) == 1 else found
+            write_json(arguments.out, block | {"recipe": networks.recipe.to_dict()})
     if not folder:
         return found
     path = folder / "metrics.json"
-    record = json.loads(path.read_text()) if path.exists() else None
-    if arguments.cv:
-        summary = arguments.cv / "summary.json"
-        if not summary.is_file():
-            raise BlastlensError(
-                f"{arguments.cv} has no summary.json; `python -m train.crossval` writes it at the end."
-            )
-        earlier, record = record or {}, build_metrics(folder, arguments.run, json.loads(summary.read_text()), record)
-        if earlier.get("sha256") == record["sha256"]:  # of another network, earlier figures are not this one's
-            record |= {key: earlier[key] for key in STEPS if key in earlier}
-        record |= found
-    elif not (record or {}).get("protocols"):
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if cv:
+        if not (cv / "summary.json").is_file():
+            raise BlastlensError(f"{cv} has no summary.json; `python -m train.crossval` writes it at the end.")
+        record = build_metrics(folder, arguments.run, json.loads((cv / "summary.json").read_text()), record) | found
+    elif not record.get("protocols"):
         raise BlastlensError(f"{folder} has not been measured yet; give --cv first.")
     if arguments.external:
-        record["external"] = external_block(ModelFolder.load(folder), arguments.external, arguments.cache)
+        record["external"] = external_block(ModelFolder.load(folder), arguments.external, cache)
     write_json(path, record)
-    if networks and GATE in steps:
+    if GATE in steps:
         try:
             ood_evaluation.write(folder, networks, arguments.ood_images)
         except Unwritable:

@@ -37,17 +37,9 @@ Change = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Network outputs of N images.
+    """Network outputs of N images: logits (N, C), uncalibrated; probabilities (N, C), calibrated; pooled features
+    (N, F), F is 0 for a network without them."""
 
-    Attributes:
-        index: (N,) rows of the images. fold: (N,) which network. label: (N,) true class.
-        logits: (N, C), uncalibrated. probabilities: (N, C), calibrated.
-        features: (N, F), pooled; F is 0 for a network without them.
-    """
-
-    index: np.ndarray
-    fold: np.ndarray
-    label: np.ndarray
     logits: np.ndarray
     probabilities: np.ndarray
     features: np.ndarray
@@ -58,7 +50,7 @@ class FoldNetworks:
     """The networks of one seed of a cross-validation.
 
     Attributes:
-        rows: every image, in the prepared dataset's order. label_names: C of them. labels: (N,) int. groups: (N,) str.
+        rows: every image, in the prepared dataset's order. label_names: C of them. labels: (N,) int.
         pixels: uint8 (N, S, S, 3), what `view` shows of each image.
         splits: one per fold; its network may be evaluated on its `test` images only.
         predictions: held-out predictions that the runs recorded, in the order of `rows`.
@@ -72,7 +64,6 @@ class FoldNetworks:
     rows: Sequence[Row]
     label_names: tuple[str, ...]
     labels: np.ndarray
-    groups: np.ndarray
     view: View
     pixels: np.ndarray
     splits: tuple[Split, ...]
@@ -111,7 +102,6 @@ class FoldNetworks:
             rows=rows,
             label_names=tuple(names),
             labels=labels,
-            groups=np.array([row.group for row in rows]),
             view=view,
             pixels=load_pixels(data, rows, view, cache),
             splits=splits,
@@ -133,10 +123,15 @@ class FoldNetworks:
         parts = [*(file.name for file in self.files), str(self.scalings), dataset_hash(self.rows)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
-    @cached_property
+    @property
     def fold_of(self) -> np.ndarray:
         """(N,) the fold whose test part an image is in."""
         return self.predictions.fold
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(N,) str."""
+        return np.array([row.group for row in self.rows])
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -154,30 +149,27 @@ class FoldNetworks:
         Args:
             change: applied to the view first, from several threads.
             index: (n,) rows of the images; all by default.
-            what: title of a progress bar; none without it.
+            what: title of a progress bar, if there is to be one.
         """
-        index = np.arange(len(self.rows)) if index is None else np.asarray(index)
+        index = np.arange(len(self.rows)) if index is None else index
         fold = self.fold_of[index]
 
         def one(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            views = [np.asarray(self.pixels[i]) for i in index[place]]
+            views = self.pixels[index[place]]
             if change:
-                views = [change(view, int(i)) for view, i in zip(views, index[place], strict=True)]
-            return self._run(fold[place[0]], np.stack(views))
+                views = np.stack([change(view, int(i)) for view, i in zip(views, index[place], strict=True)])
+            return self._run(fold[place[0]], views)
 
-        places = [
-            np.flatnonzero(fold == k)[start : start + BATCH]
-            for k in np.unique(fold)
-            for start in range(0, int((fold == k).sum()), BATCH)
-        ]
+        of_folds = [np.flatnonzero(fold == k) for k in np.unique(fold)]
+        places = [mine[start : start + BATCH] for mine in of_folds for start in range(0, len(mine), BATCH)]
         with ThreadPoolExecutor(usable_cores()) as pool:
             done = list(tqdm(pool.map(one, places), total=len(places), desc=what, unit="batch", disable=not what))
         order = np.argsort(np.concatenate(places))
         logits, features = (np.concatenate(parts)[order] for parts in zip(*done, strict=True))
         probabilities = np.empty(logits.shape, np.float64)
-        for k in np.unique(fold):
-            probabilities[fold == k] = self.scalings[k].apply(logits[fold == k])
-        return Outputs(index, fold, self.labels[index], logits, probabilities, features)
+        for mine in of_folds:
+            probabilities[mine] = self.scalings[fold[mine[0]]].apply(logits[mine])
+        return Outputs(logits, probabilities, features)
 
     def features_of(self, fold: int, views: np.ndarray) -> np.ndarray:
         """Return features (n, F) of any views, uint8 (n, S, S, 3), from one fold's network."""

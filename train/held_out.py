@@ -66,12 +66,10 @@ class HeldOut:
         return HeldOut(self.sigmas, *images, self.logits[:, chosen], self.group[chosen])
 
     def scaling(self, by_donor: bool = True, bias: bool = True) -> Scaling:
-        """Fit the scaling of all images without noise.
+        """Fit a temperature, and a bias per class where `bias`, to all images without noise.
 
-        Args:
-            by_donor: give each class the same weight, and each donor within a class. The probabilities then hold where
-                all classes are equally common. Otherwise each image has the same weight.
-            bias: fit a bias per class as well as the temperature.
+        Where `by_donor`, each class has the same weight, and each donor within a class: the probabilities then hold
+        where all classes are equally common. Otherwise each image has the same weight.
         """
         weights = donor_weights(self.label, self.group) if by_donor else None
         return fit_scaling(self.logits[0], self.label, weights, bias=bias)
@@ -87,12 +85,10 @@ def joined(parts: Sequence[HeldOut]) -> HeldOut:
 
 def cross_fitted(held_out: HeldOut, by_donor: bool = True, bias: bool = True) -> dict[int, Scaling]:
     """Fit the scaling of each fold on the other folds' images without noise; a single fold keeps its logits."""
-    scalings = {}
-    for fold in np.unique(held_out.fold):
-        others = held_out.part(held_out.fold != fold)
-        identity = Scaling.identity(held_out.logits.shape[2])
-        scalings[int(fold)] = others.scaling(by_donor, bias) if len(others.label) else identity
-    return scalings
+    folds = np.unique(held_out.fold).tolist()
+    if len(folds) == 1:
+        return {folds[0]: Scaling.identity(held_out.logits.shape[2])}
+    return {fold: held_out.part(held_out.fold != fold).scaling(by_donor, bias) for fold in folds}
 
 
 def calibrated(held_out: HeldOut, scalings: Mapping[int, Scaling]) -> np.ndarray:
@@ -139,17 +135,14 @@ class Recorded:
     @classmethod
     def of(cls, results: Sequence[Result]) -> "Recorded":
         """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
-        parts = []
-        for seed in sorted({r.seed for r in results}):
-            mine = sorted((r for r in results if r.seed == seed), key=lambda r: r.fold)
-            held_out = HeldOut.of_results(mine)
-            probabilities = calibrated(held_out, cross_fitted(held_out))[:, :, POSITIVE]
-            parts.append((np.full(len(held_out.index), seed), held_out, probabilities))
-        joined = {n: np.concatenate([getattr(p[1], n) for p in parts]) for n in ("fold", "index", "group", "label")}
-        score = np.concatenate([p[2] for p in parts], axis=1)
-        repeat = np.concatenate([p[0] for p in parts])
-        sigmas = tuple(float(s) for s in parts[0][1].sigmas)
-        return cls(sigmas, repeat, joined["fold"], joined["index"], joined["group"], joined["label"] == POSITIVE, score)
+        seeds = sorted({r.seed for r in results})
+        by_fold = sorted(results, key=lambda r: r.fold)
+        parts = [HeldOut.of_results([r for r in by_fold if r.seed == seed]) for seed in seeds]
+        scores = [calibrated(part, cross_fitted(part))[:, :, POSITIVE] for part in parts]
+        repeat = np.repeat(seeds, [len(part.index) for part in parts])
+        found, sigmas = joined(parts), tuple(float(s) for s in parts[0].sigmas)
+        sick, score = found.label == POSITIVE, np.concatenate(scores, axis=1)
+        return cls(sigmas, repeat, found.fold, found.index, found.group, sick, score)
 
     @property
     def keys(self) -> set[tuple[int, int]]:
@@ -190,23 +183,16 @@ def runs_of(folder: Path, seed: int = 0) -> list[Path]:
 def reliability_of(
     labels: np.ndarray, probabilities: np.ndarray, groups: Sequence[str], label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the reliability of all predictions, and by predicted class, where errors of opposite sign show.
-
-    Args:
-        labels: (N,). probabilities: (N, C), without noise. groups: (N,).
-
-    Returns:
-        `reliability`: the bins of `metrics.reliability`; `reliability_by_answer`: label -> the bins of the images
-        predicted as it; `classwise_ece`: `bootstrap.classwise_ece`.
-    """
+    """Return the reliability of predictions (N, C) without noise: the bins of all images, those by predicted class,
+    where errors of opposite sign show, and the classwise error."""
     predicted = probabilities.argmax(axis=1)
 
-    def bins(chosen: np.ndarray) -> list[dict[str, Any]]:
-        found = metrics.reliability(labels[chosen], probabilities[chosen]) if chosen.any() else []
-        return [asdict(one) for one in found]
+    def bins(chosen: np.ndarray | slice) -> list[dict[str, Any]]:
+        mine = labels[chosen]
+        return [asdict(one) for one in metrics.reliability(mine, probabilities[chosen])] if len(mine) else []
 
     return {
-        "reliability": bins(np.full(len(labels), True)),
+        "reliability": bins(slice(None)),
         "reliability_by_answer": {name: bins(predicted == c) for c, name in enumerate(label_names)},
         "classwise_ece": asdict(bootstrap.classwise_ece(labels, probabilities, groups)),
     }
@@ -220,15 +206,14 @@ def protocol_record(
     label_names: Sequence[str],
     protocol: str,
     seeds: Sequence[int],
-    fold: np.ndarray | None = None,
+    fold: np.ndarray,
 ) -> dict[str, Any]:
     """Return one entry of metrics.json's `protocols`: every metric at every sigma, with 95 % intervals from a
-    bootstrap over groups, the accuracy of each group, and the reliability.
+    bootstrap over groups, the accuracy of each group, and the reliability. A group-level protocol of two classes also
+    has `donors`: the metrics of `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
 
     Args:
-        labels: (N,). probabilities: (S, N, C). Several seeds are stacked along N, each with all of its images.
-        fold: (N,) test fold of each image. With it, a group-level protocol of two classes also has `donors`: the
-            metrics of `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
+        labels, fold: (N,). probabilities: (S, N, C). Several seeds are stacked along N, each with all of its images.
     """
     positive = 0 if len(label_names) == 2 else None  # ALL
     level = "group" if protocol.startswith("group") else "image"
@@ -237,7 +222,7 @@ def protocol_record(
         for s, p in zip(sigmas, probabilities, strict=True)
     ]
     by_donor: dict[str, Any] = {}
-    if positive is not None and level == "group" and fold is not None:
+    if positive is not None and level == "group":
         repeat = np.repeat(np.arange(len(seeds)), len(labels) // len(seeds))
         found = [
             DonorScores.of(labels == positive, p[:, positive], groups, fold, repeat).summary() for p in probabilities
@@ -246,23 +231,18 @@ def protocol_record(
             row["auroc"] = one["auroc"]  # within folds: two folds are calibrated differently
             row["donors"] = {k: v for k, v in one.items() if k != "donors"}
         by_donor = {"donors": found[0]["donors"]}
-    right, names = probabilities[0].argmax(1) == labels, np.asarray(groups)
-    per_group = [
-        {
-            "group": str(g),
-            "label": label_names[labels[names == g][0]],
-            "n": int((names == g).sum()) // len(seeds),
-            "accuracy": float(right[names == g].mean()),
-        }
-        for g in np.unique(names)
-    ]
+    right, per_group = probabilities[0].argmax(1) == labels, []
+    for group in np.unique(groups):
+        mine = np.asarray(groups) == group
+        label, n = label_names[labels[mine][0]], int(mine.sum()) // len(seeds)
+        per_group.append({"group": str(group), "label": label, "n": n, "accuracy": float(right[mine].mean())})
     return plain(
         {
             "name": protocol,
             "level": level,
             "seeds": list(seeds),
             "n_images": len(labels) // len(seeds),
-            "n_groups": len(np.unique(names)),
+            "n_groups": len(per_group),
             "calibration": CALIBRATION,
             "by_sigma": by_sigma,
             "per_group": per_group,

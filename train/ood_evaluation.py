@@ -24,27 +24,14 @@ from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS
 from blastlens.synthetic_images import synthetic_image
 from blastlens.view import View
+from train import ood_fitting
 from train.datasets import Row, dataset_hash
 from train.folds import FoldNetworks
-from train.ood_fitting import (
-    DIRECTIONS,
-    FEATURES_TARGET,
-    QUANTILE,
-    TARGET,
-    FittedGate,
-    FoldGates,
-    Reasons,
-    evenly,
-    fit,
-    of_each_group,
-    reasons,
-    serving_network,
-    write_features,
-)
+from train.ood_fitting import FittedGate, FoldGates, Reasons, evenly, of_each_group, reasons
 from train.ood_test_images import CORRUPTED, DRAWN, VARIED
 
 CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 300, 300
-# By a model's labels: what its images are called, and how a synthetic one is drawn.
+# By a model's labels: what its images are called.
 KINDS = {("ALL", "HEM"): "cells", ("Benign", "Early", "Pre", "Pro"): "fields"}
 DRAWN_PER_LABEL = 40
 LISTED = 20  # wrongly judged images that a record names
@@ -58,17 +45,10 @@ def rate(found: Sequence[Reasons], names: Sequence[str], wrong: bool | None = No
         found: by image. names: of the images.
         wrong: what would be wrong: to be rejected (True) or accepted (False); None where neither is.
     """
-    rejected = sum(map(bool, found))
-    record: dict[str, Any] = {
-        "images": len(found),
-        "refused": rejected,
-        "rate": round(rejected / max(1, len(found)), 5),
-    }
-    if wrong is not None:
-        record["wrong"] = [
-            {"image": name, "reasons": list(why)} for name, why in zip(names, found, strict=True) if bool(why) is wrong
-        ][:LISTED]
-    return record
+    n, images = sum(map(bool, found)), zip(names, found, strict=True)
+    listed = [{"image": name, "reasons": list(why)} for name, why in images if bool(why) is wrong][:LISTED]
+    record = {"images": len(found), "refused": n, "rate": round(n / max(1, len(found)), 5)}
+    return record if wrong is None else record | {"wrong": listed}
 
 
 def held_out_record(found: FoldGates, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
@@ -107,15 +87,14 @@ def changed_record(
         index: (n,) of the images; each is combined with another one of its fold.
         changes: two views to one. wrong: as for `rate`.
     """
-    record, pixels = {}, networks.pixels
+    record, pixels, fold_of = {}, networks.pixels, found.fold_of[index]
     for name, change in tqdm(changes.items(), desc="changed images"):
         why: dict[int, Reasons] = {}
-        for fold in np.unique(found.fold_of[index]):
-            mine = index[found.fold_of[index] == fold]
-            pairs = zip(mine, np.roll(mine, 7), strict=True)
-            views = [change(np.asarray(pixels[i]), np.asarray(pixels[j])) for i, j in pairs]
-            why |= dict(zip(mine.tolist(), found.reasons(int(fold), views), strict=True))
-        record[name] = rate([why[i] for i in index.tolist()], [networks.rows[i].file_name for i in index], wrong)
+        for fold in np.unique(fold_of):
+            mine = index[fold_of == fold]
+            views = [change(*pair) for pair in zip(pixels[mine], pixels[np.roll(mine, 7)], strict=True)]
+            why |= dict(zip(mine, found.reasons(fold, views), strict=True))
+        record[name] = rate([why[i] for i in index], [networks.rows[i].file_name for i in index], wrong)
     return record
 
 
@@ -143,10 +122,8 @@ def ood_record(found: FittedGate, view: View, folders: Sequence[Path]) -> dict[s
     record = {}
     for name, names, views in tqdm(ood_images(view, folders), desc="OOD images", total=len(folders) + len(DRAWN)):
         entry = rate(reasons(found.gate, found.network, views), names, wrong=False)
-        folds = range(len(found.folds.gates))
-        worst = min(
-            (rate(found.folds.reasons(k, views), names, wrong=False) for k in folds), key=lambda one: one["rate"]
-        )
+        of_folds = [rate(found.folds.reasons(k, views), names, wrong=False) for k in range(len(found.folds.gates))]
+        worst = min(of_folds, key=lambda one: one["rate"])
         record[name] = entry | {
             "lowest_rate_of_folds": worst["rate"],
             "wrong": entry["wrong"] or worst["wrong"],
@@ -158,11 +135,7 @@ def ood_record(found: FittedGate, view: View, folders: Sequence[Path]) -> dict[s
 def gate_record(
     folder: ModelFolder, networks: FoldNetworks, found: FittedGate, folders: Sequence[Path]
 ) -> dict[str, Any]:
-    """Return the content of gate.json.
-
-    Args:
-        folders: of out-of-distribution images to measure it on.
-    """
+    """Return the content of gate.json; `folders` are of out-of-distribution images to measure it on."""
     rows, gate = networks.rows, found.gate
     sample = of_each_group(rows, CORRUPTED_IMAGES)
     varied = {name: (lambda view, _, vary=vary: vary(view)) for name, vary in VARIED.items()}
@@ -180,9 +153,9 @@ def gate_record(
             "dataset_sha256": dataset_hash(rows),
             "images": len(rows),
             "groups": len({row.group for row in rows}),
-            "quantile": QUANTILE,
+            "quantile": ood_fitting.QUANTILE,
             "margins": dict(zip(STATISTICS, found.margins.tolist(), strict=True)),
-            "target": TARGET,
+            "target": ood_fitting.TARGET,
             "varied": list(VARIED),
         },
         "measured": {
@@ -203,18 +176,18 @@ def _features_record(
 ) -> dict[str, Any]:
     gate = found.gate
     record: dict[str, Any] = {
-        "what": f"Mahalanobis distance of pooled features; a Gaussian with {DIRECTIONS} principal "
+        "what": f"Mahalanobis distance of pooled features; a Gaussian with {ood_fitting.DIRECTIONS} principal "
         "directions and one variance for the rest",
         "file": GATE_FEATURES,
         "limit": gate.features.limit,
-        "target": FEATURES_TARGET,
+        "target": ood_fitting.FEATURES_TARGET,
         "images": len(found.training_scores),
         "median": {
             "training": round(float(np.median(found.training_scores)), 4),
             "held_out": round(float(np.median(found.folds.scores)), 4),
         },
     }
-    if folder.onnx_file("int8").is_file() and (int8 := serving_network(folder, "int8")):
+    if folder.onnx_file("int8").is_file() and (int8 := ood_fitting.serving_network(folder, "int8")):
         views = [np.asarray(networks.pixels[i]) for i in sample]
         pairs = zip(reasons(gate, found.network, views), reasons(gate, int8, views), strict=True)
         record["int8_same_verdict"] = round(float(np.mean([bool(a) == bool(b) for a, b in pairs])), 5)
@@ -243,17 +216,16 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
         )
     for path in folders:
         images_in(path)  # rejects an empty folder before the work begins
-    found = fit(folder, networks, KINDS[folder.label_names])
+    found = FittedGate.fit(folder, networks, KINDS[folder.label_names])
     record, score = gate_record(folder, networks, found, folders), found.gate.features
     json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     gate = model / "gate.json"
     # At no time does gate.json name a distribution that is not there, or the digest of another one.
     if score:
-        if gate.exists():
-            earlier = json.loads(gate.read_text())
-            if (earlier.get("features") or {}).pop("sha256", None):
-                files.write_json(gate, earlier, indent=2)
-        write_features(score, model / GATE_FEATURES)
+        earlier = json.loads(gate.read_text()) if gate.exists() else {}
+        if (earlier.get("features") or {}).pop("sha256", None):
+            files.write_json(gate, earlier, indent=2)
+        ood_fitting.write_features(score, model / GATE_FEATURES)
         record["features"]["sha256"] = digests(model, GATE_FILES)
     files.write_json(gate, record, indent=2)
     if not score:

@@ -85,10 +85,8 @@ class TrainingStatistics:
     """The statistics of training images, as they are and varied.
 
     Attributes:
-        rows: N images.
-        values: (N, K), in the order of STATISTICS.
-        sample: (n,) positions of the images that were varied, ascending.
-        varied: (V, n, K), of these images changed in V ways; V may be 0.
+        rows: N images. values: (N, K), in the order of STATISTICS.
+        sample: (n,) positions of the images that were varied, ascending. varied: (V, n, K), changed in V ways.
     """
 
     rows: Sequence[Row]
@@ -114,11 +112,9 @@ class TrainingStatistics:
     def only(self, index: Sequence[int]) -> "TrainingStatistics":
         """Select images; `index` is ascending."""
         inside = np.isin(self.sample, index)
+        sample = np.searchsorted(index, self.sample[inside])
         return TrainingStatistics(
-            [self.rows[i] for i in index],
-            self.values[list(index)],
-            np.searchsorted(index, self.sample[inside]),
-            self.varied[:, inside],
+            [self.rows[i] for i in index], self.values[list(index)], sample, self.varied[:, inside]
         )
 
     def extent(self) -> np.ndarray:
@@ -128,11 +124,8 @@ class TrainingStatistics:
         return np.stack([found[:, 0].min(axis=0), found[:, 1].max(axis=0)])
 
     def margins(self, target: float) -> np.ndarray:
-        """Return margins (K,), as small as possible, that reject at most `target` in group cross-validation.
-
-        Raises:
-            BlastlensError: none are wide enough.
-        """
+        """Return margins (K,), as small as possible, that reject at most `target` in group cross-validation; raises
+        BlastlensError where none are wide enough."""
         parts = [
             (self.values[list(split.test)], self.only(split.train).extent())
             for split in make_splits(f"group-kfold:{FOLDS}", self.rows, seed=0)
@@ -188,19 +181,17 @@ class FoldGates:
     """A detector per fold, each used only on images that it was not fitted to.
 
     Attributes:
-        gates: one per fold. networks: one per fold; empty where statistics decide alone.
+        gates: one per fold. networks: one per fold, None where statistics decide alone.
         fold_of: (N,) which fold each training image is held out from.
         rejected: bool (N, K + 1), by statistic and, last, by features.
         scores: (N,) of held-out features; empty where there are none.
-        limit: of the feature score, from all held-out images.
     """
 
-    gates: tuple[Gate, ...]
-    networks: tuple[Network, ...]
+    gates: Sequence[Gate]
+    networks: Sequence[Network | None]
     fold_of: np.ndarray
     rejected: np.ndarray
     scores: np.ndarray
-    limit: float
 
     @classmethod
     def fit(
@@ -211,9 +202,8 @@ class FoldGates:
         evidence: tuple[Sequence[FeatureScore], np.ndarray] | None,
     ) -> "FoldGates":
         """Fit the detectors; `evidence`: see `feature_evidence`, None to use statistics alone."""
-        fold_of = networks.fold_of
+        fold_of, gates = networks.fold_of, []
         rejected = np.zeros((len(statistics.rows), len(STATISTICS) + 1), bool)
-        gates = []
         for k, split in enumerate(networks.splits):
             test = list(split.test)
             ranges = statistics.only(split.train).ranges(STATISTICS_TARGET if evidence else TARGET)
@@ -223,14 +213,12 @@ class FoldGates:
                 score = replace(evidence[0][k], limit=limit_of(evidence[1][fold_of != k]))
                 rejected[test, -1] = evidence[1][test] > score.limit
             gates.append(gate_of(images, ranges, score))
-        if not evidence:
-            return cls(tuple(gates), (), fold_of, rejected, np.empty(0), float("inf"))
-        asked = tuple(partial(networks.features_of, k) for k in range(len(gates)))
-        return cls(tuple(gates), asked, fold_of, rejected, evidence[1], limit_of(evidence[1]))
+        used = [partial(networks.features_of, k) if evidence else None for k in range(len(gates))]
+        return cls(gates, used, fold_of, rejected, evidence[1] if evidence else np.empty(0))
 
     def reasons(self, fold: int, views: Sequence[np.ndarray]) -> list[Reasons]:
         """Judge views by one fold's detector."""
-        return reasons(self.gates[fold], self.networks[fold] if self.networks else None, views)
+        return reasons(self.gates[fold], self.networks[fold], views)
 
 
 def limit_of(scores: np.ndarray) -> float:
@@ -238,7 +226,7 @@ def limit_of(scores: np.ndarray) -> float:
     return float(np.quantile(scores, 1 - FEATURES_TARGET))
 
 
-def feature_evidence(networks: FoldNetworks) -> tuple[tuple[FeatureScore, ...], np.ndarray] | None:
+def feature_evidence(networks: FoldNetworks) -> tuple[list[FeatureScore], np.ndarray] | None:
     """Return each fold's distribution of its training images' features, and (N,) the scores of held-out images by the
     fold that was not trained on their group; None for networks without features."""
     features = networks.held_out(what="held-out features").features
@@ -250,7 +238,7 @@ def feature_evidence(networks: FoldNetworks) -> tuple[tuple[FeatureScore, ...], 
         distributions.append(fit_features(networks.features_of(k, views)))
         mine = networks.fold_of == k
         scores[mine] = distributions[k].of(features[mine])
-    return tuple(distributions), scores
+    return distributions, scores
 
 
 def evenly(index: Sequence[int], count: int) -> np.ndarray:
@@ -289,23 +277,21 @@ class FittedGate:
     margins: np.ndarray
     training_scores: np.ndarray
 
-
-def fit(folder: ModelFolder, networks: FoldNetworks, images: str) -> FittedGate:
-    """Fit the detector of a model folder, whose images are called `images`, with its fold networks."""
-    rows, pixels = networks.rows, networks.pixels
-    statistics = TrainingStatistics.of(rows, pixels)
-    serving = serving_network(folder)
-    evidence = feature_evidence(networks) if serving else None
-    folds = FoldGates.fit(statistics, networks, images, evidence)
-    margins = statistics.margins(STATISTICS_TARGET if evidence else TARGET)
-    score, scores = None, np.empty(0)
-    if evidence and serving:
-        views = with_varied(np.asarray(pixels[evenly(range(len(rows)), FITTED_ON)]))
-        features = serving(views)
-        score = replace(fit_features(features), limit=round(folds.limit, 4))
-        scores = score.of(features[: len(views) * 2 // 3])
-    gate = gate_of(images, np.round(widened(statistics.extent(), margins), 4), score)
-    return FittedGate(gate, serving if score else None, folds, margins, scores)
+    @classmethod
+    def fit(cls, folder: ModelFolder, networks: FoldNetworks, images: str) -> "FittedGate":
+        """Fit the detector of a model folder, whose images are called `images`, with its fold networks."""
+        statistics = TrainingStatistics.of(networks.rows, networks.pixels)
+        serving = serving_network(folder)
+        evidence = feature_evidence(networks) if serving else None
+        folds = FoldGates.fit(statistics, networks, images, evidence)
+        margins = statistics.margins(STATISTICS_TARGET if evidence else TARGET)
+        ranges = np.round(widened(statistics.extent(), margins), 4)
+        if not (serving and evidence):
+            return cls(gate_of(images, ranges), None, folds, margins, np.empty(0))
+        views = np.asarray(networks.pixels[evenly(range(len(networks.rows)), FITTED_ON)])
+        features = serving(with_varied(views))
+        score = replace(fit_features(features), limit=round(limit_of(folds.scores), 4))
+        return cls(gate_of(images, ranges, score), serving, folds, margins, score.of(features[: len(views)]))
 
 
 def serving_network(folder: ModelFolder, precision: str = "fp32") -> Network | None:

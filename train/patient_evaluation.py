@@ -28,7 +28,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
 from blastlens.patients import NORMAL_QUANTILE, leukemic_labels, mean_interval, wilson
-from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
+from train.baselines import without_network
 from train.datasets import Row
 from train.folds import FoldNetworks
 from train.held_out import calibrated_without, plain
@@ -60,11 +60,7 @@ class Cohort:
 
     @classmethod
     def of(cls, groups: np.ndarray, leukemic: np.ndarray, fold: np.ndarray, photographs: Sequence[str]) -> "Cohort":
-        """Build from columns of the images, (N,) each.
-
-        Raises:
-            BlastlensError: a group has images of both classes, or in several folds.
-        """
+        """Build from columns of the images (N,); raises BlastlensError for a group of both classes or several folds."""
         names, first, of_image = np.unique(groups, return_index=True, return_inverse=True)
         if (leukemic[first][of_image] != leukemic).any() or (fold[first][of_image] != fold).any():
             raise BlastlensError("Classifying patients needs each group in one class and in one fold.")
@@ -82,13 +78,10 @@ def photograph_of(row: Row) -> str:
 
 
 def best_threshold(means: np.ndarray, leukemic: np.ndarray) -> float:
-    """Return the threshold with the best mean of sensitivity and specificity, 0 to 1.
+    """Return the threshold of means (G,) with the best mean of sensitivity and specificity; `leukemic` (G,) bool.
 
     All thresholds between two neighbouring patients are equivalent: their middle is taken, and of several equally good
     gaps the widest.
-
-    Args:
-        means: (G,) mean probability of each patient. leukemic: (G,) bool, some of either.
     """
     ends = np.concatenate([[0.0], np.sort(means), [1.0]])
     middles, gaps = (ends[:-1] + ends[1:]) / 2, np.diff(ends)
@@ -99,14 +92,11 @@ def best_threshold(means: np.ndarray, leukemic: np.ndarray) -> float:
 
 
 def cross_fitted_thresholds(cohort: Cohort, means: np.ndarray | Mapping[int, np.ndarray]) -> np.ndarray:
-    """Return (G,) the threshold of each patient, chosen on the other folds.
+    """Return (G,) the threshold of each patient, chosen on the other folds; raises BlastlensError where these lack
+    leukemic or healthy patients.
 
-    Args:
-        means: (G,) mean probability of each patient; or for each fold the means to choose its threshold from, where
-            the calibration has to leave it out as well.
-
-    Raises:
-        BlastlensError: the other folds of a fold lack leukemic or healthy patients.
+    `means` (G,) are those of the patients, or of each fold those to choose its threshold from, where the calibration
+    has to leave it out as well.
     """
     thresholds = np.empty(len(cohort.names))
     for k in np.unique(cohort.fold):
@@ -132,14 +122,13 @@ def classified(
 ) -> dict[str, Any]:
     """Return the classification of each patient, and how often it is right.
 
+    `sensitivity` and `specificity` classify every patient by the side of the threshold; `decided` only those whose
+    interval does not hold the threshold; `at_half` uses 0.5, which was not chosen. `threshold` is for use: chosen on
+    all patients, while the rates are of `of_folds`.
+
     Args:
         probability: (N,) of leukemia, without noise. thresholds: (G,), of `cross_fitted_thresholds`.
-        label_names: of leukemia and of health. label: which of them is leukemia.
-
-    Returns:
-        The keys of "patients" that need predictions only: `sensitivity` and `specificity` classify every patient by the
-        side of the threshold; `decided` only those whose interval does not hold the threshold; `at_half` uses 0.5,
-        which was not chosen. `threshold` is for use: chosen on all patients, while the rates are of `of_folds`.
+        label: which of `label_names` is leukemia.
     """
     means = cohort.means(probability)
     flagged = means >= thresholds
@@ -179,12 +168,7 @@ def classified(
 
 
 def by_cells(
-    cohort: Cohort,
-    probability: np.ndarray,
-    thresholds: np.ndarray,
-    numbers: Sequence[int] = CELLS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    cohort: Cohort, probability: np.ndarray, thresholds: np.ndarray, numbers: Sequence[int] = CELLS, draws: int = DRAWS
 ) -> list[dict[str, Any]]:
     """Return the rates when only so many cells of a patient are used.
 
@@ -192,7 +176,7 @@ def by_cells(
     with all of them. The thresholds (G,) are those of all cells. A rate is the mean over `draws`, its interval that of
     a single draw.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # A random order of each patient's cells, the same for every number: its first n are n cells.
     cells = [probability[cohort.of_image == g] for g in range(len(cohort.names))]
     orders = [np.stack([rng.permutation(mine) for _ in range(draws)]) for mine in cells]
@@ -205,7 +189,7 @@ def by_cells(
     return found
 
 
-def measure(networks: FoldNetworks, progress: bool = True) -> dict[str, Any] | None:
+def measure(networks: FoldNetworks) -> dict[str, Any] | None:
     """Return "patients" of metrics.json; None for images without subjects, or with labels that are not ours.
 
     `by_sigma` keeps the thresholds of images without noise, as a user would. `without_network` classifies the same
@@ -226,11 +210,10 @@ def measure(networks: FoldNetworks, progress: bool = True) -> dict[str, Any] | N
         return rates((means >= limits) == cohort.leukemic, cohort.leukemic)
 
     baselines = []
-    for name, feature in WITHOUT_NETWORK[networks.recipe.dataset].items():
-        x = features_of(feature, networks.pixels, name if progress else "")
-        means = cohort.means(held_out_probabilities(x, networks.labels, networks.splits, 2)[:, label])
-        found = rates_at(means, cross_fitted_thresholds(cohort, means))
-        baselines.append({"name": name, **found, "auroc": auroc_interval(means, cohort.leukemic)})
+    for name, found in without_network(networks).items():
+        means = cohort.means(found[:, label])
+        figures = rates_at(means, cross_fitted_thresholds(cohort, means))
+        baselines.append({"name": name, **figures, "auroc": auroc_interval(means, cohort.leukemic)})
     return plain(
         {
             "protocol": networks.protocol,

@@ -9,7 +9,8 @@ without corruption. All intervals are over the same draws of groups, so differen
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
@@ -21,7 +22,7 @@ from blastlens.corruptions import KINDS, Corruption, Kind
 from blastlens.metrics import Interval
 from blastlens.noise import MAX_SIGMA, PAPER_SIGMAS
 from train.baselines import FEATURES, features_of, fitted
-from train.folds import FoldNetworks, Outputs
+from train.folds import FoldNetworks
 from train.held_out import plain
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -40,103 +41,108 @@ WHAT = {
 Draws = dict[str, np.ndarray]  # score -> (1 + R,): of the data as they are, then of each draw of groups
 
 
-class Baseline:
-    """The strongest baseline of `train.baselines` for the data set, fitted on each fold's clean training images."""
+class Predictions(NamedTuple):
+    """Probabilities of n images under one corruption, (n, C) each."""
 
-    def __init__(self, networks: FoldNetworks):
-        self.name, self.feature = list(FEATURES[networks.recipe.dataset].items())[-1]
-        x = features_of(self.feature, networks.pixels, self.name)
-        trains = [list(split.train) for split in networks.splits]
-        self.models = [fitted(x[train], networks.labels[train]) for train in trains]
-
-    def error(self, numbers: Sequence[np.ndarray], fold: np.ndarray, labels: np.ndarray) -> float:
-        """Return 1 - weighted F1, pooled over versions of n images: numbers (n, F) of each; fold, labels (n,)."""
-        x, fold, labels = np.concatenate(numbers), np.tile(fold, len(numbers)), np.tile(labels, len(numbers))
-        probabilities = np.empty((len(x), len(self.models[0].classes_)))
-        for k in np.unique(fold):
-            probabilities[fold == k] = self.models[k].predict_proba(x[fold == k])
-        return 1 - metrics.score("weighted_f1", labels, probabilities)
+    network: np.ndarray
+    baseline: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Condition:
-    """Results of n images under one corruption: probabilities (n, C) and the baseline's numbers (n, F)."""
-
-    probabilities: np.ndarray
-    numbers: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class PairedScores:
-    """Scores of probabilities (n, C) of the same n images, pooled over `ways`, versions of each.
+class Scorer:
+    """Figures of the same n images under several corruptions, `ways`, pooled.
 
     Attributes:
-        labels, groups: (n,). clean: (n, C), without corruption.
+        labels, groups: (n,). clean: without corruption.
     """
 
     labels: np.ndarray
     groups: np.ndarray
-    clean: np.ndarray
+    clean: Predictions
 
-    def _tiled(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.tile(self.labels, count), np.tile(self.groups, count)
+    @cached_property
+    def clean_f1(self) -> np.ndarray:
+        return self.draws([self.clean])["weighted_f1"]
 
-    def draws(self, ways: Sequence[np.ndarray]) -> Draws:
-        positive = 0 if self.clean.shape[1] == 2 else None  # ALL
-        labels, groups = self._tiled(len(ways))
-        scores = bootstrap.replicates(labels, np.concatenate(ways), groups, positive, REPLICATES)
+    def _pooled(self, ways: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        labels, groups = (np.tile(values, len(ways)) for values in (self.labels, self.groups))
+        return labels, np.concatenate([way.network for way in ways]), groups
+
+    def draws(self, ways: Sequence[Predictions]) -> Draws:
+        positive = 0 if self.clean.network.shape[1] == 2 else None  # ALL
+        scores = bootstrap.replicates(*self._pooled(ways), positive, REPLICATES)
         return {name: scores[name] for name in SCORES}
 
-    def describe(self, ways: Sequence[np.ndarray], draws: Draws) -> dict[str, Any]:
+    def describe(self, ways: Sequence[Predictions]) -> dict[str, Any]:
         """Intervals of the scores, and the risk-coverage curve."""
-        labels, groups = self._tiled(len(ways))
-        pooled = np.concatenate(ways)
-        curve = metrics.risk_coverage(labels, pooled, points=10)
+        pooled = self._pooled(ways)
+        curve = metrics.risk_coverage(*pooled[:2], points=10)
         return {
-            **{name: percentile_interval(draws[name]) for name in SCORES},
-            "aurc": bootstrap.aurc(labels, pooled, groups, REPLICATES),
+            **{name: percentile_interval(values) for name, values in self.draws(ways).items()},
+            "aurc": bootstrap.aurc(*pooled, REPLICATES),
             "risk_coverage": [{"coverage": coverage, "risk": risk} for coverage, risk in curve],
         }
 
-    def flipped(self, ways: Sequence[np.ndarray]) -> np.ndarray:
-        """Whether the predicted class is another than without corruption: (n * ways,)."""
-        return np.concatenate([way.argmax(axis=1) != self.clean.argmax(axis=1) for way in ways])
+    def f1(self, ways: Sequence[Predictions]) -> dict[str, Interval]:
+        f1 = self.draws(ways)["weighted_f1"]
+        return {"weighted_f1": percentile_interval(f1), "lost": percentile_interval(self.clean_f1 - f1)}
+
+    def baseline_error(self, ways: Sequence[Predictions]) -> float:
+        """1 - weighted F1 of the baseline."""
+        labels = np.tile(self.labels, len(ways))
+        return 1 - metrics.score("weighted_f1", labels, np.concatenate([way.baseline for way in ways]))
+
+    def flips(self, ways: Sequence[Predictions]) -> np.ndarray:
+        """Whether the predicted class is another than without corruption: (ways, n)."""
+        return np.array([way.network.argmax(axis=1) != self.clean.network.argmax(axis=1) for way in ways])
 
     def share(self, values: np.ndarray) -> Interval:
-        """Mean of (n * ways,) values."""
-        labels, groups = self._tiled(len(values) // len(self.labels))
-        return bootstrap.mean(values, labels, groups, replicates=REPLICATES)
+        """Mean of values (ways, n)."""
+        labels, groups = (np.tile(one, len(values)) for one in (self.labels, self.groups))
+        return bootstrap.mean(values.ravel(), labels, groups, replicates=REPLICATES)
 
 
 def measure(networks: FoldNetworks, every: int = 5) -> dict[str, Any]:
     """Return "robustness" of metrics.json, from one image in `every` of each group."""
     index = networks.every(every)
-    baseline = Baseline(networks)
-    clean, unchanged = _evaluated(networks, index, baseline, None)
-    scorer = PairedScores(clean.label, networks.groups[index], clean.probabilities)
-    of_clean = scorer.draws([scorer.clean])
+    fold = networks.fold_of[index]
+    baseline, feature = list(FEATURES[networks.recipe.dataset].items())[-1]
+    x = features_of(feature, networks.pixels, baseline)
+    trains = [list(split.train) for split in networks.splits]
+    models = [fitted(x[train], networks.labels[train]) for train in trains]
 
-    def error(ways: Sequence[Condition]) -> float:
-        return baseline.error([way.numbers for way in ways], clean.fold, clean.label)
+    def evaluated(corruption: Corruption | None) -> Predictions:
+        """Each image has noise seeded by its row."""
+        numbers: dict[int, np.ndarray] = {}
 
-    clean_error = error([unchanged])
+        def change(view: np.ndarray, row: int) -> np.ndarray:
+            changed = corruption.apply(view, seed=row) if corruption else view
+            numbers[row] = feature(changed)
+            return changed
+
+        network = networks.held_out(change, index).probabilities
+        features, found = np.stack([numbers[int(row)] for row in index]), np.empty_like(network)
+        for k in np.unique(fold):
+            found[fold == k] = models[k].predict_proba(features[fold == k])
+        return Predictions(network, found)
+
+    scorer = Scorer(networks.labels[index], networks.groups[index], evaluated(None))
     todo = {Corruption(kind.name, at) for kind in KINDS.values() for s in SEVERITIES for at in kind.levels_of(s)}
     todo |= {Corruption("gaussian_noise", sigma) for sigma in MORE_SIGMAS}
     conditions = {
-        str(one): _evaluated(networks, index, baseline, one)[1]
+        (one.kind, one.level): evaluated(one)
         for one in tqdm(sorted(todo, key=str), desc="robustness", unit="condition")
     }
-    entries, draws, flips = [], {}, {}
-    for kind in tqdm(KINDS.values(), desc="intervals", unit="kind"):
-        found = [[conditions[str(Corruption(kind.name, at))] for at in kind.levels_of(s)] for s in SEVERITIES]
-        errors = [error(ways) for ways in found]
-        entry, draws[kind.name], flips[kind.name] = _kind(kind, found, errors, clean_error, scorer, of_clean)
-        entries.append(entry)
-    noise = [{"sigma": 0, "weighted_f1": percentile_interval(of_clean["weighted_f1"]), "lost": Interval(0.0, 0.0, 0.0)}]
+    kinds = [
+        _kind(kind, [[conditions[kind.name, at] for at in kind.levels_of(s)] for s in SEVERITIES], scorer)
+        for kind in tqdm(KINDS.values(), desc="intervals", unit="kind")
+    ]
+    none = Interval(0.0, 0.0, 0.0)
+    noise = [{"sigma": 0, "weighted_f1": percentile_interval(scorer.clean_f1), "lost": none}]
     for sigma in sorted({*MORE_SIGMAS, *KINDS["gaussian_noise"].severities}):
-        condition = conditions[str(Corruption("gaussian_noise", sigma))]
-        noise.append({"sigma": sigma, **_f1(of_clean, scorer.draws([condition.probabilities]))})
-    losses = [row["lost"].value for row in noise]
+        noise.append({"sigma": sigma, **scorer.f1([conditions["gaussian_noise", sigma]])})
+    sigmas, losses = [row["sigma"] for row in noise], [row["lost"].value for row in noise]
+    clean_error = scorer.baseline_error([scorer.clean])
     return plain(
         {
             "protocol": networks.protocol,
@@ -144,17 +150,12 @@ def measure(networks: FoldNetworks, every: int = 5) -> dict[str, Any]:
             "every": every,
             "images": len(index),
             "groups": len(np.unique(scorer.groups)),
-            "baseline": {"name": baseline.name, "what": WHAT[baseline.name], "clean_error": clean_error},
-            "clean": scorer.describe([scorer.clean], of_clean),
-            "kinds": entries,
+            "baseline": {"name": baseline, "what": WHAT[baseline], "clean_error": clean_error},
+            "clean": scorer.describe([scorer.clean]),
+            "kinds": [entry for entry, _ in kinds],
             "noise": noise,
-            "summary": {
-                **_summary(entries, draws, flips, scorer),
-                **{
-                    f"sigma_minus_{round(100 * points)}": sigma_at([row["sigma"] for row in noise], losses, points)
-                    for points in POINTS
-                },
-            },
+            "summary": _summary(kinds, scorer)
+            | {f"sigma_minus_{round(100 * points)}": sigma_at(sigmas, losses, points) for points in POINTS},
         }
     )
 
@@ -168,71 +169,43 @@ def sigma_at(sigmas: Sequence[float], lost: Sequence[float], points: float) -> f
         sigmas: ascending from 0. lost: at each of them, 0 at the first. points: above 0.
     """
     rising = IsotonicRegression().fit_transform(sigmas, lost)
-    for a, b, before, after in zip(sigmas, sigmas[1:], rising, rising[1:], strict=False):
-        if after >= points:
-            return float(a + (b - a) * (points - before) / (after - before))
-    return None
-
-
-def _evaluated(
-    networks: FoldNetworks, index: np.ndarray, baseline: Baseline, corruption: Corruption | None
-) -> tuple[Outputs, Condition]:
-    """Evaluate networks and baseline under one corruption, each image with noise seeded by its row."""
-    numbers: dict[int, np.ndarray] = {}
-
-    def change(view: np.ndarray, row: int) -> np.ndarray:
-        changed = corruption.apply(view, seed=row) if corruption else view
-        numbers[row] = baseline.feature(changed)
-        return changed
-
-    outputs = networks.held_out(change, index)
-    return outputs, Condition(outputs.probabilities, np.stack([numbers[int(row)] for row in index]))
-
-
-def _f1(clean: Draws, draws: Draws) -> dict[str, Interval]:
-    lost = clean["weighted_f1"] - draws["weighted_f1"]
-    return {"weighted_f1": percentile_interval(draws["weighted_f1"]), "lost": percentile_interval(lost)}
+    if rising[-1] < points:
+        return None
+    after = int(np.argmax(rising >= points))
+    return float(np.interp(points, rising[after - 1 : after + 1], sigmas[after - 1 : after + 1]))
 
 
 def _kind(
-    kind: Kind,
-    found: Sequence[Sequence[Condition]],
-    errors: Sequence[float],
-    clean_error: float,
-    scorer: PairedScores,
-    of_clean: Draws,
-) -> tuple[dict[str, Any], dict[str, np.ndarray | None], np.ndarray]:
-    """Return the entry of one kind, the draws (1 + R,) of its figures, and each image's share of flips (n,).
+    kind: Kind, found: Sequence[Sequence[Predictions]], scorer: Scorer
+) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
+    """Return the entry of one kind, and by name the draws (1 + R,) of its figures, and each image's share of flips.
 
     Args:
-        found: the conditions of each severity. errors: the baseline's, by severity.
+        found: predictions under each severity, one or two ways each.
     """
-    severities, drawn, flipped = [], [], []
-    for severity, ways, error in zip(SEVERITIES, found, errors, strict=True):
-        probabilities = [way.probabilities for way in ways]
-        draws, flips = scorer.draws(probabilities), scorer.flipped(probabilities)
+    severities = []
+    for severity, ways in zip(SEVERITIES, found, strict=True):
         entry = {
             "severity": severity,
             "level": kind.severities[severity - 1],
-            **scorer.describe(probabilities, draws),
-            "flip_rate": scorer.share(flips),
-            "lost": _f1(of_clean, draws)["lost"],
-            "baseline_error": error,
+            **scorer.describe(ways),
+            "flip_rate": scorer.share(scorer.flips(ways)),
+            "lost": scorer.f1(ways)["lost"],
+            "baseline_error": scorer.baseline_error(ways),
         }
         if kind.both_ways:
             entry["ways"] = [
-                {"level": level, "weighted_f1": percentile_interval(scorer.draws([way])["weighted_f1"])}
-                for level, way in zip(kind.levels_of(severity), probabilities, strict=True)
+                {"level": level, "weighted_f1": scorer.f1([way])["weighted_f1"]}
+                for level, way in zip(kind.levels_of(severity), ways, strict=True)
             ]
         severities.append(entry)
-        drawn.append(draws)
-        flipped.append(flips)
-    mean = {name: np.mean([draws[name] for draws in drawn], axis=0) for name in ("weighted_f1", "ece")}
-    f1, clean = mean["weighted_f1"], of_clean["weighted_f1"]
+    drawn = [scorer.draws(ways) for ways in found]
+    f1, ece = (np.mean([draws[name] for draws in drawn], axis=0) for name in ("weighted_f1", "ece"))
+    clean, error = scorer.clean_f1, float(np.mean([row["baseline_error"] for row in severities]))
     # The baseline's errors are constants, as AlexNet's are: its own variance is not the model's.
-    loss = float(np.mean(errors)) - clean_error
-    figures = {
-        "ce": (1 - f1) / np.mean(errors) if np.mean(errors) else None,
+    loss = error - scorer.baseline_error([scorer.clean])
+    errors = {
+        "ce": (1 - f1) / error if error else None,
         "relative_ce": (clean - f1) / loss if loss >= LEAST_LOSS else None,
     }
     entry = {
@@ -243,31 +216,31 @@ def _kind(
         "source": kind.source,
         "both_ways": kind.both_ways,
         "severities": severities,
-        **{name: None if draws is None else percentile_interval(draws) for name, draws in figures.items()},
+        **{name: None if draws is None else percentile_interval(draws) for name, draws in errors.items()},
         "area_under_curve": float(np.mean([clean[0], *(draws["weighted_f1"][0] for draws in drawn)])),
         "relative_degradation": float(1 - f1[0] / clean[0]),
     }
-    return entry, figures | mean, np.concatenate(flipped).reshape(-1, len(scorer.labels)).mean(axis=0)
+    flips = np.concatenate([scorer.flips(ways) for ways in found]).mean(axis=0)
+    return entry, errors | {"weighted_f1": f1, "ece": ece, "flips": flips}
 
 
 def _summary(
-    entries: Sequence[Mapping[str, Any]],
-    draws: Mapping[str, Mapping[str, np.ndarray | None]],
-    flips: Mapping[str, np.ndarray],
-    scorer: PairedScores,
+    kinds: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray | None]]], scorer: Scorer
 ) -> dict[str, Any]:
     """Means over kinds, all of the same weight whether or not they go both ways."""
 
+    def present(name: str) -> list[np.ndarray]:
+        return [found for _, figures in kinds if (found := figures[name]) is not None]
+
     def mean(name: str) -> Interval | None:
-        present = [one for found in draws.values() if (one := found[name]) is not None]
-        return percentile_interval(np.mean(present, axis=0)) if present else None
+        return percentile_interval(np.mean(present(name), axis=0)) if present(name) else None
 
     return {
         "mce": mean("ce"),
         "relative_mce": mean("relative_ce"),
-        "relative_mce_kinds": sum(found["relative_ce"] is not None for found in draws.values()),
+        "relative_mce_kinds": len(present("relative_ce")),
         "mean_weighted_f1": mean("weighted_f1"),
-        "mean_flip_rate": scorer.share(np.mean(list(flips.values()), axis=0)),
+        "mean_flip_rate": scorer.share(np.mean(present("flips"), axis=0)[None]),
         "mean_ece": mean("ece"),
-        "worst_kind": max(entries, key=lambda entry: entry["relative_degradation"])["kind"],
+        "worst_kind": max((entry for entry, _ in kinds), key=lambda entry: entry["relative_degradation"])["kind"],
     }

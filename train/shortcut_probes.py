@@ -10,15 +10,16 @@ its threshold. Both are judged by the value; the interval says how certain it is
 images may fail to read what they still hold: a score that goes does not prove that there is no shortcut.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from blastlens import bootstrap, metrics
+from blastlens import bootstrap
+from blastlens.metrics import Interval
 from train import probe_images
-from train.baselines import WITHOUT_NETWORK, features_of, held_out_probabilities
+from train.baselines import without_network
 from train.folds import FoldNetworks
 from train.held_out import plain
 from train.masks import cell_mask, nuclei_mask
@@ -34,8 +35,7 @@ NOTHING = 0.01
 SLIGHT = 0.02  # where resampling or compression takes a little detail as well
 
 
-# A number, or a function of AUROC by name, of "clean" and of each baseline without a network.
-Limit = float | Callable[[Mapping[str, float]], float]
+HALF_OF_CLEAN = "half of clean"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Probe:
     Attributes:
         name, title, what: for records, for tables, and in one sentence.
         expect: whether the score "keeps" or "loses".
-        limit: for "keeps" the largest loss of weighted F1, for "loses" the largest AUROC.
+        limit: for "keeps" the largest loss of weighted F1. For "loses" the largest AUROC: a number; the name of a
+            baseline, for what one property alone tells without a network, at least `CHANCE`; or `HALF_OF_CLEAN`, half
+            of what the network has above chance.
         reason: of that limit.
     """
 
@@ -53,18 +55,9 @@ class Probe:
     title: str
     what: str
     expect: Literal["keeps", "loses"]
-    limit: Limit
+    limit: float | str
     reason: str
     alter: Alter
-
-
-def _no_more_than(baseline: str) -> Limit:
-    """What one property alone tells without a network; chance, where that is nothing."""
-    return lambda auroc: max(CHANCE, auroc[baseline])
-
-
-def _half_of_clean(auroc: Mapping[str, float]) -> float:
-    return 0.5 + (auroc["clean"] - 0.5) / 2
 
 
 _GREY = Probe(
@@ -97,34 +90,31 @@ _JPEG = Probe(
 )
 
 
-def _eighth(mode: Literal["constant", "reflect"], beyond: str) -> Probe:
-    return Probe(
-        "rotation_45",
-        "Turned by 45°",
-        f"An eighth of a turn, resampled; {beyond}.",
-        "keeps",
-        SLIGHT,
-        "A smear has no up or down; resampling takes a little detail.",
-        probe_images.eighth_turn(mode),
-    )
-
-
-def _shift(alter: Alter, how: str) -> Probe:
-    return Probe(
-        "shift",
-        "Off centre",
-        f"Moved by {SHIFT:.0%} of the side in a random direction, {how}.",
-        "keeps",
-        SLIGHT,
-        "Where in the picture a cell lies is the photographer's choice.",
-        alter,
-    )
-
+_EIGHTH = Probe(
+    "rotation_45",
+    "Turned by 45°",
+    "An eighth of a turn, resampled; black beyond the border.",
+    "keeps",
+    SLIGHT,
+    "A smear has no up or down; resampling takes a little detail.",
+    probe_images.eighth_turn("constant"),
+)
+_SHIFT = Probe(
+    "shift",
+    "Off centre",
+    f"Moved by {SHIFT:.0%} of the side in a random direction, as far as the cell does not leave the picture.",
+    "keeps",
+    SLIGHT,
+    "Where in the picture a cell lies is the photographer's choice.",
+    probe_images.shifted_cell,
+)
+_EIGHTH_OF_FIELD = "An eighth of a turn, resampled; mirrored beyond the border."
+_SHIFT_OF_FIELD = f"Moved by {SHIFT:.0%} of the side in a random direction, mirrored where nothing is known."
 
 CELLS = (
     _QUARTER,
-    _eighth("constant", "black beyond the border"),
-    _shift(probe_images.shifted_cell, "as far as the cell does not leave the picture"),
+    _EIGHTH,
+    _SHIFT,
     _JPEG,
     Probe(
         "bar_added",
@@ -161,7 +151,7 @@ CELLS = (
         "Silhouette only",
         "The cell's outline filled with one colour, the training cells' mean.",
         "loses",
-        _no_more_than("cell area"),
+        "cell area",
         "Size is a sign, and an outline shows it; more than the area alone tells, without any network, would come from "
         "how cells were cut out.",
         probe_images.cell_silhouette,
@@ -171,7 +161,7 @@ CELLS = (
         "Size only",
         "A disc of the cell's area in that colour.",
         "loses",
-        _no_more_than("cell area"),
+        "cell area",
         "All it shows is the area.",
         probe_images.disc,
     ),
@@ -180,7 +170,7 @@ CELLS = (
         "Colour and size only",
         "The cell's pixels in random order within its outline: texture gone, its histogram kept.",
         "loses",
-        _half_of_clean,
+        HALF_OF_CLEAN,
         "Texture and inner structure make the difference between the cells; without them, at most half of what the "
         "model has above chance may be left.",
         probe_images.shuffled_cell,
@@ -189,8 +179,8 @@ CELLS = (
 
 FIELDS = (
     _QUARTER,
-    _eighth("reflect", "mirrored beyond the border"),
-    _shift(probe_images.shifted_field, "mirrored where nothing is known"),
+    replace(_EIGHTH, what=_EIGHTH_OF_FIELD, alter=probe_images.eighth_turn("reflect")),
+    replace(_SHIFT, what=_SHIFT_OF_FIELD, alter=probe_images.shifted_field),
     _JPEG,
     Probe(
         "bar_covered",
@@ -226,7 +216,7 @@ FIELDS = (
         "Silhouettes only",
         "The outlines of what is stained as nuclei are, in one colour on one background, the training fields' means.",
         "loses",
-        _no_more_than("nuclear area"),
+        "nuclear area",
         "How many nuclei there are and how large is how the slide was photographed as much as it is disease; more than "
         "their total area alone tells, without any network, would come from that.",
         probe_images.nuclei_silhouettes,
@@ -236,7 +226,7 @@ FIELDS = (
         "Colour only",
         "All pixels in random order (scale bar covered): nothing but the colour histogram is left.",
         "loses",
-        _half_of_clean,
+        HALF_OF_CLEAN,
         "Each class of this data set was photographed under its own conditions, so colour tells them apart without "
         "telling anything about cells; at most half of what the model has above chance may be left.",
         probe_images.shuffled_field,
@@ -257,7 +247,7 @@ GREY_REASON = (
 )
 
 
-def measure(networks: FoldNetworks, every: int = 1, progress: bool = True) -> dict[str, Any]:
+def measure(networks: FoldNetworks, every: int = 1) -> dict[str, Any]:
     """Return "probes" of metrics.json, from one image in `every` of each group; baselines are fitted on all training
     images.
 
@@ -265,28 +255,26 @@ def measure(networks: FoldNetworks, every: int = 1, progress: bool = True) -> di
         `rows`, one per probe: `measure` names what `limit` is on ("difference" or "auroc"), `reason` says why.
         `without_network`: baselines on the same folds and images. `grey_is_healthy`, for ALL or HEM only: see there.
     """
-    index, names, dataset = networks.every(every), networks.label_names, networks.recipe.dataset
+    index, dataset = networks.every(every), networks.recipe.dataset
     labels, groups = networks.labels[index], networks.groups[index]
     typical = [_typical(networks, k) for k in range(len(networks.splits))]
-    bars = {}
-    for name, feature in WITHOUT_NETWORK[dataset].items():
-        x = features_of(feature, networks.pixels, name if progress else "")
-        found = held_out_probabilities(x, networks.labels, networks.splits, len(names))[index]
-        bars[name] = _scores(labels, found, groups, names)
-    clean = networks.held_out(index=index, what="unchanged" if progress else "").probabilities
-    before = _scores(labels, clean, groups, names)
-    auroc = {"clean": before["auroc"].value} | {name: scores["auroc"].value for name, scores in bars.items()}
+    baselines = {
+        name: _scores(networks, index, probabilities[index])
+        for name, probabilities in without_network(networks).items()
+    }
+    clean = networks.held_out(index=index, what="unchanged").probabilities
+    before = _scores(networks, index, clean)
+    auroc = {"clean": before["auroc"].value} | {name: scores["auroc"].value for name, scores in baselines.items()}
     rows = []
     for probe in PROBES[dataset]:
 
         def change(view: np.ndarray, row: int, alter: Alter = probe.alter) -> np.ndarray:
             return alter(view, typical[networks.fold_of[row]], np.random.default_rng([networks.seed, row]))
 
-        found = networks.held_out(change, index, probe.title if progress else "").probabilities
-        after = _scores(labels, found, groups, names)
-        difference = bootstrap.difference(labels, found, clean, groups, metric="weighted_f1")
-        limit = probe.limit if isinstance(probe.limit, float) else probe.limit(auroc)
-        keeps = probe.expect == "keeps"
+        found = networks.held_out(change, index, probe.title).probabilities
+        after = _scores(networks, index, found)
+        difference = bootstrap.difference(labels, found, clean, groups)
+        limit, keeps = _limit(probe.limit, auroc), probe.expect == "keeps"
         rows.append(
             {
                 "probe": probe.name,
@@ -308,16 +296,14 @@ def measure(networks: FoldNetworks, every: int = 1, progress: bool = True) -> di
         "images": len(index),
         "clean": before,
         "rows": rows,
-        "without_network": [{"name": name, **scores} for name, scores in bars.items()],
+        "without_network": [{"name": name, **scores} for name, scores in baselines.items()],
     }
     if dataset == "cnmc2019":
-        record["grey_is_healthy"] = grey_is_healthy(networks, index, clean, progress)
+        record["grey_is_healthy"] = grey_is_healthy(networks, index, clean)
     return plain(record)
 
 
-def grey_is_healthy(
-    networks: FoldNetworks, index: np.ndarray, in_colour: np.ndarray, progress: bool = False
-) -> dict[str, Any]:
+def grey_is_healthy(networks: FoldNetworks, index: np.ndarray, in_colour: np.ndarray) -> dict[str, Any]:
     """Return the effect of desaturating one class, as the MobileNet_M paper does to HEM for training.
 
     Args:
@@ -328,27 +314,24 @@ def grey_is_healthy(
         the latter minus the former; `limit` on it, `reason` and `passed`. `rows`: the scores with HEM, ALL or both
         desaturated: where grey means healthy, desaturating HEM only raises them and desaturating ALL only lowers them.
     """
-    labels, groups, names = networks.labels[index], networks.groups[index], networks.label_names
-    in_grey = networks.held_out(
-        lambda view, row: np.repeat(view.max(axis=2, keepdims=True), 3, axis=2),
-        index,
-        "desaturated" if progress else "",
-    ).probabilities
-    leukemic = labels == 0
+    labels, groups = networks.labels[index], networks.groups[index]
 
-    def as_hem(probabilities: np.ndarray) -> metrics.Interval:
-        right = bootstrap.summary(labels[leukemic], probabilities[leukemic], groups[leukemic], names)["accuracy"]
-        return metrics.Interval(1 - right.value, 1 - right.high, 1 - right.low)
+    def desaturated(view: np.ndarray, _: int) -> np.ndarray:
+        return np.repeat(view.max(axis=2, keepdims=True), 3, axis=2)
+
+    in_grey = networks.held_out(desaturated, index, "desaturated").probabilities
+    all_ = labels == 0
+
+    def as_hem(probabilities: np.ndarray) -> Interval:
+        return bootstrap.mean(probabilities.argmax(axis=1) == 1, labels, groups, all_)
 
     # Fewer ALL are right in grey, so more are classified as HEM: colour minus grey in accuracy.
-    difference = bootstrap.difference(
-        labels[leukemic], in_colour[leukemic], in_grey[leukemic], groups[leukemic], metric="accuracy"
-    )
+    difference = bootstrap.difference(labels[all_], in_colour[all_], in_grey[all_], groups[all_], metric="accuracy")
     rows = []
     for name, title, classes in GREYED:
         mixed = np.where(np.isin(labels, classes)[:, None], in_grey, in_colour)
-        changed = bootstrap.difference(labels, mixed, in_colour, groups, metric="weighted_f1")
-        rows.append({"probe": name, "title": title, **_scores(labels, mixed, groups, names), "difference": changed})
+        changed = bootstrap.difference(labels, mixed, in_colour, groups)
+        rows.append({"probe": name, "title": title, **_scores(networks, index, mixed), "difference": changed})
     return {
         "called_HEM_in_colour": as_hem(in_colour),
         "called_HEM_in_grey": as_hem(in_grey),
@@ -360,24 +343,28 @@ def grey_is_healthy(
     }
 
 
+def _limit(limit: float | str, auroc: Mapping[str, float]) -> float:
+    if limit == HALF_OF_CLEAN:
+        return 0.5 + (auroc["clean"] - 0.5) / 2
+    return max(CHANCE, auroc[limit]) if isinstance(limit, str) else limit
+
+
 def _typical(networks: FoldNetworks, fold: int) -> Typical:
     """From evenly spread training images of the fold."""
     train = np.sort(networks.splits[fold].train)
     chosen = train[:: max(1, len(train) // REFERENCE_IMAGES)]
-    views = np.stack([np.asarray(networks.pixels[i]) for i in chosen])
+    views = np.asarray(networks.pixels[chosen])
     cells = networks.recipe.dataset == "cnmc2019"
     masks = np.stack([(cell_mask if cells else nuclei_mask)(view) for view in views])
     inside = views[masks].mean(axis=0) if masks.any() else np.zeros(3)
     outside = views[~masks].mean(axis=0) if not cells and not masks.all() else np.zeros(3)
     # Between the classes, however many images each has: the median of all would be the larger class's.
-    areas = masks.sum(axis=(1, 2)).clip(1)
-    of_class = [np.median(areas[networks.labels[chosen] == c]) for c in np.unique(networks.labels[chosen])]
-    area = float(np.exp(np.log(of_class).mean()))
+    areas, labels = masks.sum(axis=(1, 2)).clip(1), networks.labels[chosen]
+    area = float(np.exp(np.mean([np.log(np.median(areas[labels == c])) for c in np.unique(labels)])))
     return Typical(area, np.rint(inside).astype(np.uint8), np.rint(outside).astype(np.uint8))
 
 
-def _scores(
-    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, names: Sequence[str]
-) -> dict[str, metrics.Interval]:
+def _scores(networks: FoldNetworks, index: np.ndarray, probabilities: np.ndarray) -> dict[str, Interval]:
+    labels, groups, names = networks.labels[index], networks.groups[index], networks.label_names
     report = bootstrap.summary(labels, probabilities, groups, names, positive=0 if len(names) == 2 else None)
     return {key: report[key] for key in SCORES}
