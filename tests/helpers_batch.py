@@ -1,9 +1,11 @@
-"""What the tests of bulk scoring share: a network that takes no time, folders of drawn cells, and reading results."""
+"""What the tests of batch scoring share: a network that takes no time, folders of synthetic cells, reading results."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from helpers_models import LABELS, PREPROCESSOR, config_json, write_json
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from blastlens.batch_scoring.scorer import Scorer
 from blastlens.synthetic_images import synthetic_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +25,7 @@ SIDE = 32
 def tiny_model(path: Path) -> Path:
     """A model folder for single cells of 32 px: the mean colour and one linear layer, in a twentieth of a millisecond.
 
-    It has a gate, which wants some black, and figures to decide by.
+    It has OOD detection, which wants some black, and thresholds.
     """
     (path / "onnx").mkdir(parents=True)
     weight = np.array([[9.0, -4.0, 1.0], [-2.0, 5.0, -3.0]], np.float32)
@@ -53,7 +56,7 @@ def tiny_model(path: Path) -> Path:
 
 
 def cells(folder: Path, number: int) -> list[Path]:
-    """So many drawn cells, numbered with three digits, and every tenth one a picture without any black."""
+    """So many synthetic cells, numbered with three digits, and every tenth one a picture without any black."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{n:03d}.png" for n in range(number)]
     for n, file in enumerate(files):
@@ -90,3 +93,17 @@ def metadata(file: Path) -> dict[str, str]:
 def identity(file: Path) -> dict:
     """The command that a results file came from."""
     return json.loads(metadata(file)["blastlens.command"])
+
+
+def interrupt(monkeypatch, parts: int, run: Callable[[], object]) -> None:
+    """A run in this process that is interrupted after so many parts are written."""
+    write_part = Scorer.write_part
+
+    def failing(self, part, *more):
+        if part.name >= f"part-{parts:06d}":
+            raise InterruptedError
+        write_part(self, part, *more)
+
+    with monkeypatch.context() as patch, suppress(InterruptedError):
+        patch.setattr(Scorer, "write_part", failing)
+        run()

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_batch import cells, command_line, identity, metadata, rows, tiny_model
+from helpers_batch import cells, command_line, identity, interrupt, metadata, rows, tiny_model
 from helpers_files import write_bad_files
 
 from blastlens import Classifier, Corruption
@@ -376,17 +376,7 @@ def test_ctrl_c_says_what_is_finished_and_meanwhile_a_second_run_is_refused(arch
 @pytest.fixture
 def half_done(archive, model, out, monkeypatch):
     """The work folder of a run that was interrupted after its second chunk."""
-    write_part = Scorer.write_part
-
-    def failing(self, part, *more):
-        if part.name >= "part-000002":
-            raise InterruptedError
-        write_part(self, part, *more)
-
-    monkeypatch.setattr(Scorer, "write_part", failing)
-    with suppress(InterruptedError):
-        run(archive, model, out)
-    monkeypatch.undo()
+    interrupt(monkeypatch, 2, lambda: run(archive, model, out))
     return out.with_name("results.parquet.parts")
 
 

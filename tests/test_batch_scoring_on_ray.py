@@ -1,15 +1,13 @@
 """`--engine ray`: the same file as from one process, also after an interruption; skipped without Ray."""
 
 import shutil
-from contextlib import suppress
 
 import pytest
-from helpers_batch import cells, tiny_model
+from helpers_batch import cells, interrupt, tiny_model
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from blastlens.batch_scoring.score import Command, score
-from blastlens.batch_scoring.scorer import Scorer
 from blastlens.errors import BlastlensError
 
 pytestmark = pytest.mark.slow
@@ -26,32 +24,17 @@ def command(tmp_path_factory):
     return Command((str(folder), f"{folder}.zip"), model, sigma=5.0, seed=1)
 
 
-def interrupted(command, out, monkeypatch):
-    """A run of this process that was interrupted after three chunks."""
-    write_part = Scorer.write_part
-
-    def failing(self, part, *more):
-        if part.name >= "part-000003":
-            raise InterruptedError
-        write_part(self, part, *more)
-
-    monkeypatch.setattr(Scorer, "write_part", failing)
-    with suppress(InterruptedError):
-        score(command, out, chunk=8)
-    monkeypatch.undo()
-    return out
-
-
 def test_two_workers_resume_a_run_of_this_process_and_give_the_same_file(command, tmp_path, monkeypatch):
     score(command, tmp_path / "here.parquet", chunk=8)
-    interrupted(command, tmp_path / "ray.parquet", monkeypatch)
+    interrupt(monkeypatch, 3, lambda: score(command, tmp_path / "ray.parquet", chunk=8))
     report = score(command, tmp_path / "ray.parquet", "ray", workers=2, chunk=8)
     assert (report.images, report.failed, report.scored) == (82, 2, 82 - 24)
     assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
 
 
 def test_a_part_that_cannot_be_written_is_one_sentence(command, tmp_path, monkeypatch):
-    out = interrupted(command, tmp_path / "ray.parquet", monkeypatch)
+    out = tmp_path / "ray.parquet"
+    interrupt(monkeypatch, 3, lambda: score(command, out, chunk=8))
     (tmp_path / "ray.parquet.parts" / "part-000004.parquet").mkdir()
     with pytest.raises(BlastlensError, match=r"part-000004\.parquet cannot be written \(Is a directory\)"):
         score(command, out, "ray", workers=1, chunk=8)

@@ -7,8 +7,9 @@ sources, the model and the output under the same paths, and have blastlens insta
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,71 +25,58 @@ def score_on_ray(
     scorer: Scorer,
     chunks: Iterable[tuple[int, list[Found]]],
     work: Path,
-    tick: Callable[[int, int], None],
     workers: int | None,
     address: str | None,
-) -> None:
+) -> Iterator[tuple[int, int]]:
     """Score chunks on a cluster, or on one started here.
 
     Args:
         scorer: of the command.
         chunks: their numbers and images.
         work: the folder for the parts.
-        tick: called with the number of images and of failures of each chunk.
         workers: actors, of one core each; by default one per core.
         address: of the cluster; None starts one on this machine for the time being.
+
+    Yields:
+        the number of images and of failures of each chunk.
 
     Raises:
         BlastlensError: Ray is not installed or cannot be reached, or a part cannot be written.
     """
     with _cluster(workers, address) as ray:
-        actor_class = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Actor)
-        most = workers or int(ray.cluster_resources().get("CPU", 1))
-        busy: dict[Any, Any] = {}  # the pending result of each actor
-        idle: list[Any] = []
+        from ray.util import ActorPool
 
-        def finish_one() -> None:
-            (result,), _ = ray.wait(list(busy), num_returns=1)
-            idle.append(busy.pop(result))
-            images, failed, problem = ray.get(result)
-            if problem:
-                raise BlastlensError(problem)
-            tick(images, failed)
-
-        for number, images in chunks:
-            if not idle and len(busy) < most:
-                idle.append(actor_class.remote(scorer.command, scorer.identity, str(work)))
-            if not idle:
-                finish_one()
-            actor = idle.pop()
-            busy[actor.score.remote(number, images)] = actor
-        while busy:
-            finish_one()
+        actor = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Actor)
+        number = workers or int(ray.cluster_resources().get("CPU", 1))
+        pool = ActorPool([actor.remote(scorer.command, scorer.identity, work) for _ in range(number)])
+        try:
+            for chunk in chunks:
+                if not pool.has_free():
+                    yield pool.get_next_unordered()
+                pool.submit(lambda worker, given: worker.score.remote(*given), chunk)
+            while pool.has_next():
+                yield pool.get_next_unordered()
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, BlastlensError) else error  # noqa: B904 (pages of Ray's own)
 
 
 class _Actor:
     """Scores one chunk at a time, on one core."""
 
-    def __init__(self, command: Command, identity: dict[str, Any], work: str) -> None:
-        self._work = Path(work)
-        self._problem = ""
-        try:
-            self._scorer = Scorer(command)
-            if self._scorer.identity != identity:
-                self._problem = (
-                    f"On {platform.node()} the model {command.model} is another one; all machines must see the same."
-                )
-        except BlastlensError as error:  # Ray would wrap it in pages of its own
-            self._problem = str(error)
+    def __init__(self, command: Command, identity: dict[str, Any], work: Path) -> None:
+        self._command, self._identity, self._work = command, identity, work
 
-    def score(self, number: int, images: list[Found]) -> tuple[int, int, str]:
-        """Number of images and of failures, and why nothing could be scored, "" otherwise."""
-        try:
-            return (0, 0, self._problem) if self._problem else (*self._score(number, images), "")
-        except BlastlensError as error:
-            return 0, 0, str(error)
+    @cached_property
+    def _scorer(self) -> Scorer:
+        scorer = Scorer(self._command)
+        if scorer.identity != self._identity:
+            raise BlastlensError(
+                f"On {platform.node()} the model {self._command.model} is another one; all machines must see the same."
+            )
+        return scorer
 
-    def _score(self, number: int, images: list[Found]) -> tuple[int, int]:
+    def score(self, number: int, images: list[Found]) -> tuple[int, int]:
+        """Number of images and of failures."""
         answers = [answer for some in in_batches(images) for answer in self._scorer.answers(some)]
         self._scorer.write_part(part_file(self._work, number), images, answers)
         return len(images), sum(isinstance(answer, str) for answer in answers)

@@ -9,16 +9,13 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,12 +33,10 @@ from .scorer import Answer, Command, Scorer, in_batches, part_file
 
 CHUNK = 1024  # images that are finished together: what an interruption can cost; a multiple of a batch
 ENGINES = ("local", "ray")
-_AHEAD = 5  # batches under way for each worker thread, so that it never waits for the next one
 _COMMAND, _LOCK = "command.json", "lock"
 _ACCEPTED = "give a folder, a zip, an image, or a quoted pattern such as 'archive/**/*.bmp'"
 
 Chunk = tuple[int, list[Found]]  # its number and images
-Tick = Callable[[int, int], None]  # called with the number of images done and how many of them failed
 
 
 @dataclass(frozen=True)
@@ -103,32 +98,28 @@ def score(
     work = out.with_name(f"{out.name}.parts")
     sources = expand(command.sources)
     scorer = Scorer(command)
-    if out.is_dir():
-        raise BlastlensError(f"{out} is a folder; name a file, or choose another --out.")
-    # A run that was killed at its very end left both its output and its work folder.
-    if out.exists() and not overwrite and not (work.exists() and _command_of(out) == scorer.identity):
-        raise BlastlensError(f"{out} exists; give --overwrite to replace it, or choose another --out.")
+    _check_output(out, work, scorer, overwrite)
     start = time.perf_counter()
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
     with only_run(work / _LOCK, f"Another run is at work in {work}; wait for it, or choose another --out."):
         _claim(work, scorer.identity)
         try:
-            with _progress("Listing", show_progress) as tick:
-                sizes, done = _listed(_chunks(sources, chunk), work, tick)
+            with _bar("Listing", show_progress) as bar:
+                sizes, done = _listed(_chunks(sources, chunk), work, bar)
             total, finished = sum(sizes), sum(sizes[number] for number in done)
             missing = (one for one in _chunks(sources, chunk) if one[0] not in done)
-            with _progress("Scoring", show_progress, total, finished) as tick:
-                if engine == "ray" and finished < total:
-                    score_on_ray(scorer, missing, work, tick, workers, ray_address)
-                else:
-                    _score_here(scorer, missing, work, tick, workers or usable_cores())
+            if engine == "ray" and finished < total:
+                steps = score_on_ray(scorer, missing, work, workers, ray_address)
+            else:
+                steps = _score_here(scorer, missing, work, workers or usable_cores())
+            with _bar("Scoring", show_progress, total=total, initial=finished) as bar:
+                _follow(steps, bar)
             report = _merge(scorer, [part_file(work, number) for number in range(len(sizes))], out)
         except KeyboardInterrupt:
             finished = sum(_rows(part) for part in work.glob("part-*.parquet"))
-            raise KeyboardInterrupt(
-                f"Stopped; {finished:,} images are finished. Rerun the command to resume."
-            ) from None
+            message = f"Stopped; {finished:,} images are finished. Rerun the command to resume."
+            raise KeyboardInterrupt(message) from None
         finally:
             if not any(work.glob("part-*.parquet")):
                 _remove(work)
@@ -136,27 +127,46 @@ def score(
     return Report(*report, scored=total - finished, seconds=time.perf_counter() - start)
 
 
+def _score_here(scorer: Scorer, chunks: Iterable[Chunk], work: Path, workers: int) -> Iterator[tuple[int, int]]:
+    """Score with threads that each read, decode and score a batch at a time; yields numbers of images and failures."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for number, images in chunks:
+            answers: list[Answer] = []
+            for some in pool.map(scorer.answers, in_batches(images)):
+                yield len(some), sum(isinstance(one, str) for one in some)
+                answers += some
+            scorer.write_part(part_file(work, number), images, answers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _bar(title: str, show: bool, **more: int) -> "tqdm[NoReturn]":
+    """A progress bar on stderr, written less often where that is no terminal."""
+    often = 0.5 if sys.stderr.isatty() else 10
+    return tqdm(desc=title, unit=" images", mininterval=often, dynamic_ncols=True, disable=not show, **more)
+
+
+def _follow(steps: Iterator[tuple[int, int]], bar: "tqdm[NoReturn]") -> None:
+    """Let steps work until their end; each tells its number of images and of failures."""
+    failures = 0
+    for images, failed in steps:
+        failures += failed
+        bar.set_postfix_str(f"{failures:,} failed" if failures else "", refresh=False)
+        bar.update(images)
+
+
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BatchSource:
-    """A path to walk through.
-
-    Attributes:
-        path: absolute.
-        prefix: what the names of its images begin with; of a single file, its name.
-    """
-
-    path: str
-    prefix: str
-
-
-def expand(sources: Sequence[str | os.PathLike[str]]) -> list[BatchSource]:
+def expand(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:
     """Find folders, zips and files, and those that patterns match, and what their images are called.
 
     With one source, names are relative to it; with several, those in a folder or zip begin with its name. A single
     file is called as it was given.
+
+    Returns:
+        The absolute path of each, and what the names of its images begin with; of a single file, its name.
 
     Raises:
         BlastlensError: there is no source, or one that does not exist.
@@ -173,13 +183,10 @@ def expand(sources: Sequence[str | os.PathLike[str]]) -> list[BatchSource]:
         if not os.path.lexists(base) or (is_pattern and not os.path.isdir(base)):
             raise BlastlensError(f"{typed} does not exist; {_ACCEPTED}.")
         if not is_pattern and not os.path.isdir(path) and not is_zip(Path(path)):
-            found.append(BatchSource(path, typed.replace(os.sep, "/")))
+            found.append((path, typed.replace(os.sep, "/")))
             continue
         prefix = _unique(_stem(Path(base)), taken) + "/" if len(sources) > 1 else ""
-        if not is_pattern:
-            found.append(BatchSource(path, prefix))
-            continue
-        matches = list(_matches(path, base, prefix))
+        matches = list(_matches(path, base, prefix)) if is_pattern else [(path, prefix)]
         if not matches:
             raise BlastlensError(f"No image matches {typed}; {_ACCEPTED}.")
         found += matches
@@ -209,7 +216,7 @@ def _unique(name: str, taken: set[str]) -> str:
     return unique
 
 
-def _matches(pattern: str, base: str, prefix: str) -> Iterator[BatchSource]:
+def _matches(pattern: str, base: str, prefix: str) -> Iterator[tuple[str, str]]:
     folder = None
     for match in sorted(map(os.path.normpath, glob.iglob(pattern, recursive=True)), key=lambda one: one.split(os.sep)):
         name = os.path.relpath(match, base)
@@ -217,26 +224,26 @@ def _matches(pattern: str, base: str, prefix: str) -> Iterator[BatchSource]:
             continue
         if os.path.isdir(match):
             folder = match
-            yield BatchSource(match, prefix if name == "." else f"{prefix}{name}/")
+            yield (match, prefix if name == "." else f"{prefix}{name}/")
         elif is_zip(Path(match)):
-            yield BatchSource(match, f"{prefix}{os.path.splitext(name)[0]}/")
+            yield (match, f"{prefix}{os.path.splitext(name)[0]}/")
         elif Found(name, match).is_image:
-            yield BatchSource(match, prefix + name)
+            yield (match, prefix + name)
 
 
-def find_images(sources: Iterable[BatchSource]) -> Iterator[Found]:
+def find_images(sources: Iterable[tuple[str, str]]) -> Iterator[Found]:
     """Every image of the sources, source by source and in each folder by name; links are followed."""
-    for source in sources:
+    for path, prefix in sources:
         try:
-            for found in walk(Path(source.path), source.prefix, Zip, follow_links=True):
-                is_source = found.entry is None and found.path == source.path  # tried whatever its name is
+            for found in walk(Path(path), prefix, Zip, follow_links=True):
+                is_source = found.entry is None and found.path == path  # tried whatever its name is
                 if found.error or found.is_image or is_source:
                     yield found
         except BlastlensError as error:
-            yield Found(printable(os.path.basename(source.path)), source.path, error=str(error))
+            yield Found(printable(os.path.basename(path)), path, error=str(error))
 
 
-def _chunks(sources: Iterable[BatchSource], size: int) -> Iterator[Chunk]:
+def _chunks(sources: Iterable[tuple[str, str]], size: int) -> Iterator[Chunk]:
     images = find_images(sources)
     number = 0
     while chunk := list(islice(images, size)):
@@ -245,6 +252,14 @@ def _chunks(sources: Iterable[BatchSource], size: int) -> Iterator[Chunk]:
 
 
 # The work folder -----------------------------------------------------------------------------------------------------
+
+
+def _check_output(out: Path, work: Path, scorer: Scorer, overwrite: bool) -> None:
+    if out.is_dir():
+        raise BlastlensError(f"{out} is a folder; name a file, or choose another --out.")
+    # A run that was killed at its very end left both its output and its work folder.
+    if out.exists() and not overwrite and not (work.exists() and _command_of(out) == scorer.identity):
+        raise BlastlensError(f"{out} exists; give --overwrite to replace it, or choose another --out.")
 
 
 def _claim(work: Path, identity: dict[str, Any]) -> None:
@@ -282,12 +297,12 @@ def _command_of(out: Path) -> Any:
         return None
 
 
-def _listed(chunks: Iterable[Chunk], work: Path, tick: Tick) -> tuple[list[int], set[int]]:
+def _listed(chunks: Iterable[Chunk], work: Path, bar: "tqdm[NoReturn]") -> tuple[list[int], set[int]]:
     """The sizes of all chunks, and the numbers of those whose results are there."""
     sizes, done = [], set()
     for number, images in chunks:
         sizes.append(len(images))
-        tick(len(images), 0)
+        bar.update(len(images))
         if _is_done(part_file(work, number), images):
             done.add(number)
     if not sizes:
@@ -325,71 +340,3 @@ def _merge(scorer: Scorer, parts: Sequence[Path], out: Path) -> tuple[int, int, 
 
     scorer.write(out, tables())
     return images, failed, unlike
-
-
-@contextmanager
-def _progress(title: str, show: bool, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-    """A bar on stderr, which threads may move; it is written less often where that is no terminal."""
-    often = 0.5 if sys.stderr.isatty() else 10
-    failures = 0
-    lock = threading.Lock()
-    with tqdm(
-        desc=title, total=total, initial=done, unit=" images", mininterval=often, dynamic_ncols=True, disable=not show
-    ) as bar:
-
-        def tick(images: int, failed: int) -> None:
-            nonlocal failures
-            with lock:
-                if failed:
-                    failures += failed
-                    bar.set_postfix_str(f"{failures:,} failed", refresh=False)
-                bar.update(images)
-
-        yield tick
-
-
-# On this machine -----------------------------------------------------------------------------------------------------
-
-
-def _score_here(scorer: Scorer, chunks: Iterator[Chunk], work: Path, tick: Tick, workers: int) -> None:
-    """Threads that each read, decode and score one batch at a time, the first ones of the next chunk included."""
-    begun: deque[Chunk] = deque()
-
-    def batches() -> Iterator[Sequence[Found]]:
-        for chunk in chunks:
-            begun.append(chunk)
-            yield from in_batches(chunk[1])
-
-    def answer(batch: Sequence[Found]) -> list[Answer]:
-        answers = scorer.answers(batch)
-        tick(len(batch), sum(isinstance(one, str) for one in answers))
-        return answers
-
-    pool = ThreadPoolExecutor(workers)
-    try:
-        answers: list[Answer] = []
-        for answered in _in_order(pool, answer, batches(), workers * _AHEAD):
-            answers += answered
-            number, images = begun[0]
-            if len(answers) == len(images):
-                scorer.write_part(part_file(work, number), images, answers)
-                begun.popleft()
-                answers = []
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    answer: Callable[[Sequence[Found]], list[Answer]],
-    batches: Iterable[Sequence[Found]],
-    ahead: int,
-) -> Iterator[list[Answer]]:
-    """Answers to batches in order, with at most `ahead` of them under way."""
-    pending: deque[Future[list[Answer]]] = deque()
-    for batch in batches:
-        pending.append(pool.submit(answer, batch))
-        if len(pending) == ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
