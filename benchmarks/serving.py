@@ -35,7 +35,7 @@ from benchmarks.common import (
 )
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
-from blastlens.inference import usable_cores
+from blastlens.inference import normalise, usable_cores
 from blastlens.model_folder import PRECISIONS
 
 TITLE = "Predictions"
@@ -107,7 +107,7 @@ def measure_model(model: str, precision: str, images: Sequence[Path], prepared: 
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     session = ort.InferenceSession(str(folder.onnx_file(precision)), options, providers=["CPUExecutionProvider"])
-    ready = folder.view.normalise(np.stack([classifier.pixels(path) for path in islice(cycle(images), 32)]))
+    ready = normalise(folder.view, np.stack([classifier.pixels(path) for path in islice(cycle(images), 32)]))
     classify = pipeline("image-classification", model=str(folder.path))
     path, small = str(images[0]), str(prepared[0])
 

@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image
 
 from . import external_result
-from .corruptions import KINDS, Corruption
+from .corruptions import Corruption, kind_of
 from .errors import BlastlensError
 from .hub import fetch
-from .images import ImageSource, name_of, read_view
-from .inference import Backend, load_backend
+from .images import ImageSource, read_view
+from .inference import load_network
 from .model_folder import ModelFolder
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
-from .ood_detection import OODResult, statistics_of
+from .ood_detection import statistics_of
 from .patients import leukemic_labels
-from .thresholds import Decision
+from .thresholds import Thresholds
 
 DISCLAIMER = "Research demonstration, not a medical device."
 BATCH = 4  # images per thread of the network that are in memory together
@@ -122,24 +122,21 @@ class Classifier:
         prevalence: the share of leukemic images that its calibration assumes; None where metrics.json states none.
     """
 
-    def __init__(
-        self,
-        folder: ModelFolder,
-        precision: str = "fp32",
-        backend: Backend | None = None,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, folder: ModelFolder, precision: str = "fp32", threads: int | None = None) -> None:
         """Load the network of a folder; `from_pretrained` also finds the folder."""
         self.folder = folder
         self.label_names = folder.label_names
-        self._backend = backend or load_backend(folder, precision, threads)
-        gate, figures = folder.gate, folder.metrics.get("calibration")
-        self._scores_features = gate is not None and gate.features is not None and self._backend.has_features
-        self._ood_results: dict[bytes, OODResult] = {}
+        self._network = load_network(folder, precision, threads)
+        self._detector = detector = folder.ood_detector
+        self._checks_features = bool(detector and detector.features and "features" in self._network.outputs)
+        incomplete = detector and (detector.incomplete or (detector.features and not self._checks_features))
+        self._about_check = (INCOMPLETE,) if incomplete else ()
+        self._checked: dict[bytes, tuple[str, ...] | None] = {}
         self._lock = Lock()
-        self._decision = Decision.from_json(figures) if isinstance(figures, dict) else None
+        calibration = folder.metrics.get("calibration") or {}
+        self._thresholds = Thresholds.from_json(calibration)
         self._leukemic = leukemic_labels(folder.label_names)
-        stated = (figures or {}).get("prevalence") if self._leukemic else None
+        stated = calibration.get("prevalence") if self._leukemic else None
         self.prevalence = None if stated is None else checked_prevalence(stated)
         self._about_model = external_result.sentence(folder.metrics)
 
@@ -165,7 +162,7 @@ class Classifier:
         Raises:
             BlastlensError: no such model, no access to it, or one that cannot be served.
         """
-        return cls(fetch(name_or_path, revision), precision, threads=threads)
+        return cls(fetch(name_or_path, revision), precision, threads)
 
     @overload
     def predict(
@@ -215,7 +212,7 @@ class Classifier:
         """
         change = _Change.of(sigma, seed, corruption, self.assumed(prevalence))
         if not isinstance(images, list | tuple):
-            return self._predict([self._read(images)], change)[0]
+            return self._predict([_View(*read_view(images, self.folder.view))], change)[0]
         predictions = []
         for outcome in self._outcomes(images, change):
             if isinstance(outcome, BlastlensError):
@@ -240,24 +237,16 @@ class Classifier:
     def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
         def read(numbered: tuple[int, ImageSource]) -> _View | BlastlensError:
             try:
-                return self._read(numbered[1], f"image {numbered[0]}")
+                return _View(*read_view(numbered[1], self.folder.view, f"image {numbered[0]}"))
             except BlastlensError as error:
                 return error
 
         numbered = enumerate(images, start=1)
-        while chunk := list(islice(numbered, BATCH * self._backend.threads)):
-            outcomes = self._backend.map(read, chunk)
+        while chunk := list(islice(numbered, BATCH * self._network.threads)):
+            outcomes = self._network.map(read, chunk)
             predictions = iter(self._predict([view for view in outcomes if isinstance(view, _View)], change))
             for outcome in outcomes:
                 yield next(predictions) if isinstance(outcome, _View) else outcome
-
-    def fits(self, image: ImageSource) -> bool | None:
-        """Whether an image looks like the model's training images; None if its folder has no gate.json.
-
-        Raises:
-            BlastlensError: an unreadable image.
-        """
-        return self._check(self._read(image).pixels).fits if self.folder.gate else None
 
     def curve(
         self,
@@ -280,20 +269,17 @@ class Classifier:
             BlastlensError: an unreadable image, an unknown kind, no level or no seed, or one out of range.
         """
         prevalence = self.assumed(prevalence)
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise BlastlensError(f"There is no corruption {kind!r}; one of {', '.join(KINDS)} is accepted.")
-        chosen = KINDS[kind].levels if levels is None else levels
-        levels = tuple(Corruption(kind, level).level for level in chosen)
+        known = kind_of(kind)
+        levels = tuple(Corruption(kind, level).level for level in (known.levels if levels is None else levels))
         seeds = [checked_seed(seed) for seed in seeds]
         if not levels or not seeds:
             raise BlastlensError("A curve needs at least one level and at least one seed.")
-        seeds = seeds if KINDS[kind].seeded else seeds[:1]
-        neutral = KINDS[kind].neutral
-        clean = self._read(image).pixels
-        corrupted = [Corruption(kind, level) for level in dict.fromkeys(levels) if level != neutral]
+        seeds = seeds if known.seeded else seeds[:1]
+        clean, _ = read_view(image, self.folder.view)
+        corrupted = [Corruption(kind, level) for level in dict.fromkeys(levels) if level != known.neutral]
         changes = [(corruption, seed) for seed in seeds for corruption in corrupted]
-        views = [clean, *self._backend.map(lambda change: change[0].apply(clean, change[1]), changes)]
-        unchanged, *others = self._probabilities(self._backend.run(["logits"], views)[0], prevalence)
+        views = [clean, *self._network.map(lambda change: change[0].apply(clean, change[1]), changes)]
+        unchanged, *others = self._probabilities(self._network.run(["logits"], views)[0], prevalence)
         # (seeds, 1 + levels, C); row 0 is the unchanged image, which every neutral level shows.
         rows = np.reshape(others, (len(seeds), len(corrupted), len(self.label_names)))
         rows = np.concatenate([np.broadcast_to(unchanged, (len(seeds), 1, unchanged.size)), rows], axis=1)
@@ -301,7 +287,7 @@ class Classifier:
         rows = rows[:, [row_of.get(level, 0) for level in levels]]
         mean = rows.mean(axis=0)
         flipped = [level for level, label in zip(levels, mean.argmax(1), strict=True) if label != unchanged.argmax()]
-        flip = min(flipped, key=lambda level: (abs(level - neutral), level), default=None)
+        flip = min(flipped, key=lambda level: (abs(level - known.neutral), level), default=None)
         return Curve(kind, levels, mean, rows.min(axis=0), rows.max(axis=0), self.label_names, flip)
 
     def noise_curve(
@@ -343,12 +329,13 @@ class Classifier:
         """
         if label is not None and label not in self.label_names:
             raise BlastlensError(f"There is no label {label!r}; one of {', '.join(self.label_names)} is expected.")
-        if not self._backend.has_cam:
+        if "cam" not in self._network.outputs:
             raise BlastlensError(
                 f"Model {self.folder.model_id} has no activation map; its network does not end in average "
                 "pooling and one linear layer."
             )
-        (logits,), (cam,) = self._backend.run(["logits", "cam"], [self._read(image).pixels])
+        pixels, _ = read_view(image, self.folder.view)
+        (logits,), (cam,) = self._network.run(["logits", "cam"], [pixels])
         chosen = int(logits.argmax()) if label is None else self.label_names.index(label)
         size = (self.folder.view.size, self.folder.view.size)
         heat = np.asarray(Image.fromarray(cam[chosen]).resize(size, Image.Resampling.BILINEAR))
@@ -363,49 +350,34 @@ class Classifier:
         Raises:
             BlastlensError: an unreadable image, or a sigma or seed out of range.
         """
-        return _Change.of(sigma, seed, corruption).apply(self._read(image).pixels)
-
-    def _read(self, image: ImageSource, unnamed: str = "image") -> "_View":
-        pixels, remarks = read_view(image, self.folder.view, name_of(image, unnamed))
-        if _is_grey(pixels):
-            remarks += ("image has no colour; the model was trained on stained cells in colour",)
-        gate = self.folder.gate
-        if gate and (gate.incomplete or (gate.features and not self._scores_features)):
-            remarks += (INCOMPLETE,)
-        return _View(pixels, remarks)
+        return _Change.of(sigma, seed, corruption).apply(read_view(image, self.folder.view)[0])
 
     def _predict(self, views: "list[_View]", change: "_Change") -> list[Prediction]:
         if not views:
             return []
-        gate, seen = self.folder.gate, [view.pixels for view in views]
-        results: Sequence[OODResult | None] = [None] * len(views)
-        if not change.is_none:
-            # The OOD check sees the view without corruption: a deliberate change says nothing about the image.
-            results = [self._check(pixels) for pixels in seen] if gate else results
-            (logits,) = self._backend.run(["logits"], self._backend.map(change.apply, seen))
-        elif gate:
-            # Before the network runs, while the views are still in the processor's cache: half the time.
-            statistics = self._backend.map(statistics_of, seen)
-            logits, *features = self._backend.run(["logits", "features"] if self._scores_features else ["logits"], seen)
-            results = [gate.verdict(*one) for one in zip(statistics, *features, strict=True)]
-        else:
-            (logits,) = self._backend.run(["logits"], seen)
-        return [self._prediction(*one, change) for one in zip(logits, views, results, strict=True)]
-
-    def _check(self, pixels: np.ndarray) -> OODResult:
-        """The OOD check of a view without corruption."""
-        gate = self.folder.gate
-        assert gate is not None
-        key = blake2b(pixels.tobytes(), digest_size=16).digest()
-        result = self._ood_results.get(key)
-        if result is None:
-            features = self._backend.run(["features"], [pixels])[0][0] if self._scores_features else None
-            result = gate.judge(pixels, features)
+        clean, unchanged = [view.pixels for view in views], change.is_none
+        # The OOD check sees the view without corruption: a deliberate change says nothing about the image.
+        keys = [b"" if unchanged else blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in clean]
+        reasons = [self._checked.get(key) for key in keys]
+        todo = [i for i, found in enumerate(reasons) if found is None] if self._detector else []
+        unchecked = [clean[i] for i in todo]
+        each: Any = self._network.map if len(views) > 1 else map
+        seen = clean if unchanged else list(each(change.apply, clean))
+        # Before the network runs, while the views are still in the processor's cache: half the time.
+        statistics = list(each(statistics_of, unchecked))
+        outputs = ["logits", "features"] if unchanged and self._checks_features else ["logits"]
+        logits, *features = self._network.run(outputs, seen)
+        if unchecked and self._checks_features and not unchanged:
+            features = self._network.run(["features"], unchecked)
+        for i, *found in zip(todo, statistics, *features, strict=True):
+            assert self._detector
+            reasons[i] = self._detector.check(*found)
+        if not unchanged:
             with self._lock:
-                self._ood_results[key] = result
-                while len(self._ood_results) > REMEMBERED:
-                    del self._ood_results[next(iter(self._ood_results))]
-        return result
+                self._checked |= {keys[i]: reasons[i] for i in todo}
+                for key in list(self._checked)[:-REMEMBERED]:
+                    del self._checked[key]
+        return [self._prediction(*one, change) for one in zip(logits, views, reasons, strict=True)]
 
     def _probabilities(self, logits: np.ndarray, prevalence: float | None) -> np.ndarray:
         """Softmax of logits (..., C), shifted from the model's own prevalence to another one."""
@@ -414,23 +386,25 @@ class Classifier:
         shift = _log_odds(prevalence) - _log_odds(self.prevalence)
         return _softmax(logits + shift * np.isin(self.label_names, self._leukemic))
 
-    def _prediction(self, logits: np.ndarray, view: "_View", ood: OODResult | None, change: "_Change") -> Prediction:
+    def _prediction(
+        self, logits: np.ndarray, view: "_View", reasons: tuple[str, ...] | None, change: "_Change"
+    ) -> Prediction:
         softmax = self._probabilities(logits, change.prevalence)
         at_own_prevalence = dict(zip(self.label_names, _softmax(logits).tolist(), strict=True))
         # Thresholds say nothing about an image that is out of distribution.
-        decision = self._decision if ood is None or ood.fits else None
+        thresholds = None if reasons else self._thresholds
         return Prediction(
             label=self.label_names[int(softmax.argmax())],
             probabilities=dict(zip(self.label_names, softmax.tolist(), strict=True)),
             logits=tuple(logits.tolist()),
-            warnings=(self._about_model, *view.warnings, *(ood.reasons[:MAX_REASONS] if ood else ())),
+            warnings=(self._about_model, *view.remarks, *self._about_check, *(reasons or ())[:MAX_REASONS]),
             model_id=self.folder.model_id,
             revision=self.folder.revision,
             sigma=change.sigma,
             corruption=vars(change.corruption).copy() if change.corruption else None,
-            in_domain=ood.fits if ood else None,
-            label_set=decision.labels(at_own_prevalence) if decision else None,
-            flagged=decision.flagged(at_own_prevalence) if decision else None,
+            in_domain=None if reasons is None else not reasons,
+            label_set=thresholds.label_set(at_own_prevalence) if thresholds else None,
+            flagged=thresholds.flagged(at_own_prevalence) if thresholds else None,
             prevalence=change.prevalence,
         )
 
@@ -447,7 +421,8 @@ def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable
         return prediction
     labels = set(prediction.probabilities)
     others = (one for one in classifiers if set(one.label_names) != labels)
-    return replace(prediction, suggestion=next((one.folder.model_id for one in others if one.fits(image)), None))
+    fitting = (one.folder.model_id for one in others if one.predict(image).in_domain)
+    return replace(prediction, suggestion=next(fitting, None))
 
 
 @dataclass(frozen=True)
@@ -455,7 +430,7 @@ class _View:
     """One image as the network sees it, uint8 (S, S, 3) without corruption, and remarks on it."""
 
     pixels: np.ndarray
-    warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -499,13 +474,6 @@ def checked_prevalence(prevalence: float) -> float:
     if isinstance(prevalence, bool) or not isinstance(prevalence, int | float) or not 0 < prevalence < 1:
         raise BlastlensError(f"The prevalence is {prevalence!r}; a share between 0 and 1, such as 0.5, is accepted.")
     return float(prevalence)
-
-
-def _is_grey(pixels: np.ndarray) -> bool:
-    # Nearly every image shows its colours on the middle row, where they are found quickly.
-    return all(
-        (part[..., 0] == part[..., other]).all() for part in (pixels[len(pixels) // 2], pixels) for other in (1, 2)
-    )
 
 
 def _log_odds(share: float) -> float:

@@ -164,7 +164,7 @@ def _other_models(classifier: Classifier) -> list[Classifier]:
     for name in bundled_models():
         with suppress(BlastlensError):  # one that cannot be used cannot be suggested
             folder = fetch(name)
-            if folder.gate and name != classifier.folder.model_id:
+            if folder.ood_detector and name != classifier.folder.model_id:
                 others.append(Classifier(folder))
     return others
 

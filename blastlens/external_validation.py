@@ -196,9 +196,9 @@ def measure(
                 limit = f"{LONGEST_RUN_S // 60} minutes"
                 raise BlastlensError(f"{name} was left out, since the test took over {limit}; use fewer images.")
             data = image.source.read()
-            opened = read_image(io.BytesIO(data), name)
-            prediction = suggesting(classifier.predict(opened.pixels), opened.pixels, others)
-            curve = classifier.curve(opened.pixels, levels=sigmas, seeds=(number,))
+            opened, notes = read_image(io.BytesIO(data), name)
+            prediction = suggesting(classifier.predict(opened), opened, others)
+            curve = classifier.curve(opened, levels=sigmas, seeds=(number,))
         except BlastlensError as error:
             yield error
         else:
@@ -206,7 +206,7 @@ def measure(
                 curve.probabilities,
                 prediction.in_domain,
                 prediction.suggestion,
-                opened.notes + external_result.of_image(prediction.warnings),
+                notes + external_result.of_image(prediction.warnings),
                 hashlib.sha256(data).hexdigest(),
             )
 

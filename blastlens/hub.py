@@ -13,9 +13,9 @@ from pathlib import Path
 from .errors import BlastlensError
 from .integrity import PICKLE_SUFFIXES
 from .model_folder import (
-    GATE_FEATURES,
     JSON_FILES,
     MAX_JSON_BYTES,
+    OOD_FEATURES,
     PRECISIONS,
     SAFETENSORS,
     ModelFolder,
@@ -77,7 +77,7 @@ def chosen_files(paths: Iterable[str]) -> list[str]:
     """Those of a repository's files that a model folder is read from."""
     there = set(paths)
     networks = list(PRECISIONS.values()) if PRECISIONS["fp32"] in there else [PRECISIONS["int8"], SAFETENSORS]
-    return [file for file in (*JSON_FILES, GATE_FEATURES, *networks) if file in there]
+    return [file for file in (*JSON_FILES, OOD_FEATURES, *networks) if file in there]
 
 
 def snapshot(repo_id: str, revision: str | None = None) -> Path:

@@ -13,9 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from .errors import BlastlensError
-from .images import ACCEPTED, IMAGE_SUFFIXES, read_file
+from .images import ACCEPTED, IMAGE_SUFFIXES, printable, read_file
 from .subject_tables import SubjectTables
-from .wording import printable
 from .zips import Zip, is_zip
 
 MAX_IMAGES = 5_000

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,9 +22,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from .errors import BlastlensError
-from .view import RAW_CELL_SIDE as RAW_CELL_SIDE
 from .view import View
-from .wording import printable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
@@ -67,14 +64,6 @@ _UPRIGHT = {  # how each EXIF orientation but the first is undone
 _SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
 
 
-@dataclass(frozen=True)
-class OpenedImage:
-    """An upright 8-bit RGB image, and notes on what was flattened or left out when it was opened."""
-
-    pixels: Image.Image
-    notes: tuple[str, ...] = ()
-
-
 def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """Open one image as 8-bit RGB, upright.
 
@@ -90,29 +79,30 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
             over 50 megapixels, or 25 of WebP (checked before decoding), a side under 16 px, one side over 20 times
             the other, or values that are not pixels.
     """
-    return read_image(source, name).pixels
+    return read_image(source, name)[0]
 
 
-def read_image(source: ImageSource, name: str | None = None) -> OpenedImage:
-    """Open one image as `open_image` does, with notes on what was changed."""
+def read_image(source: ImageSource, name: str | None = None) -> tuple[Image.Image, tuple[str, ...]]:
+    """Open one image as `open_image` does, with notes on what was flattened or left out."""
     name = printable(name or name_of(source))
-    image = _opened(source, name)
-    with _turn(image):
+    image = _header(source, name)
+    with _memory_for(image):
         return _to_rgb(image, name)
 
 
-def read_view(source: ImageSource, view: View, name: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_view(source: ImageSource, view: View, unnamed: str = "image") -> tuple[np.ndarray, tuple[str, ...]]:
     """Open one image as `open_image` does, and crop and resize it to what a model sees.
 
     Returns:
-        uint8 (S, S, 3), and remarks on what was changed and on a size the model was not trained on.
+        uint8 (S, S, 3), and remarks on what was changed and on what the model was not trained on.
     """
-    name = printable(name or name_of(source))
-    image = _opened(source, name)
-    with _turn(image):
-        opened = _to_rgb(image, name)
+    name = name_of(source, unnamed)
+    image = _header(source, name)
+    with _memory_for(image):
+        opened, notes = _to_rgb(image, name)
         del image  # a WebP keeps three copies of its pixels
-        return view.apply(opened.pixels), (*opened.notes, *view.remarks(*opened.pixels.size))
+        pixels = view.apply(opened)
+        return pixels, (*notes, *view.remarks(opened.size, pixels))
 
 
 def name_of(source: Any, unnamed: str = "image") -> str:
@@ -122,7 +112,12 @@ def name_of(source: Any, unnamed: str = "image") -> str:
     if not isinstance(source, str | os.PathLike):  # a file opened by its descriptor has a number for a name
         return unnamed
     text = os.fsdecode(source)
-    return Path(text).name or text or unnamed
+    return printable(Path(text).name or text) or unnamed
+
+
+def printable(name: str) -> str:
+    """Without characters that hide what a name is, such as line breaks and marks that turn the text around."""
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def read_file(path: str | os.PathLike[str], name: str) -> bytes:
@@ -171,7 +166,7 @@ class _TimedFile(BytesIO):
         return super().read(size)
 
 
-def _opened(source: ImageSource, name: str) -> Image.Image:
+def _header(source: ImageSource, name: str) -> Image.Image:
     """Read the header of an image and check its size; its pixels are not decoded yet."""
     if isinstance(source, np.ndarray):
         image = _from_array(source, name)
@@ -255,13 +250,14 @@ def _check_size(width: int, height: int, format_: str | None, name: str) -> None
         raise BlastlensError(f"{size}; the long side may be at most {MAX_ASPECT} times the short one.")
 
 
-def _turn(image: Image.Image) -> AbstractContextManager[Any]:
+def _memory_for(image: Image.Image) -> AbstractContextManager[Any]:
     """While this is held, no other large image is in memory."""
     return _one_large_image if image.width * image.height > LARGE else nullcontext()
 
 
-def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
-    notes = []
+def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
+    """An upright 8-bit RGB image, and notes on what was flattened or left out."""
+    notes: list[str] = []
     try:
         # A JPEG may hold a preview as a second frame; that is no animation.
         if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
@@ -271,16 +267,14 @@ def _to_rgb(image: Image.Image, name: str) -> OpenedImage:
         if image.mode == "P":
             notes.append("its colours come from a palette of at most 256")
         if image.mode == "F" or image.mode.startswith("I"):
-            image, remarks = _deep_to_grey(image, name)
-            notes += remarks
+            image = _deep_to_grey(image, name, notes)
         if image.has_transparency_data:
-            image, remarks = _on_black(image)
-            notes += remarks
+            image = _on_black(image, notes)
         elif image.mode != "RGB":
             image = image.convert("RGB")
     except Exception as error:  # decoders raise exceptions of any type on hostile bytes
         raise _undecodable(error, name) from error
-    return OpenedImage(image, tuple(notes))
+    return image, tuple(notes)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -295,17 +289,18 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _deep_to_grey(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+def _deep_to_grey(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     """Scale a one-channel image of more than 8 bits to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
+        if high < 4096:
+            notes.append(f"its 16-bit values reach only {high} of 65535, so it is very dark")
         levels = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        dark = [f"its 16-bit values reach only {high} of 65535, so it is very dark"] if high < 4096 else []
-        return Image.fromarray(levels[values]), dark
+        return Image.fromarray(levels[values])
     if image.mode == "F" and low >= 0 and high <= 1:  # false for NaN too
         values = np.multiply(values, 255, dtype=np.float32)
-        return Image.fromarray(np.rint(values, out=values).astype(np.uint8)), []
+        return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     kind = "floating-point" if image.mode == "F" else "32-bit integer"
     raise BlastlensError(
         f"{name} has {kind} pixels from {low:g} to {high:g}; 8-bit or 16-bit ones, or floating-point ones "
@@ -313,14 +308,15 @@ def _deep_to_grey(image: Image.Image, name: str) -> tuple[Image.Image, list[str]
     )
 
 
-def _on_black(image: Image.Image) -> tuple[Image.Image, list[str]]:
+def _on_black(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode != "RGBA":
         image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):
-        return image.convert("RGB"), []
+        return image.convert("RGB")
+    notes.append("its transparent pixels were shown on black")
     black = Image.new("RGB", image.size)
     black.paste(image, mask=image)
-    return black, ["its transparent pixels were shown on black"]
+    return black
 
 
 # A megabyte of TIFF can have Pillow read ten gigabytes of tags, and 200 kB of JPEG decode its pixels a thousand times.

@@ -18,12 +18,13 @@ import numpy as np
 
 from .errors import BlastlensError
 from .model_folder import ModelFolder
+from .view import View
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Backend:
+class Network:
     """A loaded network with C classes and square inputs of S px; safe to share between threads.
 
     Attributes:
@@ -44,23 +45,8 @@ class Backend:
         """`function` of each item, as many at a time as the network has threads; not to be called from within."""
         return list(map(function, items))
 
-    @property
-    def has_cam(self) -> bool:
-        """Whether there are class activation maps."""
-        return "cam" in self.outputs
 
-    @property
-    def has_features(self) -> bool:
-        """Whether there are pooled features."""
-        return "features" in self.outputs
-
-    def logits_and_features(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (N, C) and features (N, F) of N views in one run."""
-        logits, features = self.run(["logits", "features"], views)
-        return logits, features
-
-
-def load_backend(folder: ModelFolder, precision: str, threads: int | None = None) -> Backend:
+def load_network(folder: ModelFolder, precision: str = "fp32", threads: int | None = None) -> Network:
     """Load the network of a folder.
 
     Args:
@@ -71,15 +57,25 @@ def load_backend(folder: ModelFolder, precision: str, threads: int | None = None
         BlastlensError: no file for this precision, or one that is damaged or does not fit the other files.
     """
     onnx_file = folder.onnx_file(precision)
-    backend: Backend
+    network: Network
     if onnx_file.is_file():
-        backend = OnnxBackend(onnx_file, folder, threads)
+        network = OnnxNetwork(onnx_file, folder, threads)
     elif precision != "fp32":
         raise BlastlensError(f"Model {folder.model_id} has no {precision} version; use precision='fp32'.")
     else:
-        backend = TorchBackend(folder, threads)
+        network = TorchNetwork(folder, threads)
     folder.check_networks()  # afterwards, since other errors are clearer for files that do not load at all
-    return backend
+    return network
+
+
+def normalise(view: View, pixels: np.ndarray) -> np.ndarray:
+    """The network's input, (x / 255 - mean) / std: uint8 (N, S, S, 3) to float32 (N, 3, S, S)."""
+    mean, std = (np.array(values, np.float64).reshape(3, 1, 1) for values in (view.mean, view.std))
+    count, height, width, channels = pixels.shape
+    batch = np.empty((count, channels, height, width), np.float32)
+    np.multiply(pixels.transpose(0, 3, 1, 2), (1 / (255 * std)).astype(np.float32), out=batch)
+    batch -= (mean / std).astype(np.float32)
+    return batch
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -99,7 +95,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         return cores
 
 
-def has_wide_sums(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def has_vnni(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor adds products of bytes in 32 bits at once (VNNI); False if that cannot be found out.
 
     Older x86 processors do it in 16 bits, which overflow: int8 networks predict something else on them unless ONNX
@@ -113,7 +109,7 @@ def has_wide_sums(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinf
         return False
 
 
-class OnnxBackend(Backend):
+class OnnxNetwork(Network):
     """ONNX Runtime on the CPU."""
 
     def __init__(self, file: Path, folder: ModelFolder, threads: int | None = None) -> None:
@@ -140,13 +136,14 @@ class OnnxBackend(Backend):
             answers = dict(zip(self.outputs, self.run(self.outputs, [_probe(size)]), strict=True))
         except Exception as error:  # onnxruntime has an exception type for each status code
             raise BlastlensError(f"{self._name} does not run; export it again.") from error
-        if not all(_fits([None, *a.shape[1:]], shapes[name]) and len(a) == 1 for name, a in answers.items()):
-            answered = {name: answer.shape for name, answer in answers.items()}
-            raise BlastlensError(f"{self._name} answers in shapes {answered}; {shapes} is expected.")
         for name, answer in answers.items():
+            if not _fits([None, *answer.shape[1:]], shapes[name]) or len(answer) != 1:
+                raise BlastlensError(
+                    f"The {name} of {self._name} has shape {answer.shape}; {shapes[name]} is expected."
+                )
             _check_finite(answer, f"The {name} of {self._name}")
         # int8 rounds the map and the logits separately, so that they differ.
-        exact = self.has_cam and file == folder.onnx_file("fp32")
+        exact = "cam" in self.outputs and file == folder.onnx_file("fp32")
         if exact and not np.allclose(answers["cam"].mean((2, 3)), answers["logits"], 1e-3, 1e-3):
             raise BlastlensError(f"The cam of {self._name} is not that of its logits; export it again.")
 
@@ -158,7 +155,7 @@ class OnnxBackend(Backend):
         """
 
         def ask(session: Any, part: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return list(session.run(outputs, {"pixel_values": self._view.normalise(np.stack(part))}))
+            return list(session.run(outputs, {"pixel_values": normalise(self._view, np.stack(part))}))
 
         side_by_side = len(views) // self.threads * self.threads if len(views) > 1 else 0
         single = self._session if self.threads == 1 or not side_by_side else self._single_core_session
@@ -189,7 +186,7 @@ class OnnxBackend(Backend):
         options.inter_op_num_threads = 1
         # Threads spin during a run, which keeps it fast, and sleep between runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if not has_wide_sums():
+        if not has_vnni():
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 4  # the error below says it
         try:
@@ -230,25 +227,21 @@ def _fits(shape: Sequence[int | str | None], expected: tuple[int | None, ...]) -
 _READING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
-class TorchBackend(Backend):
+class TorchNetwork(Network):
     """torch and timm, for folders that have only safetensors."""
 
     def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
+        name, architecture = f"Model {folder.model_id} has no ONNX file", folder.config["architecture"]
         if "auto_map" in folder.config:
-            raise BlastlensError(
-                f"Model {folder.model_id} has no ONNX file and needs code of its own, which is never run here; "
-                "export it to ONNX."
-            )
+            raise BlastlensError(f"{name} and needs code of its own, which is never run here; export it to ONNX.")
         try:
             import timm
             import torch
             from safetensors.torch import load_file
         except ImportError as error:
             raise BlastlensError(
-                f"Model {folder.model_id} has no ONNX file, and torch or timm is not installed; install them "
-                "or export the model to ONNX."
+                f"{name}, and torch or timm is not installed; install them or export the model to ONNX."
             ) from error
-        architecture: str = folder.config["architecture"]
         model_args: dict[str, Any] = folder.config.get("model_args") or {}
         try:
             if not timm.is_model(architecture) or _READING & set(model_args):
@@ -256,15 +249,15 @@ class TorchBackend(Backend):
             model = timm.create_model(architecture, pretrained=False, num_classes=len(folder.label_names), **model_args)
         except Exception as error:  # timm raises whatever its constructors happen to
             raise BlastlensError(
-                f"Model {folder.model_id} has no ONNX file, and timm {timm.__version__} cannot build its "
-                f"architecture {architecture!r} from its name and arguments alone; export the model to ONNX."
+                f"{name}, and timm {timm.__version__} cannot build its architecture {architecture!r} from its name and "
+                "arguments alone; export the model to ONNX."
             ) from error
         try:
             model.load_state_dict(load_file(folder.path / "model.safetensors"))
         except Exception as error:  # a missing or damaged file, or another network's weights
             raise BlastlensError(
-                f"model.safetensors of model {folder.model_id} is missing, damaged or not for "
-                f"{architecture}; export it again."
+                f"model.safetensors of model {folder.model_id} is missing, damaged or not for {architecture}; export "
+                "it again."
             ) from error
         # Never more than before: the thread count is that of the whole process.
         self.threads = min(torch.get_num_threads(), threads or usable_cores())
@@ -283,7 +276,7 @@ class TorchBackend(Backend):
 
     def run(self, outputs: Sequence[str], views: Sequence[np.ndarray]) -> list[np.ndarray]:
         with self._torch.inference_mode():
-            batch = self._torch.from_numpy(self._view.normalise(np.stack(views)))
+            batch = self._torch.from_numpy(normalise(self._view, np.stack(views)))
             if list(outputs) == ["logits"]:
                 return [self._model(batch).numpy()]
             maps = self._model.forward_features(batch)

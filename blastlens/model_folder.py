@@ -13,7 +13,7 @@ from typing import Any
 from . import external_result
 from .errors import BlastlensError
 from .integrity import check_digests, check_labels, check_links, check_no_code, check_same_network, read_tensors
-from .ood_detection import Gate
+from .ood_detection import OODDetector
 from .view import View
 
 # The best bundled model of each task, which is offered before the smaller and faster ones.
@@ -21,13 +21,18 @@ MAIN = ("mobilenetv1-cnmc2019", "mobilenetv2-aria2021")
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
-GATE_FEATURES = "gate.safetensors"  # the features of gate.json, if it has any
+OOD_FEATURES = "gate.safetensors"  # the features of gate.json, if it has any
 NETWORKS = PRECISIONS | {"safetensors": SAFETENSORS}  # keys as in metrics.json
 CODE = "modeling_blastlens.py"  # for transformers, in folders of models that timm lacks; never run here
 RECORDED = NETWORKS | {"code": CODE}
-GATE_FILES = {"gate": GATE_FEATURES, "fp32": PRECISIONS["fp32"]}  # keys as in gate.json
+OOD_FILES = {"gate": OOD_FEATURES, "fp32": PRECISIONS["fp32"]}  # keys as in gate.json
 MAX_JSON_BYTES = 10_000_000  # of one JSON file, which is read into memory
 MAX_FEATURES_BYTES = 50_000_000  # of gate.safetensors, likewise
+# Parts of metrics.json that are objects, if there are any.
+_OBJECTS = (
+    *("calibration", "external", "headline", "int8", "latency_ms"),
+    *("patients", "sha256", "size_bytes", "training"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class ModelFolder:
         label_names: one per class, in the order of the logits.
         view: what the model sees of an image.
         metrics: metrics.json, empty where there is none.
-        gate: the out-of-distribution check of gate.json; None if there is none.
+        ood_detector: of gate.json; None if there is none.
     """
 
     path: Path
@@ -52,7 +57,7 @@ class ModelFolder:
     label_names: tuple[str, ...]
     view: View
     metrics: dict[str, Any]
-    gate: Gate | None = None
+    ood_detector: OODDetector | None = None
 
     @classmethod
     def load(
@@ -72,7 +77,7 @@ class ModelFolder:
             raise BlastlensError(f"{path} is not a folder; a model folder with a config.json is expected.")
         try:
             if revision is None:
-                check_links(path, (*JSON_FILES, GATE_FEATURES, *NETWORKS.values()))
+                check_links(path, (*JSON_FILES, OOD_FEATURES, *NETWORKS.values()))
             config, metrics = read_config(path), _metrics(path)
             if revision is None:
                 check_no_code(path, [CODE] if "code" in (metrics.get("sha256") or {}) else [])
@@ -83,10 +88,10 @@ class ModelFolder:
             labels = _label_names(config)
             check_labels(config, labels, metrics)
             check_digests(path, RECORDED, metrics.get("sha256"), "metrics.json")
-            gate = _gate(path)
+            detector = _ood_detector(path)
         except BlastlensError as error:
             raise _unusable(model_id, error) from error
-        return cls(path, model_id, revision, config, labels, view, metrics, gate)
+        return cls(path, model_id, revision, config, labels, view, metrics, detector)
 
     def protocol(self, level: str = "group") -> dict[str, Any] | None:
         """The first protocol in metrics.json with this level of split, "group" (unseen groups) or "image"; or None."""
@@ -152,14 +157,14 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     return value
 
 
-def _gate(path: Path) -> Gate | None:
+def _ood_detector(path: Path) -> OODDetector | None:
     record = _read_json(path / "gate.json")
     if record is None:
         return None
-    features = path / GATE_FEATURES
+    features = path / OOD_FEATURES
     if isinstance(record.get("features"), dict):
-        check_digests(path, GATE_FILES, record["features"].get("sha256"), "gate.json")
-    return Gate.from_json(record, read_tensors(features, MAX_FEATURES_BYTES) if features.is_file() else None)
+        check_digests(path, OOD_FILES, record["features"].get("sha256"), "gate.json")
+    return OODDetector.from_json(record, read_tensors(features, MAX_FEATURES_BYTES) if features.is_file() else None)
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -168,17 +173,7 @@ def _metrics(path: Path) -> dict[str, Any]:
     protocols = metrics.get("protocols")
     if protocols is not None and not (isinstance(protocols, list) and all(isinstance(p, dict) for p in protocols)):
         raise BlastlensError("protocols in metrics.json must be a list of objects; measure the model again.")
-    for key in (
-        "calibration",
-        "external",
-        "headline",
-        "int8",
-        "latency_ms",
-        "patients",
-        "sha256",
-        "size_bytes",
-        "training",
-    ):
+    for key in _OBJECTS:
         if not isinstance(metrics.get(key), dict | None):
             raise BlastlensError(f"{key} in metrics.json is {metrics[key]!r:.60}; an object is expected.")
     external_result.sentence(metrics)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .corruptions import BLACK, TO_YCC
+from .corruptions.colour import BLACK, TO_YCC
 from .errors import BlastlensError
 
-SCHEMA = 2
-SCHEMAS = (1, SCHEMA)  # that are read; the first has no feature score
+SCHEMA = 2  # of gate.json; 1, without features, is read too
 # Width of the outermost ring, and sides of the blocks of `coarse_detail` and `large_parts`, in sides of the view.
 _RING, _BLOCK, _LARGE_BLOCK = 1 / 28, 1 / 56, 1 / 20
 # Below this, in grey levels, a picture is flat, and dividing by its contrast would only magnify rounding.
@@ -26,99 +25,48 @@ _FLAT = 0.5
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number about a view, and the reasons given if it is out of range.
+    """The reasons given if a number about a view is out of range.
 
     Attributes:
-        meaning: what it is, with its unit.
         low, high: the reason if it is too low or too high; "than the cells the model knows" is added.
         grain: the least by which it must leave the range of training images to count.
     """
 
-    meaning: str
     low: str
     high: str
     grain: float
 
 
 # In the order in which reasons are given: the plainest first. "Lit" is every pixel that is not black: of a single
-# cell the cell, of a smear field nearly everything.
+# cell the cell, of a smear field nearly everything. Detail and large parts are in standard deviations of brightness.
 STATISTICS = {
-    "black": Statistic("share of black pixels", "far less black background", "far more black", 0.02),
-    "brightness": Statistic("mean brightness, lit, 0 to 255", "a much darker picture", "a much brighter picture", 2),
-    "contrast": Statistic("standard deviation of brightness, lit", "far less contrast", "far more contrast", 0.5),
-    "blue": Statistic(
-        "mean blue-yellow colour difference, lit, -128 to 128",
-        "less blue or more yellow colour",
-        "bluer colour",
-        1,
-    ),
-    "red": Statistic(
-        "mean red-green colour difference, lit, -128 to 128",
-        "less red or more green colour",
-        "redder colour",
-        1,
-    ),
-    "colours": Statistic(
-        "standard deviation of colour, lit",
-        "fewer different colours",
-        "more different colours",
-        0.5,
-    ),
-    "tint": Statistic(
-        "correlation of brightness and blueness, lit, -1 to 1",
-        "dark parts that are bluer",
-        "dark parts that are less blue",
-        0.05,
-    ),
-    "black_border": Statistic(
-        "share of black pixels in the outermost ring",
-        "far less black along the edge",
-        "far more black along the edge",
-        0.02,
-    ),
-    "spread": Statistic(
-        "mean squared distance of lit pixels from their centre, in that of a disc of the same area",
-        "a more compact shape",
-        "a more ragged, stretched or scattered shape",
-        0.05,
-    ),
-    "off_centre": Statistic(
-        "distance of the lit pixels' centre from the view's, in sides of the view",
-        "a more central position",
-        "a position further off the centre",
-        0.01,
-    ),
-    "fine_detail": Statistic(
-        "difference of neighbouring lit pixels, in standard deviations of brightness",
-        "a more blurred picture",
-        "more grain or sharper edges",
-        0.02,
-    ),
-    "coarse_detail": Statistic(
-        "difference of neighbouring lit blocks of 1/56 of the side, in standard deviations of brightness",
-        "fewer or larger structures",
-        "more or smaller structures",
-        0.02,
-    ),
-    "large_parts": Statistic(
-        "standard deviation of the means of blocks of 1/20 of the side, lit, in standard deviations of brightness",
-        "more grain and less of a structure",
-        "fewer small structures",
-        0.02,
-    ),
+    # Share of black pixels.
+    "black": Statistic("far less black background", "far more black", 0.02),
+    # Mean of lit brightness, 0 to 255, and its standard deviation.
+    "brightness": Statistic("a much darker picture", "a much brighter picture", 2),
+    "contrast": Statistic("far less contrast", "far more contrast", 0.5),
+    # Mean blue-yellow and red-green difference, lit, -128 to 128, and their standard deviation together.
+    "blue": Statistic("less blue or more yellow colour", "bluer colour", 1),
+    "red": Statistic("less red or more green colour", "redder colour", 1),
+    "colours": Statistic("fewer different colours", "more different colours", 0.5),
+    # Correlation of brightness and blueness, lit, -1 to 1.
+    "tint": Statistic("dark parts that are bluer", "dark parts that are less blue", 0.05),
+    # Share of black pixels in the outermost ring.
+    "black_border": Statistic("far less black along the edge", "far more black along the edge", 0.02),
+    # Mean squared distance of lit pixels from their centre, in that of a disc of the same area.
+    "spread": Statistic("a more compact shape", "a more ragged, stretched or scattered shape", 0.05),
+    # Distance of the lit pixels' centre from the view's, in sides of the view.
+    "off_centre": Statistic("a more central position", "a position further off the centre", 0.01),
+    # Difference of neighbouring lit pixels, and of neighbouring lit blocks of 1/56 of the side.
+    "fine_detail": Statistic("a more blurred picture", "more grain or sharper edges", 0.02),
+    "coarse_detail": Statistic("fewer or larger structures", "more or smaller structures", 0.02),
+    # Standard deviation of the means of lit blocks of 1/20 of the side.
+    "large_parts": Statistic("more grain and less of a structure", "fewer small structures", 0.02),
 }
 
 
-@dataclass(frozen=True)
-class OODResult:
-    """Whether an image fits, and if not the reasons, most obvious first; each is part of a sentence."""
-
-    fits: bool
-    reasons: tuple[str, ...]
-
-
 @dataclass(frozen=True, eq=False)
-class FeatureScore:
+class FeatureDistance:
     """The distance of a network's pooled features from those of its training images, and its limit.
 
     The Mahalanobis distance (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -131,7 +79,7 @@ class FeatureScore:
         mean: float (F,), of the training images' features.
         directions: float (K, F), principal and orthonormal, each divided by its standard deviation.
         rest: the standard deviation along each of the other F - K directions.
-        limit: the highest score that is in distribution.
+        limit: the highest distance that is in distribution.
     """
 
     mean: np.ndarray
@@ -140,22 +88,22 @@ class FeatureScore:
     limit: float
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "FeatureScore":
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "FeatureDistance":
         """From the arrays of gate.safetensors; raises BlastlensError if they are not as expected."""
         try:
             mean, directions, rest = (tensors[name].astype(np.float64) for name in ("mean", "directions", "rest"))
-        except KeyError as error:
-            raise BlastlensError(f"gate.safetensors has no {error.args[0]}; fit the gate again.") from error
-        fits = mean.ndim == 1 and directions.ndim == 2 and directions.shape[1] == len(mean) and rest.shape == (1,)
-        if not fits or not all(np.isfinite(part).all() for part in (mean, directions, rest)) or rest[0] <= 0:
+            fits = mean.ndim == 1 and directions.ndim == 2 and directions.shape[1] == len(mean) and rest.shape == (1,)
+            if not fits or not all(np.isfinite(part).all() for part in (mean, directions, rest)) or rest[0] <= 0:
+                raise ValueError
+        except (KeyError, ValueError):
             raise BlastlensError(
                 "gate.safetensors holds no distribution of features: mean (F,), directions (K, F) and rest (1,) are "
                 "expected."
-            )
+            ) from None
         return cls(mean, directions, float(rest[0]), limit)
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        """Scores (N,) of features (N, F): 1 is what a typical training image has, whatever F.
+        """Distances (N,) of features (N, F): 1 is what a typical training image has, whatever F.
 
         Raises:
             BlastlensError: features of another length, so of another network.
@@ -163,7 +111,7 @@ class FeatureScore:
         if features.shape[-1] != len(self.mean):
             raise BlastlensError(
                 f"The network has {features.shape[-1]} features and gate.safetensors is for {len(self.mean)}; fit the "
-                "gate again."
+                "OOD detection again."
             )
         centred = features.astype(np.float64) - self.mean
         scaled = centred @ self.directions.T
@@ -177,70 +125,77 @@ class FeatureScore:
 
 
 @dataclass(frozen=True)
-class Gate:
+class OODDetector:
     """The ranges of a model's training images, and their features.
 
     Attributes:
         images: what those are called, "cells" or "fields".
         ranges: lowest and highest accepted value, by name of a statistic in `STATISTICS`.
-        features: the score of the network's features, if there is one.
-        incomplete: whether gate.json mentions such a score and gate.safetensors is missing.
+        features: the distance of the network's features, if gate.json has a limit for it.
+        incomplete: whether gate.json has such a limit and gate.safetensors is missing.
     """
 
     images: str
     ranges: Mapping[str, tuple[float, float]]
-    features: FeatureScore | None = None
+    features: FeatureDistance | None = None
     incomplete: bool = False
 
     @classmethod
-    def from_json(cls, record: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> "Gate":
-        """From the content of gate.json, schema 1 or 2, and the arrays of gate.safetensors, None if it is missing.
+    def from_json(cls, record: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> "OODDetector":
+        """From the content of gate.json and the arrays of gate.safetensors, None if it is missing.
 
         Raises:
             BlastlensError: invalid content.
         """
-        if record.get("schema") not in SCHEMAS:
-            known = " or ".join(map(str, SCHEMAS))
-            raise BlastlensError(f"gate.json has schema {record.get('schema')!r}; {known} is expected.")
-        images, statistics = record.get("images"), record.get("statistics")
+        if record.get("schema") not in (1, SCHEMA):
+            raise BlastlensError(f"gate.json has schema {record.get('schema')!r}; 1 or {SCHEMA} is expected.")
+        images, statistics, features = (record.get(key) for key in ("images", "statistics", "features"))
         if not isinstance(images, str) or not isinstance(statistics, dict) or not statistics:
             raise BlastlensError("gate.json must say what its images are called and give a range per statistic.")
         ranges = {}
         for name, given in statistics.items():
             if name not in STATISTICS:
                 raise BlastlensError(f"gate.json has a statistic {name!r}; {', '.join(STATISTICS)} are known.")
-            limits: list[Any] = [given.get(side) for side in ("low", "high")] if isinstance(given, dict) else []
-            if not (limits and all(map(_is_number, limits)) and limits[0] <= limits[1]):
+            low, high = (_number(given, side) for side in ("low", "high"))
+            if not low <= high:  # false for NaN too
                 raise BlastlensError(f"The range of {name} in gate.json is {given!r}; low and high are expected.")
-            ranges[name] = (float(limits[0]), float(limits[1]))
-        given = record.get("features")
-        limit = given.get("limit") if isinstance(given, dict) else None
-        if given is None or (_is_number(limit) and tensors is None):
-            return cls(images, ranges, incomplete=given is not None)
-        if tensors is None or not isinstance(limit, int | float) or not _is_number(limit):
-            raise BlastlensError(f"The features in gate.json are {given!r}; a limit of their score is expected.")
-        return cls(images, ranges, FeatureScore.from_tensors(tensors, float(limit)))
+            ranges[name] = (low, high)
+        if features is None:
+            return cls(images, ranges)
+        limit = _number(features, "limit")
+        if math.isnan(limit):
+            raise BlastlensError(f"The features in gate.json are {features!r}; a limit of their distance is expected.")
+        distance = None if tensors is None else FeatureDistance.from_tensors(tensors, limit)
+        return cls(images, ranges, distance, incomplete=distance is None)
 
-    def judge(self, pixels: np.ndarray, features: np.ndarray | None = None) -> OODResult:
-        """Check a view, uint8 (S, S, 3) without corruption, and the network's features (F,) of it, if there are any.
+    def check(self, statistics: Mapping[str, float], features: np.ndarray | None = None) -> tuple[str, ...]:
+        """Reasons why a view is out of distribution, the most obvious first; none if it is in distribution.
+
+        Args:
+            statistics: of the view without corruption, see `statistics_of`.
+            features: of the same view, (F,), by the network; None if it has none.
 
         Raises:
             BlastlensError: features of another network.
         """
-        return self.verdict(statistics_of(pixels), features)
-
-    def verdict(self, found: Mapping[str, float], features: np.ndarray | None = None) -> OODResult:
-        """`judge` of a view with these statistics, see `statistics_of`."""
         reasons = []
         for name, statistic in STATISTICS.items():
             low, high = self.ranges.get(name, (-math.inf, math.inf))
             # False of NaN: an all-black view has no lit pixel to measure, and its blackness speaks for itself.
-            if found[name] < low or found[name] > high:
-                phrase = statistic.low if found[name] < low else statistic.high
+            if statistics[name] < low or statistics[name] > high:
+                phrase = statistic.low if statistics[name] < low else statistic.high
                 reasons.append(f"{phrase} than the {self.images} the model knows")
         if self.features and features is not None and not self.features.of(features[None])[0] <= self.features.limit:
             reasons.append(f"what the network sees in it is unlike the {self.images} the model knows")
-        return OODResult(not reasons, tuple(reasons))
+        return tuple(reasons)
+
+
+def _number(record: Any, key: str) -> float:
+    """A finite number of a JSON object; NaN if it has none of this key."""
+    value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        return math.nan
+    return float(value)
 
 
 def statistics_of(pixels: np.ndarray) -> dict[str, float]:
@@ -249,7 +204,8 @@ def statistics_of(pixels: np.ndarray) -> dict[str, float]:
     channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     lit = np.maximum(np.maximum(channels[0], channels[1]), channels[2]) > BLACK
     mask = lit.astype(np.float32)
-    in_columns, in_rows = (counts.astype(np.float64) for counts in (_ones(side) @ mask, mask @ _ones(side)))
+    ones = np.ones(side, np.float32)
+    in_columns, in_rows = (ones @ mask).astype(np.float64), (mask @ ones).astype(np.float64)
     area = in_rows.sum()
     ring = max(1, round(side * _RING))
     inner = lit[ring:-ring, ring:-ring]
@@ -349,12 +305,3 @@ def _belonging(side: int, block: int) -> np.ndarray:
     count = side // block
     rows = np.repeat(np.eye(count, dtype=np.float32), block, axis=1)
     return np.pad(rows, ((0, 0), (0, side - count * block)))
-
-
-@lru_cache(maxsize=16)
-def _ones(side: int) -> np.ndarray:
-    return np.ones(side, np.float32)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

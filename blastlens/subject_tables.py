@@ -8,7 +8,8 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 
 from .errors import BlastlensError
-from .wording import count, printable
+from .images import printable
+from .wording import count
 
 MAX_TABLE_BYTES, MAX_TABLE_ROWS = 5_000_000, 200_000  # of all tables together
 

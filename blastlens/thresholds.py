@@ -5,54 +5,45 @@ They are chosen and tested on held-out patients (`train.calibration_evaluation`)
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from .errors import BlastlensError
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The thresholds of one model; None if its folder has none, or none that held on held-out images.
+class Thresholds:
+    """The thresholds of one model; a value is None if its folder has none, or none that held on held-out images.
 
     Attributes:
         leukemic: the labels whose probabilities together are that of leukemia.
         flag_from: the probability of leukemia from which an image is flagged, 0 to 1.
-        asked: the nominal share of images whose set holds the true label, 0 to 1.
+        coverage: the nominal share of images whose set holds the true label, 0 to 1.
         sets: by label, the probability from which it is in the set, 0 to 1.
     """
 
     leukemic: tuple[str, ...] = ()
     flag_from: float | None = None
-    asked: float | None = None
+    coverage: float | None = None
     sets: Mapping[str, float] | None = None
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any] | None) -> "Decision | None":
-        """From "calibration" of a metrics.json; None if it has no thresholds.
-
-        Raises:
-            BlastlensError: invalid values.
-        """
-        if record is None:
-            return None
+    def from_json(cls, record: Mapping[str, Any]) -> "Thresholds":
+        """From "calibration" of a metrics.json; raises BlastlensError for invalid values."""
         try:
             point, sets = record.get("operating_point"), record.get("prediction_sets")
-            decision = cls()
+            found: dict[str, Any] = {}
             if point is not None:
-                decision = cls(tuple(map(_name, point["labels"])), _share(point["threshold"]))
+                found |= {"leukemic": tuple(map(_name, point["labels"])), "flag_from": _share(point["threshold"])}
             if sets is not None and sets["holds"] is True:
-                thresholds = {_name(label): _share(value) for label, value in sets["thresholds"].items()}
-                decision = cls(decision.leukemic, decision.flag_from, _share(sets["asked"]), thresholds)
+                by_label = {_name(label): _share(value) for label, value in sets["thresholds"].items()}
+                found |= {"coverage": _share(sets["asked"]), "sets": by_label}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BlastlensError(
                 f"The calibration in metrics.json cannot be read ({error!r}); write it with `python -m train.evaluate`."
             ) from None
-        return None if decision == cls() else decision
+        return cls(**found)
 
     def flagged(self, probabilities: Mapping[str, float]) -> bool | None:
         """Whether an image with these probabilities by label is flagged; None without a threshold."""
@@ -60,26 +51,12 @@ class Decision:
             return None
         return math.fsum(probabilities.get(label, 0.0) for label in self.leukemic) >= self.flag_from
 
-    def labels(self, probabilities: Mapping[str, float]) -> tuple[str, ...] | None:
+    def label_set(self, probabilities: Mapping[str, float]) -> tuple[str, ...] | None:
         """The labels that cannot be ruled out, the most probable first; None without thresholds."""
         if self.sets is None:
             return None
-        names = sorted(probabilities, key=lambda label: -probabilities[label])
-        thresholds = [self.sets.get(label, 0.0) for label in names]
-        (inside,) = in_set([[probabilities[label] for label in names]], thresholds)
-        return tuple(label for label, held in zip(names, inside, strict=True) if held)
-
-
-def in_set(probabilities: ArrayLike, thresholds: Sequence[float]) -> NDArray[np.bool_]:
-    """Which labels are in each image's set, bool (N, C): those that reach their threshold, and the most probable one.
-
-    Args:
-        probabilities: (N, C). thresholds: (C,), 0 to 1.
-    """
-    p = np.asarray(probabilities, dtype=np.float64)
-    inside = p >= np.asarray(thresholds)
-    inside[np.arange(len(p)), p.argmax(axis=1)] = True
-    return inside
+        first, *others = sorted(probabilities, key=lambda label: -probabilities[label])
+        return (first, *(label for label in others if probabilities[label] >= self.sets.get(label, 0.0)))
 
 
 def _name(value: Any) -> str:

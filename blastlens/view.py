@@ -47,7 +47,12 @@ class View:
         if self.interpolation not in tuple(_INTERPOLATIONS):
             known = ", ".join(_INTERPOLATIONS)
             raise BlastlensError(f"The interpolation is {self.interpolation!r}; one of {known} is accepted.")
-        if not (_is_triple(self.mean) and _is_triple(self.std) and min(self.std) > 0):
+        triples = (isinstance(values, tuple) and len(values) == 3 for values in (self.mean, self.std))
+        if not (
+            all(triples)
+            and all(isinstance(v, int | float) and abs(v) < 1e6 for v in self.mean + self.std)
+            and min(self.std) > 0
+        ):
             raise BlastlensError(
                 f"The mean {self.mean!r} and std {self.std!r} must be three numbers each, std above 0."
             )
@@ -76,13 +81,12 @@ class View:
             )
         if preprocessor is not None:
             return cls._from_preprocessor(shape[1], preprocessor)
-        mean, std = _as_tuple(cfg.get("mean")), _as_tuple(cfg.get("std"))
-        return cls(shape[1], None, cfg.get("interpolation", "bicubic"), mean, std)
+        return cls(shape[1], None, cfg.get("interpolation", "bicubic"), _tuple(cfg.get("mean")), _tuple(cfg.get("std")))
 
     @classmethod
     def _from_preprocessor(cls, size: int, preprocessor: dict[str, Any]) -> "View":
-        missing = {"image_processor_type": None, "do_resize": True, "do_center_crop": None, "resample": 2}
-        settings = _PREPROCESSOR | missing | preprocessor
+        settings = {"resample": 2} | _DEFAULTS | preprocessor
+        settings["image_processor_type"] = str(settings.get("image_processor_type")).removesuffix("Pil")
         _require(settings, _PREPROCESSOR, "preprocessor_config.json")
         frame, crop = _side(settings.get("size")), _side(settings.get("crop_size"))
         if not _is_int(frame) or crop != size:
@@ -92,8 +96,7 @@ class View:
             )
         resample = settings["resample"]
         interpolation = {"2": "bilinear", "3": "bicubic"}.get(str(resample), f"resample {resample}")
-        mean, std = _as_tuple(settings.get("image_mean")), _as_tuple(settings.get("image_std"))
-        return cls(size, frame, interpolation, mean, std)
+        return cls(size, frame, interpolation, _tuple(settings.get("image_mean")), _tuple(settings.get("image_std")))
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """Crop and resize an RGB image to what the network sees before normalisation: uint8 (S, S, 3)."""
@@ -132,29 +135,26 @@ class View:
         reach = _REACHES[self.interpolation] * scale
         return max(low, math.floor((start - reach) / scale)), min(high, math.ceil((end + reach) / scale))
 
-    def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """The network's input, (x / 255 - mean) / std: uint8 (N, S, S, 3) to float32 (N, 3, S, S)."""
-        mean, std = (np.array(values, np.float64).reshape(3, 1, 1) for values in (self.mean, self.std))
-        count, height, width, channels = pixels.shape
-        batch = np.empty((count, channels, height, width), np.float32)
-        np.multiply(pixels.transpose(0, 3, 1, 2), (1 / (255 * std)).astype(np.float32), out=batch)
-        batch -= (mean / std).astype(np.float32)
-        return batch
-
-    def remarks(self, width: int, height: int) -> tuple[str, ...]:
-        """Remarks on an image size, in pixels, that the model was not trained on."""
-        seen = f"image is {width}x{height}"
+    def remarks(self, size: tuple[int, int], pixels: np.ndarray) -> tuple[str, ...]:
+        """What is unlike the images that the model was trained on: an image size in pixels, and what the model sees."""
+        width, height = size
+        seen, remarks = f"image is {width}x{height}", []
         if self.frame is None:
-            square = () if width == height else (f"{seen}; only its centre square was used",)
-            small = min(width, height) < self.size
-            return (*square, *([f"{seen}; it was enlarged to {self.size}x{self.size}"] if small else []))
-        if width == height and width in (RAW_CELL_SIDE, self.size):
-            return ()
-        done = "resized and cropped" if max(width, height) > self.frame else "padded or cropped, not resized"
-        return (
-            f"{seen}; the model expects a single segmented cell on black, {RAW_CELL_SIDE}x{RAW_CELL_SIDE} or "
-            f"prepared {self.size}x{self.size}; it was {done}",
-        )
+            if width != height:
+                remarks.append(f"{seen}; only its centre square was used")
+            if min(size) < self.size:
+                remarks.append(f"{seen}; it was enlarged to {self.size}x{self.size}")
+        elif width != height or width not in (RAW_CELL_SIDE, self.size):
+            done = "resized and cropped" if max(size) > self.frame else "padded or cropped, not resized"
+            remarks.append(
+                f"{seen}; the model expects a single segmented cell on black, {RAW_CELL_SIDE}x{RAW_CELL_SIDE} or "
+                f"prepared {self.size}x{self.size}; it was {done}"
+            )
+        # Nearly every image shows its colours on the middle row, where they are found quickly.
+        parts = (pixels[len(pixels) // 2], pixels)
+        if all((part[..., 0] == part[..., other]).all() for part in parts for other in (1, 2)):
+            remarks.append("image has no colour; the model was trained on stained cells in colour")
+        return tuple(remarks)
 
 
 def _thumbnail_size(width: int, height: int, frame: int) -> tuple[int, int]:
@@ -169,8 +169,8 @@ def _thumbnail_size(width: int, height: int, frame: int) -> tuple[int, int]:
     return new_width, new_height
 
 
-# The settings with which transformers' DonutImageProcessor does what `View` does. Where a file leaves one out, that
-# class takes the same value, but for those that `_from_preprocessor` calls missing.
+# The settings with which transformers' DonutImageProcessor does what `View` does (its Pillow twin gives the same to one
+# grey level), and those that it takes by itself where a file leaves them out.
 _PREPROCESSOR = {
     "image_processor_type": "DonutImageProcessor",
     "do_resize": False,
@@ -182,17 +182,17 @@ _PREPROCESSOR = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
+_DEFAULTS = {
+    key: value
+    for key, value in _PREPROCESSOR.items()
+    if key not in ("image_processor_type", "do_resize", "do_center_crop")
+}
 
 
 def _require(settings: dict[str, Any], expected: dict[str, Any], file: str) -> None:
     for key, value in expected.items():
-        found = settings.get(key)
-        if isinstance(value, float) and isinstance(found, float):
-            same = math.isclose(found, value, rel_tol=1e-6)
-        else:  # the processor's Pillow twin gives the same to one grey level, so a file may name either
-            same = found == value or (key == "image_processor_type" and found == f"{value}Pil")
-        if not same:
-            raise BlastlensError(f"{key} in {file} is {found!r}; {value!r} is expected.")
+        if settings.get(key) != value:
+            raise BlastlensError(f"{key} in {file} is {settings.get(key)!r}; {value!r} is expected.")
 
 
 def _side(value: Any) -> Any:
@@ -202,14 +202,9 @@ def _side(value: Any) -> Any:
     return value
 
 
-def _as_tuple(value: Any) -> Any:
+def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_triple(value: Any) -> bool:
-    numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
-    return numbers and len(value) == 3 and all(abs(v) < 1e6 for v in value)

@@ -74,10 +74,3 @@ def listed(names: Sequence[str], word: str = "or") -> str:
     ('ALL', 'Early, Pre and Pro')
     """
     return f" {word} ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
-
-
-def printable(name: str) -> str:
-    """Without characters that hide what a name is, such as line breaks and marks that turn the text around."""
-    if name.isprintable():
-        return name
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from blastlens.errors import BlastlensError
-from blastlens.wording import printable
+from blastlens.images import printable
 
 Result = TypeVar("Result")
 

@@ -20,7 +20,7 @@ from blastlens import Classifier
 from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.integrity import PICKLE_SUFFIXES
-from blastlens.model_folder import GATE_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
+from blastlens.model_folder import JSON_FILES, NETWORKS, OOD_FEATURES, PRECISIONS, ModelFolder
 from blastlens.synthetic_images import synthetic_image
 from publish.hub_client import Hub
 from publish.upload import Log, Published, Upload, publish
@@ -33,7 +33,7 @@ CODE = Path(modeling_blastlens.__file__)
 REQUIRED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
 # All that a model folder may hold. Anything else is there by mistake, or should not be on the Hub.
 FIGURES = ("figures/noise.png", "figures/calibration.png", "figures/robustness.png")
-ALLOWED = frozenset({*JSON_FILES, GATE_FEATURES, *NETWORKS.values(), "README.md", *FIGURES, CODE.name})
+ALLOWED = frozenset({*JSON_FILES, OOD_FEATURES, *NETWORKS.values(), "README.md", *FIGURES, CODE.name})
 TOLERANCE = 1e-4  # of a probability, between two runtimes
 
 
@@ -133,8 +133,8 @@ def require_measured(folder: ModelFolder) -> None:
         raise BlastlensError(f"metrics.json of {name} holds no measurement; {evaluate}.")
     if metrics.get("label_names") != list(folder.label_names):
         raise BlastlensError(f"metrics.json of {name} has other labels than config.json; {evaluate}.")
-    if folder.gate and folder.gate.incomplete:
-        raise BlastlensError(f"{name} has no {GATE_FEATURES}, which gate.json names; run `python -m train.evaluate`.")
+    if folder.ood_detector and folder.ood_detector.incomplete:
+        raise BlastlensError(f"{name} has no {OOD_FEATURES}, which gate.json names; run `python -m train.evaluate`.")
     for key, file in NETWORKS.items():  # ModelFolder.load has compared those that metrics.json lists
         if (folder.path / file).is_file() and key not in (metrics.get("sha256") or {}):
             raise BlastlensError(f"{file} of {name} is not a file that metrics.json measured; {evaluate}.")

@@ -19,7 +19,7 @@ from pathlib import Path
 from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.hub import fetch
-from blastlens.model_folder import GATE_FEATURES, PRECISIONS, ModelFolder, bundled_models, bundled_root
+from blastlens.model_folder import OOD_FEATURES, PRECISIONS, ModelFolder, bundled_models, bundled_root
 from blastlens.synthetic_images import synthetic_image
 from publish import space
 from publish.hub_client import Hub
@@ -190,7 +190,7 @@ def model_files(folder: ModelFolder) -> dict[str, bytes]:
     """
     if not folder.onnx_file("int8").is_file():
         raise BlastlensError(f"{folder.model_id} has no {ONNX}, which runs in a browser; export it again.")
-    wanted = [ONNX, *([GATE_FEATURES] if folder.gate and folder.gate.features else [])]
+    wanted = [ONNX, *([OOD_FEATURES] if folder.ood_detector and folder.ood_detector.features else [])]
     return {name: (folder.path / name).read_bytes() for name in wanted}
 
 

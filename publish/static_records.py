@@ -14,13 +14,15 @@ import numpy as np
 
 from blastlens import external_result
 from blastlens.classifier import DISCLAIMER, INCOMPLETE, MAX_REASONS
-from blastlens.corruptions import BLACK, CURVE_SIGMAS, TO_YCC
+from blastlens.corruptions import CURVE_SIGMAS
+from blastlens.corruptions.colour import BLACK, TO_YCC
 from blastlens.dataset_info import dataset_info
-from blastlens.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, RAW_CELL_SIDE
+from blastlens.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import MAX_SIGMA
-from blastlens.ood_detection import STATISTICS, Gate
-from blastlens.thresholds import Decision
+from blastlens.ood_detection import STATISTICS, OODDetector
+from blastlens.thresholds import Thresholds
+from blastlens.view import RAW_CELL_SIDE
 from blastlens.wording import percent
 
 
@@ -56,7 +58,7 @@ def model_record(name: str, folder: ModelFolder, sizes: Mapping[str, int]) -> di
         "title": info.input_kind or info.question,
         "labels": {label: info.meanings.get(label, "") for label in folder.label_names},
         "view": asdict(folder.view),
-        "gate": gate_record(folder.gate) if folder.gate else None,
+        "gate": ood_record(folder.ood_detector) if folder.ood_detector else None,
         "decision": decision_record(folder.metrics.get("calibration")),
         "external": external_result.sentence(folder.metrics),
         "facts": model_facts(name, folder, sum(sizes.values()) / 1e6),
@@ -101,7 +103,7 @@ def model_facts(name: str, folder: ModelFolder, megabytes: float) -> list[tuple[
     ]
 
 
-def gate_record(gate: Gate) -> dict[str, Any]:
+def ood_record(detector: OODDetector) -> dict[str, Any]:
     """The ranges of the out-of-distribution check, with the reason that Python gives for each violation."""
     unknown = dict.fromkeys(STATISTICS, math.nan)
     ranges = [
@@ -109,23 +111,23 @@ def gate_record(gate: Gate) -> dict[str, Any]:
             "name": name,
             "low": low,
             "high": high,
-            "reasons": [gate.verdict(unknown | {name: value}).reasons[0] for value in (low - 1, high + 1)],
+            "reasons": [detector.check(unknown | {name: value})[0] for value in (low - 1, high + 1)],
         }
-        for name, (low, high) in ((name, gate.ranges[name]) for name in STATISTICS if name in gate.ranges)
+        for name, (low, high) in ((name, detector.ranges[name]) for name in STATISTICS if name in detector.ranges)
     ]
     features = None
-    if gate.features:
-        far = np.full_like(gate.features.mean, 1e9)
-        features = {"limit": gate.features.limit, "reason": gate.verdict(unknown, far).reasons[0]}
-    return {"ranges": ranges, "features": features, "incomplete": gate.incomplete}
+    if detector.features:
+        far = np.full_like(detector.features.mean, 1e9)
+        features = {"limit": detector.features.limit, "reason": detector.check(unknown, far)[0]}
+    return {"ranges": ranges, "features": features, "incomplete": detector.incomplete}
 
 
 def decision_record(calibration: Mapping[str, Any] | None) -> dict[str, Any]:
     """The thresholds of a model, and what was measured with them by noise level, as texts."""
-    decision = Decision.from_json(calibration) or Decision()
+    decision = Thresholds.from_json(calibration or {})
     sets, flag = None, None
-    if calibration and decision.sets is not None and decision.asked is not None:
-        share = percent(decision.asked)
+    if calibration and decision.sets is not None and decision.coverage is not None:
+        share = percent(decision.coverage)
         meaning = (
             f"At {share}: every label that must be listed for the true label to be among them {share} of the time."
         )

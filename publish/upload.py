@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from blastlens.errors import BlastlensError
-from blastlens.wording import printable
+from blastlens.images import printable
 from publish.hub_client import Hub, HubError, Repository
 
 Log = Callable[[str], None]

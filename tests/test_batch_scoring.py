@@ -14,7 +14,7 @@ import pytest
 from helpers_batch import cells, command_line, identity, interrupt, metadata, rows, tiny_model
 from helpers_files import write_bad_files
 
-from blastlens import Classifier, Corruption
+from blastlens import Classifier, Corruption, classifier
 from blastlens.batch_scoring import score as batch
 from blastlens.batch_scoring.score import Command, score
 from blastlens.batch_scoring.scorer import Scorer
@@ -151,14 +151,14 @@ def test_a_bad_file_fills_its_row_with_a_sentence_and_stops_nothing(model, out, 
 
 
 def test_an_unexpected_exception_fails_one_image(archive, model, out, monkeypatch):
-    read = Classifier._read
+    read = classifier.read_view
 
-    def failing(self, image, *more, **options):
+    def failing(image, *more):
         if getattr(image, "name", "").endswith("deep/003.png"):
             raise ZeroDivisionError("a line\nbreak")
-        return read(self, image, *more, **options)
+        return read(image, *more)
 
-    monkeypatch.setattr(Classifier, "_read", failing)
+    monkeypatch.setattr(classifier, "read_view", failing)
     assert run(archive, model, out).failed == 2
     message = "b/deep/003.png could not be scored (ZeroDivisionError: a line\ufffdbreak)."
     assert errors(out)["b/deep/003.png"] == message

@@ -8,7 +8,7 @@ import pytest
 from test_metrics import aurc
 
 from blastlens.calibration import Scaling
-from blastlens.thresholds import Decision
+from blastlens.thresholds import Thresholds
 from train import calibration_evaluation as calibration
 from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, reliability_of
 
@@ -165,7 +165,7 @@ def test_sets_that_miss_a_class_on_other_groups_do_not_hold():
     sets = found["prediction_sets"]
     assert sets["coverage_by_class"]["HEM"]["high"] < 0.9
     assert sets["holds"] is False and sets["worst_group"]["label"] == "HEM"
-    assert Decision.from_json(json.loads(json.dumps(found))).labels({"ALL": 0.6, "HEM": 0.4}) is None
+    assert Thresholds.from_json(json.loads(json.dumps(found))).label_set({"ALL": 0.6, "HEM": 0.4}) is None
 
 
 def test_with_few_groups_no_guarantee_is_claimed(cells):
@@ -179,11 +179,11 @@ def test_with_few_groups_no_guarantee_is_claimed(cells):
 
 def test_a_reader_of_the_record_decides_as_was_measured(cells):
     record = json.loads(json.dumps(measure(cells), allow_nan=False))
-    decision = Decision.from_json(record)
+    thresholds = Thresholds.from_json(record)
     p = calibrated(cells, cross_fitted(cells))[0]
     named = [dict(zip(CELLS, one, strict=True)) for one in p.tolist()]
-    flagged = np.array([decision.flagged(one) for one in named])
-    held = np.array([CELLS[y] in decision.labels(one) for y, one in zip(cells.label, named, strict=True)])
+    flagged = np.array([thresholds.flagged(one) for one in named])
+    held = np.array([CELLS[y] in thresholds.label_set(one) for y, one in zip(cells.label, named, strict=True)])
     # The shipped thresholds are of all folds, those measured of two thirds: nearly the same.
     sensitivity = record["operating_point"]["sensitivity"]["value"]
     assert flagged[cells.label == 0].mean() == pytest.approx(sensitivity, abs=0.03)

@@ -15,7 +15,7 @@ from blastlens import BlastlensError, Classifier, Corruption
 from blastlens.corruptions import CURVE_SIGMAS, KINDS
 from blastlens.external_result import NOT_VALIDATED
 from blastlens.images import open_image
-from blastlens.inference import has_wide_sums, load_backend, usable_cores
+from blastlens.inference import has_vnni, load_network, usable_cores
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import add_gaussian_noise
 
@@ -216,8 +216,8 @@ def test_a_curve_over_several_seeds_is_their_mean_smallest_and_largest(cell_clas
 
 def test_a_kind_without_noise_is_run_once_however_many_seeds(cell_classifier, monkeypatch):
     images = []
-    run = cell_classifier._backend.run
-    monkeypatch.setattr(cell_classifier._backend, "run", lambda names, views: images.extend(views) or run(names, views))
+    run = cell_classifier._network.run
+    monkeypatch.setattr(cell_classifier._network, "run", lambda names, views: images.extend(views) or run(names, views))
     curve = cell_classifier.curve(blobs(2), "blur", (0, 1, 2), seeds=(0, 1, 2, 3))
     assert len(images) == 3 and np.array_equal(curve.low, curve.high)
     images.clear()
@@ -257,7 +257,7 @@ def test_an_activation_map_is_the_enlarged_cam_of_a_label_scaled_to_one(cell_cla
 
 def test_a_flat_activation_map_is_all_zeros(cell_classifier, monkeypatch):
     logits, cam = np.array([[1.0, 0.0]], np.float32), np.ones((1, 2, 7, 7), np.float32)
-    monkeypatch.setattr(cell_classifier._backend, "run", lambda names, views: [logits, cam])
+    monkeypatch.setattr(cell_classifier._network, "run", lambda names, views: [logits, cam])
     assert not cell_classifier.activation_map(blobs(1)).any()
 
 
@@ -423,30 +423,30 @@ def test_threads_are_the_cores_of_the_process_within_its_containers_quota(tmp_pa
 def test_old_processors_take_their_time_for_int8(tmp_path, machine, cpuinfo, wide):
     if cpuinfo:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert has_wide_sums(machine, tmp_path / "cpuinfo") is wide
+    assert has_vnni(machine, tmp_path / "cpuinfo") is wide
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_images_side_by_side_are_answered_as_one_after_the_other(threads):
     folder = ModelFolder.load(shared_model_folder("cell"))
-    backend = load_backend(folder, "fp32", threads)
+    network = load_network(folder, "fp32", threads)
     views = [blobs(n) for n in range(7)]
-    alone = [backend.logits_and_features([view]) for view in views]
+    alone = [network.run(["logits", "features"], [view]) for view in views]
     for count in range(1, 8):
-        logits, features = backend.logits_and_features(views[:count])
+        logits, features = network.run(["logits", "features"], views[:count])
         np.testing.assert_allclose(logits, np.concatenate([a[0] for a in alone[:count]]), atol=1e-5)
         np.testing.assert_allclose(features, np.concatenate([a[1] for a in alone[:count]]), atol=1e-5)
-    assert backend.map(lambda n: n * n, range(9)) == [n * n for n in range(9)]
+    assert network.map(lambda n: n * n, range(9)) == [n * n for n in range(9)]
 
 
 @pytest.mark.parametrize("change", ["gone", "replaced"])
 def test_many_images_are_answered_by_the_network_that_was_loaded_whatever_becomes_of_its_file(tmp_path, change):
     path = shutil.copytree(shared_model_folder("cell"), tmp_path / "mine")
-    backend = load_backend(ModelFolder.load(path), "fp32", threads=2)
-    (expected,) = backend.run(["logits"], [blobs(0)])
+    network = load_network(ModelFolder.load(path), "fp32", 2)
+    (expected,) = network.run(["logits"], [blobs(0)])
     file = path / "onnx/model.onnx"
     file.unlink()
     if change == "replaced":
         shutil.copy(shared_model_folder("field") / "onnx/model.onnx", file)
-    for logits in backend.run(["logits"], [blobs(0)] * 4)[0]:
+    for logits in network.run(["logits"], [blobs(0)] * 4)[0]:
         np.testing.assert_allclose(logits, expected[0], atol=1e-5)

@@ -231,7 +231,7 @@ def test_each_image_is_read_once_in_turn_and_its_noise_is_that_of_its_number(cla
     bad, last = steps
     assert reads == [0, 1, 2]
     assert isinstance(bad, BlastlensError) and "1.png" in str(bad)
-    pixels = read_image(png(2), "2.png").pixels
+    pixels = read_image(png(2), "2.png")[0]
     for row, sigma in enumerate(SIGMAS):
         expected = list(classifier.predict(pixels, sigma, seed=2).probabilities.values())
         assert last.probabilities[row] == pytest.approx(expected, abs=1e-5)

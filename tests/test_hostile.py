@@ -20,7 +20,7 @@ from helpers_models import LABELS
 from blastlens import images, open_image
 from blastlens.errors import BlastlensError
 from blastlens.image_sources import list_sources
-from blastlens.wording import printable
+from blastlens.images import printable
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEGABYTES = 5, 1000

@@ -107,8 +107,8 @@ def test_only_files_that_are_served_are_downloaded_and_predictions_are_those_of_
 
 def test_the_feature_distribution_of_the_ood_check_is_downloaded(hub):
     hub.add_folder(REPO, ROOT / "models/mobilenetv2-aria2021")
-    gate = fetch(REPO).gate
-    assert gate and gate.features is not None and not gate.incomplete
+    detector = fetch(REPO).ood_detector
+    assert detector and detector.features is not None and not detector.incomplete
 
 
 def test_without_onnx_safetensors_are_downloaded(hub):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image, read_image
+from blastlens.inference import normalise
 from blastlens.view import View
 
 HALF = (0.5, 0.5, 0.5)
@@ -67,7 +68,7 @@ def test_a_16_bit_rgb_png_is_scaled(tmp_path):
 
 def test_16_bit_values_that_fill_12_bits_or_fewer_are_pointed_out(tmp_path):
     Image.fromarray(picture()[..., 0].astype(np.uint16) * 16).save(tmp_path / "deep.png")
-    assert "so it is very dark" in read_image(tmp_path / "deep.png").notes[0]
+    assert "so it is very dark" in read_image(tmp_path / "deep.png")[1][0]
 
 
 def test_floats_from_0_to_1_are_scaled(tmp_path):
@@ -110,32 +111,28 @@ def test_transparency_is_shown_on_black(tmp_path, mode):
         palette.save(file, transparency=0)
     else:
         image.convert(mode).save(file)
-    opened = read_image(file)
-    pixels = np.asarray(opened.pixels)
+    image, notes = read_image(file)
+    pixels = np.asarray(image)
     half = pixels.shape[1] // 2
     assert not pixels[:, :half].any()
     assert pixels[:, half:].any()
-    assert "its transparent pixels were shown on black" in opened.notes
+    assert "its transparent pixels were shown on black" in notes
 
 
 def test_an_opaque_alpha_channel_changes_nothing_and_needs_no_note():
-    opened = read_image(np.dstack([picture(), np.full((224, 224), 255, np.uint8)]))
-    assert np.array_equal(np.asarray(opened.pixels), picture())
-    assert opened.notes == ()
+    image, notes = read_image(np.dstack([picture(), np.full((224, 224), 255, np.uint8)]))
+    assert np.array_equal(np.asarray(image), picture()) and notes == ()
 
 
 def test_a_gif_gives_its_first_frame_and_says_so(tmp_path):
     frames = [Image.fromarray(blobs(n, 48, 48)).quantize(64) for n in range(3)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "still.gif")
-    moving, still = read_image(tmp_path / "moving.gif"), read_image(tmp_path / "still.gif")
-    assert np.array_equal(np.asarray(moving.pixels), np.asarray(frames[0].convert("RGB")))
-    assert np.array_equal(np.asarray(still.pixels), np.asarray(frames[0].convert("RGB")))
-    assert moving.notes == (
-        "only the first of its frames was used",
-        "its colours come from a palette of at most 256",
-    )
-    assert still.notes == ("its colours come from a palette of at most 256",)
+    palette = "its colours come from a palette of at most 256"
+    for name, expected in (("moving", ("only the first of its frames was used", palette)), ("still", (palette,))):
+        image, notes = read_image(tmp_path / f"{name}.gif")
+        assert np.array_equal(np.asarray(image), np.asarray(frames[0].convert("RGB")))
+        assert notes == expected
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -232,21 +229,28 @@ def test_normalise_is_x_over_255_minus_mean_over_std():
     view = View(32, None, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixels = np.stack([blobs(n, 32, 32) for n in range(2)])
     expected = (pixels / 255 - np.array(view.mean)) / np.array(view.std)
-    batch = view.normalise(pixels)
+    batch = normalise(view, pixels)
     assert batch.dtype == np.float32 and batch.flags.c_contiguous
     np.testing.assert_allclose(batch, expected.transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_sizes_a_cell_model_was_trained_on_need_no_remark():
-    assert CELL.remarks(450, 450) == CELL.remarks(224, 224) == ()
-    assert "450x450 or prepared 224x224; it was resized and cropped" in CELL.remarks(640, 480)[0]
-    assert "it was padded or cropped, not resized" in CELL.remarks(100, 100)[0]
-
-
-def test_a_field_model_points_out_what_was_cut_off_and_what_was_enlarged():
-    assert FIELD.remarks(224, 224) == FIELD.remarks(1000, 1000) == ()
-    assert FIELD.remarks(640, 480) == ("image is 640x480; only its centre square was used",)
-    assert FIELD.remarks(100, 100) == ("image is 100x100; it was enlarged to 224x224",)
+@pytest.mark.parametrize(
+    ("view", "size", "remark"),
+    [
+        (CELL, (450, 450), None),
+        (CELL, (224, 224), None),
+        (CELL, (640, 480), "450x450 or prepared 224x224; it was resized and cropped"),
+        (CELL, (100, 100), "it was padded or cropped, not resized"),
+        (FIELD, (1000, 1000), None),
+        (FIELD, (640, 480), "image is 640x480; only its centre square was used"),
+        (FIELD, (100, 100), "image is 100x100; it was enlarged to 224x224"),
+    ],
+)
+def test_a_size_that_the_model_was_not_trained_on_is_pointed_out(view, size, remark):
+    remarks = view.remarks(size, blobs(1))
+    assert remarks == () if remark is None else remark in remarks[0]
+    (*_, grey) = view.remarks(size, np.repeat(blobs(1)[..., :1], 3, axis=2))
+    assert "no colour" in grey
 
 
 def test_views_are_read_from_a_model_folders_settings():

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from blastlens import BlastlensError, Classifier
 from blastlens.hub import fetch
 from blastlens.integrity import digests
-from blastlens.model_folder import GATE_FILES, ModelFolder, bundled_models, bundled_root
+from blastlens.model_folder import OOD_FILES, ModelFolder, bundled_models, bundled_root
 from blastlens.serving import Wanted, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,14 +305,14 @@ def write_ood_check(folder, seed):
     directions = np.linalg.qr(rng.normal(size=(256, 4)))[0].T
     parts = {"mean": rng.normal(size=256), "directions": directions, "rest": np.ones(1)}
     save_file({name: part.astype(np.float32) for name, part in parts.items()}, folder / "gate.safetensors")
-    features = {"limit": 9, "sha256": digests(folder, GATE_FILES)}
+    features = {"limit": 9, "sha256": digests(folder, OOD_FILES)}
     record = {"schema": 2, "images": "cells", "statistics": {"black": {"low": 0, "high": 1}}, "features": features}
     write_json(folder / "gate.json", record)
 
 
 def test_the_ood_check_of_another_network_is_rejected(recorded, folder):
     write_ood_check(recorded, 0)
-    assert Classifier.from_pretrained(recorded).folder.gate.features
+    assert Classifier.from_pretrained(recorded).folder.ood_detector.features
     in_onnx(with_number(0.5))(folder, None)
     write_ood_check(folder, 1)
     shutil.copy(folder / "gate.safetensors", recorded)
@@ -408,7 +408,7 @@ def test_an_output_of_another_shape_than_declared_is_rejected(folder):
         graph.node.append(onnx.helper.make_node("Cast", ["turned"], ["logits"], to=onnx.TensorProto.FLOAT))
 
     in_onnx(count)(folder, None)
-    assert "answers in shapes" in refusal(folder)
+    assert "has shape" in refusal(folder)
 
 
 def test_every_interface_rejects_a_folder_before_the_first_prediction(recorded, tmp_path):
@@ -480,7 +480,7 @@ def test_a_bundled_model_records_its_digests(name):
     folder = fetch(name)
     assert folder.metrics["sha256"].keys() == {"fp32", "int8", "safetensors"}
     assert folder.metrics["label_names"] == list(folder.label_names)
-    assert json.loads((folder.path / "gate.json").read_text())["features"]["sha256"] == digests(folder.path, GATE_FILES)
+    assert json.loads((folder.path / "gate.json").read_text())["features"]["sha256"] == digests(folder.path, OOD_FILES)
 
 
 def test_a_bundled_model_with_the_network_of_another_is_rejected(tmp_path):

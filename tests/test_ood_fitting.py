@@ -12,7 +12,7 @@ from PIL import Image
 
 from blastlens import BlastlensError, Classifier
 from blastlens.model_folder import ModelFolder
-from blastlens.ood_detection import STATISTICS, FeatureScore
+from blastlens.ood_detection import STATISTICS, FeatureDistance
 from train import ood_evaluation as evaluation
 from train import ood_fitting as fitting
 from train.datasets import Row, load_rows
@@ -95,7 +95,7 @@ def test_an_image_is_judged_by_ranges_that_its_group_did_not_shape():
     groups = np.repeat(np.arange(20), 50)
     rows, numbers = rows_of(groups), np.random.default_rng(1).uniform(0, 1, 1000)
     alone = statistics(np.where(groups == 7, numbers + 1.5, numbers), rows)
-    found = fitting.FoldGates.fit(alone, FakeNetworks(rows, folds=5), "cells", None)
+    found = fitting.FoldDetectors.fit(alone, FakeNetworks(rows, folds=5), "cells", None)
     rejected = found.rejected.any(axis=1)
     assert rejected[groups == 7].all() and not rejected[groups != 7].any()
     record = evaluation.held_out_record(found, rows, "group-kfold:5")
@@ -109,10 +109,10 @@ def test_the_limit_of_a_fold_comes_from_the_other_folds():
     rows = rows_of(np.repeat(np.arange(20), 50))
     networks = FakeNetworks(rows, folds=5)
     scores = np.random.default_rng(2).uniform(0, 1, 1000) + 5 * (networks.fold_of == 3)
-    score = FeatureScore(np.zeros(2), np.eye(2), 1.0, float("inf"))
-    found = fitting.FoldGates.fit(statistics(np.full(1000, 0.5), rows), networks, "cells", ((score,) * 5, scores))
+    score = FeatureDistance(np.zeros(2), np.eye(2), 1.0, float("inf"))
+    found = fitting.FoldDetectors.fit(statistics(np.full(1000, 0.5), rows), networks, "cells", ((score,) * 5, scores))
     assert found.rejected[networks.fold_of == 3, -1].all() and not found.rejected[networks.fold_of != 3].any()
-    assert found.gates[3].features.limit < 1 < 5 < found.gates[0].features.limit
+    assert found.detectors[3].features.limit < 1 < 5 < found.detectors[0].features.limit
     assert fitting.limit_of(found.scores) == pytest.approx(np.quantile(scores, 0.995))
 
 
@@ -160,7 +160,7 @@ def test_fitting_writes_a_detector_with_statistics_features_and_rates(small):
     assert features["median"]["training"] == pytest.approx(1, abs=0.2)
     assert features["limit"] > features["median"]["held_out"] and 0 <= features["int8_same_verdict"] <= 1
     classifier = Classifier.from_pretrained(model)
-    assert classifier.folder.gate.features.limit == features["limit"]
+    assert classifier.folder.ood_detector.features.limit == features["limit"]
     assert not classifier.predict(blobs(3)).in_domain
 
 

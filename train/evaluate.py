@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from blastlens import bootstrap, external_result, metrics
 from blastlens.errors import BlastlensError
 from blastlens.files import Unwritable, write_json
-from blastlens.inference import usable_cores
+from blastlens.inference import normalise, usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.view import View
@@ -54,8 +54,8 @@ def int8_cost(networks: FoldNetworks) -> dict[str, Any]:
         int8 = Path(folder) / "int8.onnx"
         folds = enumerate(zip(networks.files, networks.splits, networks.scalings, strict=True))
         for k, (file, split, scaling) in tqdm(list(folds), desc="int8 on held-out images", unit="fold"):
-            write_int8(file, int8, networks.view.normalise(np.asarray(networks.pixels[training_sample(split.train)])))
-            views = (networks.view.normalise(np.asarray(networks.pixels[i])[None]) for i in split.test)
+            write_int8(file, int8, normalise(networks.view, np.asarray(networks.pixels[training_sample(split.train)])))
+            views = (normalise(networks.view, np.asarray(networks.pixels[i])[None]) for i in split.test)
             after[networks.fold_of == k] = scaling.apply(onnx_logits(int8, views))
     moved = np.abs(after - before).max(1)
     return plain(

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from blastlens import metrics
+from blastlens import inference, metrics
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.files import partial_folder, put_in_place, writing
@@ -239,7 +239,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     network, record = load_network(run, Scaling(**summary["scaling"]) if summary else None)
     recipe = Recipe.from_dict(record["recipe"])
     view = view_of(recipe)
-    batch = view.normalise(images)
+    batch = inference.normalise(view, images)
     with partial_folder(out) as part, writing(out):
         (part / "onnx").mkdir()
         bare = network.network if needs_code(recipe) else network

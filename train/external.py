@@ -11,11 +11,12 @@ import numpy as np
 from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import MIN_IMAGES, DonorScores
 from blastlens.errors import BlastlensError
-from blastlens.images import RAW_CELL_SIDE
+from blastlens.inference import normalise
 from blastlens.integrity import digests
 from blastlens.metrics import Interval
 from blastlens.model_folder import SAFETENSORS, ModelFolder
 from blastlens.noise import add_gaussian_noise
+from blastlens.view import RAW_CELL_SIDE
 from blastlens.wording import listed
 from train.datasets import labels_of, load_rows
 from train.datasets.groups import SAME_PERSON
@@ -65,7 +66,7 @@ def external_block(folder: ModelFolder, data: Path, cache: Path) -> dict[str, An
 
     def probabilities(sigma: float) -> np.ndarray:
         noisy = (add_gaussian_noise(np.asarray(view), sigma, seed=i) for i, view in enumerate(pixels))
-        batches = (folder.view.normalise(view[None]) for view in noisy)
+        batches = (normalise(folder.view, view[None]) for view in noisy)
         return metrics.softmax(onnx_logits(folder.onnx_file("fp32"), batches))
 
     if len(names) == 2:

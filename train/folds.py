@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
-from blastlens.inference import usable_cores
+from blastlens.inference import normalise, usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
@@ -180,7 +180,7 @@ class FoldNetworks:
     def _run(self, fold: int, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         session = self.sessions[fold]
         names = [output.name for output in session.get_outputs() if output.name != "cam"]
-        found = dict(zip(names, session.run(names, {"pixel_values": self.view.normalise(views)}), strict=True))
+        found = dict(zip(names, session.run(names, {"pixel_values": normalise(self.view, views)}), strict=True))
         return found["logits"], found.get("features", np.empty((len(views), 0), np.float32))
 
 

@@ -7,7 +7,7 @@ and granulocytes along with the blasts, and a pale nucleus may lose its middle.
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from blastlens.corruptions import BLACK
+from blastlens.corruptions.colour import BLACK
 
 # A nucleus absorbs green more than red; red cells, bluish or grey in these stains, do not. The share of the optical
 # density in red that is taken off the one in green, so that red cells come out at about 0 and clear background, which

@@ -20,14 +20,14 @@ from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
 from blastlens.integrity import digests
-from blastlens.model_folder import GATE_FEATURES, GATE_FILES, ModelFolder
+from blastlens.model_folder import OOD_FEATURES, OOD_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS
 from blastlens.synthetic_images import synthetic_image
 from blastlens.view import View
 from train import ood_fitting
 from train.datasets import Row, dataset_hash
 from train.folds import FoldNetworks
-from train.ood_fitting import FittedGate, FoldGates, Reasons, evenly, of_each_group, reasons
+from train.ood_fitting import FittedDetector, FoldDetectors, Reasons, evenly, of_each_group, reasons
 from train.ood_test_images import CORRUPTED, DRAWN, VARIED
 
 CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 300, 300
@@ -51,7 +51,7 @@ def rate(found: Sequence[Reasons], names: Sequence[str], wrong: bool | None = No
     return record if wrong is None else record | {"wrong": listed}
 
 
-def held_out_record(found: FoldGates, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+def held_out_record(found: FoldDetectors, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     """Rejections of training images by detectors that their group had no part in."""
     groups = np.array([row.group for row in rows])
     rejected = found.rejected.any(axis=1)
@@ -75,7 +75,7 @@ def held_out_record(found: FoldGates, rows: Sequence[Row], protocol: str) -> dic
 
 
 def changed_record(
-    found: FoldGates,
+    found: FoldDetectors,
     networks: FoldNetworks,
     index: np.ndarray,
     changes: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]],
@@ -117,26 +117,26 @@ def ood_images(view: View, folders: Sequence[Path]) -> Iterator[tuple[str, list[
         yield name, [f"seed {seed}" for seed in range(count)], [view.apply(draw(seed)) for seed in range(count)]
 
 
-def ood_record(found: FittedGate, view: View, folders: Sequence[Path]) -> dict[str, Any]:
+def ood_record(found: FittedDetector, view: View, folders: Sequence[Path]) -> dict[str, Any]:
     """Rejections of out-of-distribution images, by the detector that is written and by those of the folds."""
     record = {}
     for name, names, views in tqdm(ood_images(view, folders), desc="OOD images", total=len(folders) + len(DRAWN)):
-        entry = rate(reasons(found.gate, found.network, views), names, wrong=False)
-        of_folds = [rate(found.folds.reasons(k, views), names, wrong=False) for k in range(len(found.folds.gates))]
+        entry = rate(reasons(found.detector, found.network, views), names, wrong=False)
+        of_folds = [rate(found.folds.reasons(k, views), names, wrong=False) for k in range(len(found.folds.detectors))]
         worst = min(of_folds, key=lambda one: one["rate"])
         record[name] = entry | {
             "lowest_rate_of_folds": worst["rate"],
             "wrong": entry["wrong"] or worst["wrong"],
-            "by_statistics_alone": rate(reasons(replace(found.gate, features=None), None, views), names)["rate"],
+            "by_statistics_alone": rate(reasons(replace(found.detector, features=None), None, views), names)["rate"],
         }
     return record
 
 
 def gate_record(
-    folder: ModelFolder, networks: FoldNetworks, found: FittedGate, folders: Sequence[Path]
+    folder: ModelFolder, networks: FoldNetworks, found: FittedDetector, folders: Sequence[Path]
 ) -> dict[str, Any]:
     """Return the content of gate.json; `folders` are of out-of-distribution images to measure it on."""
-    rows, gate = networks.rows, found.gate
+    rows, detector = networks.rows, found.detector
     sample = of_each_group(rows, CORRUPTED_IMAGES)
     varied = {name: (lambda view, _, vary=vary: vary(view)) for name, vary in VARIED.items()}
     own = [(label, seed) for label in folder.label_names for seed in range(DRAWN_PER_LABEL)]
@@ -144,10 +144,10 @@ def gate_record(
     own_names = [f"{label}, seed {seed}" for label, seed in own]
     record: dict[str, Any] = {
         "schema": SCHEMA,
-        "images": gate.images,
+        "images": detector.images,
         "statistics": {
             name: {"low": low, "high": high, "meaning": STATISTICS[name].meaning}
-            for name, (low, high) in gate.ranges.items()
+            for name, (low, high) in detector.ranges.items()
         },
         "fit": {
             "dataset_sha256": dataset_hash(rows),
@@ -163,23 +163,23 @@ def gate_record(
             "varied": changed_record(found.folds, networks, sample, varied, wrong=True),
             "spoilt": changed_record(found.folds, networks, sample, CORRUPTED, wrong=None),
             "strangers": ood_record(found, folder.view, folders),
-            "drawn_like_its_own": rate(reasons(gate, found.network, own_views), own_names, wrong=True),
+            "drawn_like_its_own": rate(reasons(detector, found.network, own_views), own_names, wrong=True),
         },
     }
-    if gate.features:
+    if detector.features:
         record["features"] = _features_record(folder, networks, found, sample)
     return record
 
 
 def _features_record(
-    folder: ModelFolder, networks: FoldNetworks, found: FittedGate, sample: np.ndarray
+    folder: ModelFolder, networks: FoldNetworks, found: FittedDetector, sample: np.ndarray
 ) -> dict[str, Any]:
-    gate = found.gate
+    detector = found.detector
     record: dict[str, Any] = {
         "what": f"Mahalanobis distance of pooled features; a Gaussian with {ood_fitting.DIRECTIONS} principal "
         "directions and one variance for the rest",
-        "file": GATE_FEATURES,
-        "limit": gate.features.limit,
+        "file": OOD_FEATURES,
+        "limit": detector.features.limit,
         "target": ood_fitting.FEATURES_TARGET,
         "images": len(found.training_scores),
         "median": {
@@ -189,7 +189,7 @@ def _features_record(
     }
     if folder.onnx_file("int8").is_file() and (int8 := ood_fitting.serving_network(folder, "int8")):
         views = [np.asarray(networks.pixels[i]) for i in sample]
-        pairs = zip(reasons(gate, found.network, views), reasons(gate, int8, views), strict=True)
+        pairs = zip(reasons(detector, found.network, views), reasons(detector, int8, views), strict=True)
         record["int8_same_verdict"] = round(float(np.mean([bool(a) == bool(b) for a, b in pairs])), 5)
     return record
 
@@ -216,8 +216,8 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
         )
     for path in folders:
         images_in(path)  # rejects an empty folder before the work begins
-    found = FittedGate.fit(folder, networks, KINDS[folder.label_names])
-    record, score = gate_record(folder, networks, found, folders), found.gate.features
+    found = FittedDetector.fit(folder, networks, KINDS[folder.label_names])
+    record, score = gate_record(folder, networks, found, folders), found.detector.features
     json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     gate = model / "gate.json"
     # At no time does gate.json name a distribution that is not there, or the digest of another one.
@@ -225,9 +225,9 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
         earlier = json.loads(gate.read_text()) if gate.exists() else {}
         if (earlier.get("features") or {}).pop("sha256", None):
             files.write_json(gate, earlier, indent=2)
-        ood_fitting.write_features(score, model / GATE_FEATURES)
-        record["features"]["sha256"] = digests(model, GATE_FILES)
+        ood_fitting.write_features(score, model / OOD_FEATURES)
+        record["features"]["sha256"] = digests(model, OOD_FILES)
     files.write_json(gate, record, indent=2)
     if not score:
-        (model / GATE_FEATURES).unlink(missing_ok=True)
+        (model / OOD_FEATURES).unlink(missing_ok=True)
     return record

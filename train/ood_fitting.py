@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 
 from blastlens import files
 from blastlens.errors import BlastlensError
-from blastlens.inference import load_backend, usable_cores
+from blastlens.inference import load_network, usable_cores
 from blastlens.model_folder import ModelFolder
-from blastlens.ood_detection import STATISTICS, FeatureScore, Gate, statistics_of
+from blastlens.ood_detection import STATISTICS, FeatureDistance, OODDetector, statistics_of
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks
@@ -49,7 +49,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # views uint8 (n, S, S, 3) to feat
 Reasons = tuple[str, ...]  # against an image; none where it fits
 
 
-def fit_features(features: np.ndarray, directions: int = DIRECTIONS) -> FeatureScore:
+def fit_features(features: np.ndarray, directions: int = DIRECTIONS) -> FeatureDistance:
     """Fit the distribution of features (N, F) of training images; its limit is still infinite.
 
     Of N images at most N / 4 directions have a variance of their own. Everything is rounded as `write_features` does.
@@ -70,10 +70,10 @@ def fit_features(features: np.ndarray, directions: int = DIRECTIONS) -> FeatureS
     rest = np.sqrt(max(float(variances[kept:].sum()) / (length - kept), floor))
     arrays = {"mean": mean, "directions": axes[:kept] / deviations[:, None], "rest": rest[None]}
     rounded = {name: array.astype(np.float32).astype(np.float64) for name, array in arrays.items()}
-    return FeatureScore.from_tensors(rounded, float("inf"))
+    return FeatureDistance.from_tensors(rounded, float("inf"))
 
 
-def write_features(score: FeatureScore, file: Path) -> None:
+def write_features(score: FeatureDistance, file: Path) -> None:
     """Write gate.safetensors atomically; raises BlastlensError where that cannot be done."""
     arrays = {"mean": score.mean, "directions": score.directions, "rest": np.array([score.rest])}
     tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
@@ -161,33 +161,33 @@ def outside(values: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     return (values < ranges[0]) | (values > ranges[1])
 
 
-def gate_of(images: str, ranges: np.ndarray, features: FeatureScore | None = None) -> Gate:
+def detector_of(images: str, ranges: np.ndarray, features: FeatureDistance | None = None) -> OODDetector:
     """Build a detector from ranges (2, K), in the order of STATISTICS."""
     limits = {name: (float(low), float(high)) for name, low, high in zip(STATISTICS, *ranges, strict=True)}
-    return Gate(images, limits, features)
+    return OODDetector(images, limits, features)
 
 
-def reasons(gate: Gate, network: Network | None, views: Sequence[np.ndarray]) -> list[Reasons]:
-    """Judge views, uint8 (S, S, 3)."""
+def reasons(detector: OODDetector, network: Network | None, views: Sequence[np.ndarray]) -> list[Reasons]:
+    """Check views, uint8 (S, S, 3)."""
     if not len(views):
         return []
     features = network(np.stack(views)) if network else [None] * len(views)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return [verdict.reasons for verdict in pool.map(gate.judge, views, features)]
+        return list(pool.map(detector.check, pool.map(statistics_of, views), features))
 
 
 @dataclass(frozen=True, eq=False)
-class FoldGates:
+class FoldDetectors:
     """A detector per fold, each used only on images that it was not fitted to.
 
     Attributes:
-        gates: one per fold. networks: one per fold, None where statistics decide alone.
+        detectors: one per fold. networks: one per fold, None where statistics decide alone.
         fold_of: (N,) which fold each training image is held out from.
         rejected: bool (N, K + 1), by statistic and, last, by features.
         scores: (N,) of held-out features; empty where there are none.
     """
 
-    gates: Sequence[Gate]
+    detectors: Sequence[OODDetector]
     networks: Sequence[Network | None]
     fold_of: np.ndarray
     rejected: np.ndarray
@@ -199,10 +199,10 @@ class FoldGates:
         statistics: TrainingStatistics,
         networks: FoldNetworks,
         images: str,
-        evidence: tuple[Sequence[FeatureScore], np.ndarray] | None,
-    ) -> "FoldGates":
+        evidence: tuple[Sequence[FeatureDistance], np.ndarray] | None,
+    ) -> "FoldDetectors":
         """Fit the detectors; `evidence`: see `feature_evidence`, None to use statistics alone."""
-        fold_of, gates = networks.fold_of, []
+        fold_of, detectors = networks.fold_of, []
         rejected = np.zeros((len(statistics.rows), len(STATISTICS) + 1), bool)
         for k, split in enumerate(networks.splits):
             test = list(split.test)
@@ -212,13 +212,13 @@ class FoldGates:
             if evidence:
                 score = replace(evidence[0][k], limit=limit_of(evidence[1][fold_of != k]))
                 rejected[test, -1] = evidence[1][test] > score.limit
-            gates.append(gate_of(images, ranges, score))
-        used = [partial(networks.features_of, k) if evidence else None for k in range(len(gates))]
-        return cls(gates, used, fold_of, rejected, evidence[1] if evidence else np.empty(0))
+            detectors.append(detector_of(images, ranges, score))
+        used = [partial(networks.features_of, k) if evidence else None for k in range(len(detectors))]
+        return cls(detectors, used, fold_of, rejected, evidence[1] if evidence else np.empty(0))
 
     def reasons(self, fold: int, views: Sequence[np.ndarray]) -> list[Reasons]:
-        """Judge views by one fold's detector."""
-        return reasons(self.gates[fold], self.networks[fold], views)
+        """Check views by one fold's detector."""
+        return reasons(self.detectors[fold], self.networks[fold], views)
 
 
 def limit_of(scores: np.ndarray) -> float:
@@ -226,7 +226,7 @@ def limit_of(scores: np.ndarray) -> float:
     return float(np.quantile(scores, 1 - FEATURES_TARGET))
 
 
-def feature_evidence(networks: FoldNetworks) -> tuple[list[FeatureScore], np.ndarray] | None:
+def feature_evidence(networks: FoldNetworks) -> tuple[list[FeatureDistance], np.ndarray] | None:
     """Return each fold's distribution of its training images' features, and (N,) the scores of held-out images by the
     fold that was not trained on their group; None for networks without features."""
     features = networks.held_out(what="held-out features").features
@@ -262,39 +262,39 @@ def with_varied(views: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedGate:
+class FittedDetector:
     """The detector of a model folder, and what it was fitted with.
 
     Attributes:
-        gate: the detector. network: the serving network's features; None where statistics decide alone.
+        detector: of the folder. network: the serving network's features; None where statistics decide alone.
         folds: the detectors of the folds. margins: (K,).
         training_scores: of the training images' features; empty where there are none.
     """
 
-    gate: Gate
+    detector: OODDetector
     network: Network | None
-    folds: FoldGates
+    folds: FoldDetectors
     margins: np.ndarray
     training_scores: np.ndarray
 
     @classmethod
-    def fit(cls, folder: ModelFolder, networks: FoldNetworks, images: str) -> "FittedGate":
+    def fit(cls, folder: ModelFolder, networks: FoldNetworks, images: str) -> "FittedDetector":
         """Fit the detector of a model folder, whose images are called `images`, with its fold networks."""
         statistics = TrainingStatistics.of(networks.rows, networks.pixels)
         serving = serving_network(folder)
         evidence = feature_evidence(networks) if serving else None
-        folds = FoldGates.fit(statistics, networks, images, evidence)
+        folds = FoldDetectors.fit(statistics, networks, images, evidence)
         margins = statistics.margins(STATISTICS_TARGET if evidence else TARGET)
         ranges = np.round(widened(statistics.extent(), margins), 4)
         if not (serving and evidence):
-            return cls(gate_of(images, ranges), None, folds, margins, np.empty(0))
+            return cls(detector_of(images, ranges), None, folds, margins, np.empty(0))
         views = np.asarray(networks.pixels[evenly(range(len(networks.rows)), FITTED_ON)])
         features = serving(with_varied(views))
         score = replace(fit_features(features), limit=round(limit_of(folds.scores), 4))
-        return cls(gate_of(images, ranges, score), serving, folds, margins, score.of(features[: len(views)]))
+        return cls(detector_of(images, ranges, score), serving, folds, margins, score.of(features[: len(views)]))
 
 
 def serving_network(folder: ModelFolder, precision: str = "fp32") -> Network | None:
     """The folder's own network; None where it has no features."""
-    backend = load_backend(folder, precision)
-    return (lambda views: backend.logits_and_features(views)[1]) if backend.has_features else None
+    network = load_network(folder, precision)
+    return (lambda views: network.run(["features"], views)[0]) if "features" in network.outputs else None

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from blastlens.corruptions import BLACK, Corruption
+from blastlens.corruptions import Corruption
+from blastlens.corruptions.colour import BLACK
 
 SIDE = 450  # px, that of the published single cells
 # Mean red, green, blue of a stained cell on black in C-NMC 2019: shapes of this colour are harder to tell.

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from ..errors import BlastlensError
 from ..files import only_run, write_json, writing
 from ..image_sources import Found, is_junk, walk
+from ..images import printable
 from ..inference import usable_cores
-from ..wording import listed, printable
+from ..wording import listed
 from ..zips import Zip, is_zip
 from .on_ray import score_on_ray
 from .scorer import Answer, Command, Scorer, in_batches, part_file

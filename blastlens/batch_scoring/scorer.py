@@ -18,14 +18,13 @@ from ..classifier import DISCLAIMER, Classifier, Prediction
 from ..corruptions import Corruption
 from ..errors import BlastlensError
 from ..image_sources import Found, Source
-from ..images import ImageSource
-from ..model_folder import GATE_FEATURES, SAFETENSORS
-from ..wording import printable
+from ..images import ImageSource, printable
+from ..model_folder import OOD_FEATURES, SAFETENSORS
 from ..zips import Zip
 
 SCHEMA_VERSION = 2
 # What an answer depends on, beside the network's weights.
-_SETTINGS = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json", GATE_FEATURES)
+_SETTINGS = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json", OOD_FEATURES)
 _OPEN_ZIPS = 16  # kept open at once
 _BATCH = 8  # images a thread takes at a time; with more, threads wait for each other at the end
 

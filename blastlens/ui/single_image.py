@@ -368,7 +368,7 @@ def _reference_levels(change: Corruption) -> gr.Dropdown:
     """A menu of levels that have a meaning, such as published severities."""
     kind = KINDS[change.kind]
     return gr.Dropdown(
-        [(f"{mark.level:g}: {mark.text}", mark.level) for mark in sorted(kind.marks, key=lambda mark: mark.level)],
+        [(f"{level:g}: {text}", level) for level, text in kind.marks],
         value=None,
         label="Set to a reference level",
         info=kind.explanation,

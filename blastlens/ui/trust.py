@@ -421,7 +421,7 @@ def _external(record: Record) -> Section:
 def _ood_record(folder: ModelFolder) -> Record | None:
     """The block "measured" of gate.json; None without OOD detection or measurement."""
     file = folder.path / "gate.json"
-    if folder.gate is None or not file.is_file():
+    if folder.ood_detector is None or not file.is_file():
         return None
     measured = json.loads(file.read_text(encoding="utf-8")).get("measured")
     return measured if isinstance(measured, dict) else None
