@@ -7,7 +7,7 @@ exceptions hold the request with its token, so none is ever chained to ours.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .errors import BlastlensError
@@ -52,16 +52,23 @@ def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> 
     """
     name = os.fspath(name_or_path)
     bundled = name.removeprefix("models/").rstrip("/")
-    if is_bundled := bundled in bundled_models():
-        folder = ModelFolder.load(bundled_root() / bundled, bundled)
-    elif name and Path(name).is_dir():
-        folder = ModelFolder.load(name)
-    else:
-        return _from_hub(name, revision)
-    if revision is not None:
-        kind = "bundled" if is_bundled else "a local folder"
-        raise BlastlensError(f"Model {name} is {kind} and has no revisions; leave revision out.")
-    return folder
+    is_bundled = bundled in bundled_models()
+    if is_bundled or (name and Path(name).is_dir()):
+        if revision is not None:
+            raise BlastlensError(f"Model {name} is on this machine and has no revisions; leave revision out.")
+        return ModelFolder.load(bundled_root() / bundled, bundled) if is_bundled else ModelFolder.load(name)
+    found = None if os.path.exists(name) else split_name(name)
+    if found is None:
+        known = ", ".join(bundled_models()) or "none"
+        raise BlastlensError(
+            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
+            "repository as owner/name or owner/name@revision."
+        )
+    repo_id, named = found
+    if named is not None and revision is not None:
+        raise BlastlensError(f"The revision is given twice, in {name} and as {revision}; give it once.")
+    path = snapshot(repo_id, named if revision is None else revision)
+    return ModelFolder.load(path, repo_id, path.name)
 
 
 def split_name(text: str) -> tuple[str, str | None] | None:
@@ -141,11 +148,10 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
     chosen = chosen_files(sizes)
     _check_listing(sizes, chosen, at)
 
-    def fetched(wanted: Callable[[str], bool]) -> Path:
-        files = [file for file in chosen if wanted(file)]
+    def fetched(files: list[str]) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files, etag_timeout=TIME_LIMIT_S))
 
-    folder = fetched(lambda file: file.endswith(".json"))
+    folder = fetched([file for file in chosen if file.endswith(".json")])
     try:
         config = read_config(folder)  # before a large network is downloaded that could not be served
     except BlastlensError as error:
@@ -155,12 +161,11 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
             f"Model {at} has no ONNX file and needs code of its own, which is never run here; ask its owner for "
             f"{PRECISIONS['fp32']}."
         )
-    folder = fetched(lambda file: True)
-    if damaged := _damaged(repo_id, folder.name):
-        for file in damaged:
-            hf_hub_download(repo_id, file, revision=folder.name, force_download=True, etag_timeout=TIME_LIMIT_S)
-        damaged = _damaged(repo_id, folder.name)
-    if damaged:
+    folder = fetched(chosen)
+    damaged = _damaged(repo_id, folder.name)
+    for file in damaged:
+        hf_hub_download(repo_id, file, revision=folder.name, force_download=True, etag_timeout=TIME_LIMIT_S)
+    if damaged and (damaged := _damaged(repo_id, folder.name)):
         raise BlastlensError(
             f"{damaged[0]} of model {at} is not what the Hub lists; check the proxy or mirror in between, and try "
             "again."
@@ -172,8 +177,7 @@ def _damaged(repo_id: str, commit: str) -> list[str]:
     """Files in the cache that differ from the digests that the Hub lists."""
     from huggingface_hub import HfApi
 
-    mismatches = HfApi().verify_repo_checksums(repo_id, revision=commit).mismatches
-    return [mismatch["path"] for mismatch in mismatches]
+    return [one["path"] for one in HfApi().verify_repo_checksums(repo_id, revision=commit).mismatches]
 
 
 def _check_listing(sizes: Mapping[str, int], chosen: Iterable[str], at: str) -> None:
@@ -202,6 +206,7 @@ def _explained(error: BaseException, repo_id: str, revision: str, at: str) -> Bl
         error = error.__cause__  # of the client's own "not found on this machine"
     hub = re.sub(r"//[^/]*@", "//", constants.ENDPOINT)  # a mirror's address may hold a password
     log_in = "log in with `hf auth login`"
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     match error:
         case errors.HFValidationError():
             return BlastlensError(f"{repo_id!r} cannot be the name of a repository; give owner/name.")
@@ -214,41 +219,23 @@ def _explained(error: BaseException, repo_id: str, revision: str, at: str) -> Bl
                 f"There is no model {repo_id} on the Hub that you may read, nor a folder of that name; check the name, "
                 f"or {log_in} if it is private."
             )
-        case errors.HfHubHTTPError(response=response) if response.status_code in (401, 403):
-            return BlastlensError(
-                f"The Hub does not let model {at} be read ({response.status_code}); {log_in}, or unset HF_TOKEN if it "
-                "is out of date."
-            )
-        case errors.HfHubHTTPError(response=response) if response.status_code < 500 and (
-            response.status_code not in _BUSY
-        ):
-            return BlastlensError(f"Model {at} could not be downloaded: the Hub answers {response.status_code}.")
         case OSError(errno=int(number)) if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return BlastlensError(
                 f"Model {at} cannot be stored ({os.strerror(number)}); make room in {constants.HF_HUB_CACHE}, or set "
                 "HF_HUB_CACHE to another folder."
             )
-        case errors.HfHubHTTPError(response=response):
-            why = f"the Hub answers that it is busy or out of order ({response.status_code})"
-        case errors.OfflineModeIsEnabled():
-            why = "offline mode is on (HF_HUB_OFFLINE)"
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
-            why = "the Hub's cache on this machine cannot be written to"
-        case _:
-            why = f"the Hub at {hub} did not deliver it ({type(error).__name__})"
-    return HubUnavailableError(f"Model {at} is not on this machine and {why}; try again later, or give a local folder.")
-
-
-def _from_hub(name: str, revision: str | None) -> ModelFolder:
-    found = None if os.path.exists(name) else split_name(name)
-    if found is None:
-        known = ", ".join(bundled_models()) or "none"
-        raise BlastlensError(
-            f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
-            "repository as owner/name or owner/name@revision."
+    if status in (401, 403):
+        return BlastlensError(
+            f"The Hub does not let model {at} be read ({status}); {log_in}, or unset HF_TOKEN if it is out of date."
         )
-    repo_id, named = found
-    if named is not None and revision is not None:
-        raise BlastlensError(f"The revision is given twice, in {name} and as {revision}; give it once.")
-    path = snapshot(repo_id, named if revision is None else revision)
-    return ModelFolder.load(path, repo_id, path.name)
+    if 0 < status < 500 and status not in _BUSY:
+        return BlastlensError(f"Model {at} could not be downloaded: the Hub answers {status}.")
+    if status:
+        why = f"the Hub answers that it is busy or out of order ({status})"
+    elif isinstance(error, errors.OfflineModeIsEnabled):
+        why = "offline mode is on (HF_HUB_OFFLINE)"
+    elif isinstance(error, PermissionError):
+        why = "the Hub's cache on this machine cannot be written to"
+    else:
+        why = f"the Hub at {hub} did not deliver it ({type(error).__name__})"
+    return HubUnavailableError(f"Model {at} is not on this machine and {why}; try again later, or give a local folder.")

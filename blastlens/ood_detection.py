@@ -25,43 +25,75 @@ _FLAT = 0.5
 
 @dataclass(frozen=True)
 class Statistic:
-    """The reasons given if a number about a view is out of range.
+    """A number about a view, and the reasons given if it is out of range.
 
     Attributes:
+        meaning: what it is, with its unit.
         low, high: the reason if it is too low or too high; "than the cells the model knows" is added.
         grain: the least by which it must leave the range of training images to count.
     """
 
+    meaning: str
     low: str
     high: str
     grain: float
 
 
 # In the order in which reasons are given: the plainest first. "Lit" is every pixel that is not black: of a single
-# cell the cell, of a smear field nearly everything. Detail and large parts are in standard deviations of brightness.
+# cell the cell, of a smear field nearly everything.
 STATISTICS = {
-    # Share of black pixels.
-    "black": Statistic("far less black background", "far more black", 0.02),
-    # Mean of lit brightness, 0 to 255, and its standard deviation.
-    "brightness": Statistic("a much darker picture", "a much brighter picture", 2),
-    "contrast": Statistic("far less contrast", "far more contrast", 0.5),
-    # Mean blue-yellow and red-green difference, lit, -128 to 128, and their standard deviation together.
-    "blue": Statistic("less blue or more yellow colour", "bluer colour", 1),
-    "red": Statistic("less red or more green colour", "redder colour", 1),
-    "colours": Statistic("fewer different colours", "more different colours", 0.5),
-    # Correlation of brightness and blueness, lit, -1 to 1.
-    "tint": Statistic("dark parts that are bluer", "dark parts that are less blue", 0.05),
-    # Share of black pixels in the outermost ring.
-    "black_border": Statistic("far less black along the edge", "far more black along the edge", 0.02),
-    # Mean squared distance of lit pixels from their centre, in that of a disc of the same area.
-    "spread": Statistic("a more compact shape", "a more ragged, stretched or scattered shape", 0.05),
-    # Distance of the lit pixels' centre from the view's, in sides of the view.
-    "off_centre": Statistic("a more central position", "a position further off the centre", 0.01),
-    # Difference of neighbouring lit pixels, and of neighbouring lit blocks of 1/56 of the side.
-    "fine_detail": Statistic("a more blurred picture", "more grain or sharper edges", 0.02),
-    "coarse_detail": Statistic("fewer or larger structures", "more or smaller structures", 0.02),
-    # Standard deviation of the means of lit blocks of 1/20 of the side.
-    "large_parts": Statistic("more grain and less of a structure", "fewer small structures", 0.02),
+    "black": Statistic("share of black pixels", "far less black background", "far more black", 0.02),
+    "brightness": Statistic("mean brightness, lit, 0 to 255", "a much darker picture", "a much brighter picture", 2),
+    "contrast": Statistic("standard deviation of brightness, lit", "far less contrast", "far more contrast", 0.5),
+    "blue": Statistic(
+        "mean blue-yellow colour difference, lit, -128 to 128", "less blue or more yellow colour", "bluer colour", 1
+    ),
+    "red": Statistic(
+        "mean red-green colour difference, lit, -128 to 128", "less red or more green colour", "redder colour", 1
+    ),
+    "colours": Statistic("standard deviation of colour, lit", "fewer different colours", "more different colours", 0.5),
+    "tint": Statistic(
+        "correlation of brightness and blueness, lit, -1 to 1",
+        "dark parts that are bluer",
+        "dark parts that are less blue",
+        0.05,
+    ),
+    "black_border": Statistic(
+        "share of black pixels in the outermost ring",
+        "far less black along the edge",
+        "far more black along the edge",
+        0.02,
+    ),
+    "spread": Statistic(
+        "mean squared distance of lit pixels from their centre, in that of a disc of the same area",
+        "a more compact shape",
+        "a more ragged, stretched or scattered shape",
+        0.05,
+    ),
+    "off_centre": Statistic(
+        "distance of the lit pixels' centre from the view's, in sides of the view",
+        "a more central position",
+        "a position further off the centre",
+        0.01,
+    ),
+    "fine_detail": Statistic(
+        "difference of neighbouring lit pixels, in standard deviations of brightness",
+        "a more blurred picture",
+        "more grain or sharper edges",
+        0.02,
+    ),
+    "coarse_detail": Statistic(
+        "difference of neighbouring lit blocks of 1/56 of the side, in standard deviations of brightness",
+        "fewer or larger structures",
+        "more or smaller structures",
+        0.02,
+    ),
+    "large_parts": Statistic(
+        "standard deviation of the means of blocks of 1/20 of the side, lit, in standard deviations of brightness",
+        "more grain and less of a structure",
+        "fewer small structures",
+        0.02,
+    ),
 }
 
 

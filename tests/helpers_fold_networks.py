@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blastlens.calibration import Scaling
 from blastlens.noise import add_gaussian_noise
 from blastlens.view import View
+from train.calibration import Scaling
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks

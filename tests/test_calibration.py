@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_metrics import aurc
 
-from blastlens.calibration import Scaling
 from blastlens.thresholds import Thresholds
 from train import calibration_evaluation as calibration
+from train.calibration import Scaling
 from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, reliability_of
 
 CELLS = ("ALL", "HEM")

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as reference
 
 from blastlens import metrics
-from blastlens.calibration import Scaling, fit_scaling
+from train.calibration import Scaling, fit_scaling
 
 
 def predictions(n_images: int, n_classes: int, n_groups: int = 9, pure_groups: bool = True):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
+from train.calibration import Scaling
 from train.networks import classifier_name, create_network, fold_head, head_linear
 from train.recipe import Recipe
 

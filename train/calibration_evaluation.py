@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastlens import bootstrap, metrics
-from blastlens.calibration import Scaling
 from blastlens.metrics import Interval
 from blastlens.patients import leukemic_labels
+from train.calibration import Scaling
 from train.held_out import CALIBRATION, HeldOut, calibrated, calibrated_without, cross_fitted, plain
 
 SENSITIVITY = 0.95  # target of the operating point

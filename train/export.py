@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blastlens import inference, metrics
-from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.files import partial_folder, put_in_place, writing
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from blastlens.view import View
 from train import modeling_blastlens
+from train.calibration import Scaling
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import view_of

@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime as ort
 from tqdm.auto import tqdm
 
-from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
 from blastlens.inference import normalise, usable_cores
 from blastlens.view import View
+from train.calibration import Scaling
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.export import load_network, write_onnx

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from blastlens import bootstrap, metrics
-from blastlens.calibration import Scaling, fit_scaling
 from blastlens.donor_metrics import DonorScores, donor_weights
 from blastlens.errors import BlastlensError
+from train.calibration import Scaling, fit_scaling
 from train.results import Result
 
 CALIBRATION = (

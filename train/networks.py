@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from blastlens.calibration import Scaling
 from blastlens.errors import BlastlensError
+from train.calibration import Scaling
 from train.modeling_blastlens import OURS, build_network
 from train.recipe import Recipe
 

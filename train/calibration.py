@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
-from .metrics import Floats, one_hot, softmax
+from blastlens.metrics import Floats, one_hot, softmax
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ def fit_scaling(
     """The scaling with the smallest log loss: bias-corrected temperature scaling (Alexandari et al. 2020,
     arXiv:1901.06852), or without `bias` temperature scaling (Guo et al. 2017, arXiv:1706.04599).
 
-    The loss is convex in (1 / temperature, bias), so Newton's method finds its one minimum. The quadratic penalty,
-    penalty / 2 * ((1 / temperature - 1)^2 + |bias|^2), keeps the solution finite for separable or one-class data.
+    The loss is convex in (1 / temperature, bias). The quadratic penalty, penalty / 2 * ((1 / temperature - 1)^2 +
+    |bias|^2), keeps the solution finite for separable or one-class data.
 
     Args:
         logits: (N, C).
@@ -51,35 +53,18 @@ def fit_scaling(
     w = np.ones(len(z)) if weights is None else np.asarray(weights, dtype=np.float64)
     w = w / w.sum()
     z = z - z.mean(axis=1, keepdims=True)  # softmax ignores a row's mean; large ones cost precision
-    n_classes = z.shape[1]
-    truth = one_hot(y, n_classes)
-    # One column per parameter: the scores of the classes are features @ parameters.
-    per_class = [np.broadcast_to(np.eye(n_classes), (len(z), n_classes, n_classes))] if bias else []
-    features = np.concatenate([z[:, :, None], *per_class], axis=2)
-    start = np.eye(features.shape[2])[0]
+    truth = one_hot(y, z.shape[1])
+    start = np.array([1.0] + [0.0] * (z.shape[1] if bias else 0))
 
-    def loss(parameters: Floats) -> float:
-        scores = features @ parameters
-        peak = scores.max(axis=1)
-        nats = np.log(np.exp(scores - peak[:, None]).sum(axis=1)) + peak - (scores * truth).sum(axis=1)
-        return float(w @ nats) + penalty / 2 * float(((parameters - start) ** 2).sum())
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        scores = parameters[0] * z + (parameters[1:] if bias else 0)
+        errors = w[:, None] * (softmax(scores) - truth)
+        slope = np.append((errors * z).sum(), errors.sum(axis=0) if bias else [])
+        nats = logsumexp(scores, axis=1) - (scores * truth).sum(axis=1)
+        away = parameters - start
+        return float(w @ nats + penalty / 2 * away @ away), slope + penalty * away
 
-    def limited(parameters: Floats) -> Floats:
-        return np.concatenate([parameters[:1].clip(0.01, 100), parameters[1:]])
-
-    found, best = start, loss(start)
-    for _ in range(100):
-        p = softmax(features @ found)
-        mean = np.einsum("nc,ncf->nf", p, features)
-        gradient = np.einsum("n,nc,ncf->f", w, p - truth, features) + penalty * (found - start)
-        hessian = np.einsum("n,nc,ncf,ncg->fg", w, p, features, features, optimize=True)
-        hessian += penalty * np.eye(len(found)) - np.einsum("n,nf,ng->fg", w, mean, mean)
-        step, length = np.linalg.solve(hessian, gradient), 1.0
-        while length > 1e-9 and loss(limited(found - length * step)) > best:
-            length /= 2
-        moved = limited(found - length * step)
-        if best - loss(moved) < 1e-12:
-            break
-        found, best = moved, loss(moved)
-    by_class = found[1:] - found[1:].mean() if bias else np.zeros(n_classes)
+    bounds = [(0.01, 100.0)] + [(None, None)] * (len(start) - 1)
+    found = minimize(loss, start, jac=True, bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-10}).x
+    by_class = found[1:] - found[1:].mean() if bias else np.zeros(z.shape[1])
     return Scaling(float(1 / found[0]), tuple(by_class.tolist()))
