@@ -30,24 +30,19 @@ def add_gaussian_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.nd
 
     Args:
         pixels: uint8 (H, W, 3).
-        sigma: standard deviation on the 0 to 255 scale, 0 to 100; 0 returns the pixels unchanged.
+        sigma: standard deviation on the 0 to 255 scale, 0 to 100; 0 returns a copy.
         seed: an integer, 0 or more.
-
-    Returns:
-        uint8 (H, W, 3).
 
     Raises:
         BlastlensError: pixels of another type or shape, or a sigma or seed out of range.
     """
-    checked_pixels(pixels)
+    check_pixels(pixels)
     sigma, seed = checked_sigma(sigma), checked_seed(seed)
     if sigma == 0:
         return pixels.copy()
     noisy = _standard_normal(pixels.shape, seed) * np.float32(sigma)
     noisy += pixels
-    np.rint(noisy, out=noisy)
-    np.clip(noisy, 0, 255, out=noisy)
-    return noisy.astype(np.uint8)
+    return _as_pixels(noisy)
 
 
 def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
@@ -57,12 +52,8 @@ def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
     noise, the pattern stays the same while sigma grows.
 
     Args:
-        pixels: uint8 (H, W, 3).
+        pixels: uint8 (H, W, 3); black stays black.
         sigma: standard deviation of white on the 0 to 255 scale, above 0: white is (255 / sigma)^2 photons.
-        seed: an integer, 0 or more.
-
-    Returns:
-        uint8 (H, W, 3); black stays black.
     """
     place = pixels.astype(np.int32)
     place *= _QUANTILES
@@ -71,31 +62,26 @@ def shot_noise(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
 
 
 def speckle_noise(pixels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
-    """Multiply each pixel and channel by 1 + normal noise (ImageNet-C).
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        percent: standard deviation of the factor, 0 or more.
-        seed: an integer, 0 or more.
-
-    Returns:
-        uint8 (H, W, 3); black stays black.
-    """
+    """Multiply each pixel and channel by 1 + normal noise of a standard deviation in percent (ImageNet-C)."""
     # Another field than that of Gaussian noise with the same seed, which may be added on top.
     noisy = _standard_normal(pixels.shape, (seed, 2)) * np.float32(percent / 100)
     noisy += 1
     noisy *= pixels
-    np.rint(noisy, out=noisy)
-    np.clip(noisy, 0, 255, out=noisy)
-    return noisy.astype(np.uint8)
+    return _as_pixels(noisy)
 
 
-def checked_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels, or raise BlastlensError unless they are uint8 (H, W, 3)."""
+def _as_pixels(values: np.ndarray) -> np.ndarray:
+    """Values rounded and clipped, in place, as uint8."""
+    np.rint(values, out=values)
+    np.clip(values, 0, 255, out=values)
+    return values.astype(np.uint8)
+
+
+def check_pixels(pixels: np.ndarray) -> None:
+    """Raise BlastlensError unless pixels are uint8 (H, W, 3)."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         seen = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise BlastlensError(f"Noise and other corruptions need uint8 pixels of shape (H, W, 3), not {seen}.")
-    return pixels
 
 
 def checked_sigma(sigma: float) -> float:

@@ -57,22 +57,7 @@ def test_thresholds_chosen_without_a_group_let_the_target_share_of_it_through():
     assert np.mean(reached) >= 0.9 and (scores >= threshold).mean() >= 0.9
     # Not lower than necessary, either.
     assert min(np.mean(reached), (scores >= threshold).mean()) < 0.97
-
-
-def test_new_groups_are_flagged_as_often_as_the_target():
-    sensitivity = []
-    for seed in range(8):
-        rng = np.random.default_rng(seed)
-        groups = np.repeat(np.arange(80), 20)
-        scores = rng.standard_normal(80)[groups] + rng.standard_normal(1600)
-        threshold = calibration.sensitive_threshold(scores[:800], groups[:800], 0.9)
-        sensitivity.append((scores[800:] >= threshold).mean())
-    assert np.mean(sensitivity) == pytest.approx(0.9, abs=0.03)
-
-
-def test_where_no_share_is_low_enough_the_lowest_score_is_the_threshold():
     assert calibration.sensitive_threshold(np.array([0.3, 0.2, 0.9]), np.array([0, 0, 0]), 0.95) == 0.2
-    assert calibration.sensitive_threshold(np.array([0.3, 0.8]), np.array([0, 1]), 0.95) == 0.3
 
 
 def test_images_are_flagged_by_a_threshold_of_the_other_folds(cells):
@@ -104,14 +89,6 @@ def test_a_folds_own_labels_have_no_part_in_its_calibration_and_thresholds(cells
     assert same[:, cells.fold != 0].all()
 
 
-def test_with_two_folds_each_is_left_out_of_calibrating_the_other(cells):
-    two = cells.part(cells.fold < 2)
-    own = two.part(two.fold == 0)
-    scaling = own.scaling()
-    found = calibrated_without(two, 1)[:, two.fold == 0]
-    np.testing.assert_array_equal(found, [scaling.apply(level) for level in own.logits])
-
-
 def test_more_sensitivity_costs_specificity(cells):
     point = measure(cells)["operating_point"]
     assert point["labels"] == ["ALL"] and point["target"] == 0.95
@@ -119,11 +96,6 @@ def test_more_sensitivity_costs_specificity(cells):
     assert point["specificity"]["value"] < point["plain"]["specificity"]["value"]
     assert point["worst_group"]["specificity"]["specificity"] < point["specificity"]["value"]
     assert point["worst_group"]["specificity"]["images"] == 40  # never the group of a single image
-
-
-def test_an_image_more_likely_leukemic_than_not_is_always_flagged():
-    point = measure(held_out_cells(separation=8.0))["operating_point"]
-    assert point["threshold"] == 0.5 and point["sensitivity"] == point["plain"]["sensitivity"]
 
 
 def test_without_leukemic_labels_or_folds_there_is_no_operating_point(cells):

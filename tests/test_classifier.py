@@ -32,11 +32,6 @@ def cell_classifier():
     return Classifier.from_pretrained(shared_model_folder("cell"))
 
 
-@pytest.fixture(scope="module")
-def field_classifier():
-    return Classifier.from_pretrained(shared_model_folder("field"))
-
-
 def probabilities(prediction):
     return np.array(list(prediction.probabilities.values()))
 
@@ -96,25 +91,21 @@ def test_a_network_without_pooled_linear_head_is_served_without_activation_map(t
         classifier.activation_map(blobs(0))
 
 
-def test_a_prediction_is_softmax_and_argmax_of_its_logits(classifier):
-    prediction = classifier.predict(blobs(1))
+def test_a_prediction_is_softmax_and_argmax_of_its_logits_as_plain_json(classifier):
+    prediction = classifier.predict(blobs(1), sigma=3)
     exponentials = np.exp(prediction.logits)
     np.testing.assert_allclose(probabilities(prediction), exponentials / exponentials.sum(), rtol=1e-6)
-    assert tuple(prediction.probabilities) == classifier.label_names
-    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.get)
-
-
-def test_a_prediction_says_where_it_comes_from_and_is_plain_json(cell_classifier):
-    prediction = cell_classifier.predict(blobs(1), sigma=3)
-    answer = json.loads(json.dumps(prediction.to_dict()))
-    assert answer["model_id"] == "tiny-cell"
-    assert answer["revision"] is None
-    assert answer["sigma"] == 3.0
-    assert answer["warnings"] == [NOT_VALIDATED]
-    assert answer["disclaimer"] == "Research demonstration, not a medical device."
-    assert answer["label"] == prediction.label
-    assert answer["probabilities"] == prediction.probabilities
-    assert answer["logits"] == list(prediction.logits)
+    expected = {
+        "label": max(prediction.probabilities, key=prediction.probabilities.get),
+        "probabilities": dict(zip(classifier.label_names, probabilities(prediction), strict=True)),
+        "logits": list(prediction.logits),
+        "warnings": [NOT_VALIDATED],
+        "model_id": classifier.folder.model_id,
+        "revision": None,
+        "sigma": 3.0,
+        "disclaimer": "Research demonstration, not a medical device.",
+    }
+    assert json.loads(json.dumps(prediction.to_dict())).items() >= expected.items()
 
 
 def test_a_list_gets_a_list_in_order_across_batches(classifier):
@@ -125,13 +116,6 @@ def test_a_list_gets_a_list_in_order_across_batches(classifier):
         np.testing.assert_allclose(prediction.logits, classifier.predict(image).logits, atol=1e-4)
     assert classifier.predict([]) == []
     assert classifier.predict((images[0],))[0].label == together[0].label
-
-
-def test_every_kind_of_source_gets_the_same_answer(cell_classifier, tmp_path):
-    file = tmp_path / "cell.png"
-    Image.fromarray(blobs(2)).save(file)
-    sources = [file, str(file), file.read_bytes(), Image.open(file), blobs(2)]
-    assert len({prediction.logits for prediction in map(cell_classifier.predict, sources)}) == 1
 
 
 def test_noise_is_added_to_the_pixels_the_network_sees(cell_classifier):
@@ -177,15 +161,21 @@ def test_int8_is_close_to_fp32():
 # Noise curves and activation maps
 
 
-def test_a_label_flips_at_the_smallest_sigma_whose_label_is_not_the_clean_one(classifier):
+@pytest.mark.parametrize(
+    ("kind", "levels"),
+    [("gaussian_noise", (100, 50, 75, 20, 5)), ("brightness", (-50, 30, -20, 70, 0)), ("hue", None)],
+)
+def test_a_label_flips_at_the_level_nearest_to_neutral_whose_label_is_not_the_clean_one(classifier, kind, levels):
     flips = 0
-    for n in range(12):
-        sigmas = (100, 50, 75, 20, 5)  # neither sorted nor starting from 0
-        curve = classifier.noise_curve(blobs(n), sigmas)
+    for n in range(6):
+        curve = classifier.curve(blobs(n), kind, levels)
         clean = classifier.predict(blobs(n)).label
-        flipped = [s for s in sigmas if classifier.predict(blobs(n), s).label != clean]
-        assert curve.flip_sigma == min(flipped, default=None)
-        assert curve.sigmas == curve.levels == sigmas
+        labels = [classifier.label_names[i] for i in curve.probabilities.argmax(axis=1)]
+        flipped = [level for level, label in zip(curve.levels, labels, strict=True) if label != clean]
+        nearest = min(map(abs, flipped), default=None)
+        assert curve.flip_sigma == curve.flip_level and curve.sigmas == curve.levels
+        assert curve.flip_level is None if nearest is None else abs(curve.flip_level) == nearest
+        assert curve.flip_level is None or curve.flip_level in flipped
         flips += bool(flipped)
     assert flips, "no image of this test flips; choose others"
 
@@ -225,21 +215,6 @@ def test_a_kind_without_noise_is_run_once_however_many_seeds(cell_classifier, mo
     assert len(images) == 3, "the untouched image and one noisy one per seed"
 
 
-def test_a_curve_flips_at_the_level_nearest_to_neutral(cell_classifier):
-    flips = 0
-    for n in range(6):
-        for name in ("brightness", "hue"):
-            curve = cell_classifier.curve(blobs(n), name)
-            labels = curve.probabilities.argmax(axis=1)
-            clean = labels[curve.levels.index(0)]
-            flipped = [level for level, label in zip(curve.levels, labels, strict=True) if label != clean]
-            nearest = min(map(abs, flipped), default=None)
-            assert (curve.flip_level is None) == (nearest is None)
-            assert nearest is None or (abs(curve.flip_level) == nearest and curve.flip_level in flipped)
-            flips += bool(flipped)
-    assert flips, "no image of this test flips; choose others"
-
-
 def test_an_activation_map_is_the_enlarged_cam_of_a_label_scaled_to_one(cell_classifier):
     pixels = torch.from_numpy(blobs(1)).permute(2, 0, 1)[None] / 127.5 - 1
     from onnxruntime import InferenceSession
@@ -259,23 +234,6 @@ def test_a_flat_activation_map_is_all_zeros(cell_classifier, monkeypatch):
     logits, cam = np.array([[1.0, 0.0]], np.float32), np.ones((1, 2, 7, 7), np.float32)
     monkeypatch.setattr(cell_classifier._network, "run", lambda names, views: [logits, cam])
     assert not cell_classifier.activation_map(blobs(1)).any()
-
-
-# Warnings
-
-
-def test_an_unusual_size_is_pointed_out(cell_classifier, field_classifier):
-    _, warning = cell_classifier.predict(blobs(1, 640, 480)).warnings
-    assert "640x480" in warning and "450x450 or prepared 224x224" in warning
-    _, warning = field_classifier.predict(blobs(1, 640, 480)).warnings
-    assert warning == "image is 640x480; only its centre square was used"
-    _, warning = field_classifier.predict(blobs(1, 64, 64)).warnings
-    assert "enlarged" in warning
-
-
-def test_an_image_without_colour_is_pointed_out(cell_classifier):
-    _, warning = cell_classifier.predict(blobs(1)[..., 0]).warnings
-    assert "no colour" in warning
 
 
 # Refusals
@@ -357,31 +315,23 @@ def test_an_onnx_file_that_does_not_fit_the_config_is_refused(tmp_path, spoil):
         Classifier.from_pretrained(folder)
 
 
-def test_weights_that_torch_cannot_use_are_refused(tmp_path):
-    folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy", ignore=shutil.ignore_patterns("onnx"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architecture": "alnett"}))
-    with pytest.raises(BlastlensError, match="cannot build its architecture 'alnett'"):
-        Classifier.from_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(config | {"architecture": "test_resnet"}))
-    with pytest.raises(BlastlensError, match="not for test_resnet"):
-        Classifier.from_pretrained(folder)
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"architecture": "hf-hub:owner/network"},
-        {"architecture": "local-dir:/tmp"},
-        {"model_args": {"checkpoint_path": "other.pth"}},
-        {"model_args": {"pretrained_cfg_overlay": {"file": "other.pth"}}},
+        ({"architecture": "alnett"}, "cannot build its architecture 'alnett'"),
+        ({"architecture": "test_resnet"}, "not for test_resnet"),
+        # What would have timm fetch or open other files.
+        ({"architecture": "hf-hub:owner/network"}, "from its name and arguments alone"),
+        ({"architecture": "local-dir:/tmp"}, "from its name and arguments alone"),
+        ({"model_args": {"checkpoint_path": "other.pth"}}, "from its name and arguments alone"),
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "other.pth"}}}, "from its name and arguments alone"),
     ],
 )
-def test_a_configuration_cannot_have_timm_fetch_or_open_anything(tmp_path, change):
+def test_a_network_that_timm_cannot_build_from_the_folder_is_refused(tmp_path, change, message):
     folder = shutil.copytree(shared_model_folder("cell"), tmp_path / "copy", ignore=shutil.ignore_patterns("onnx"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(BlastlensError, match=r"cannot build its .* from its name and arguments alone"):
+    with pytest.raises(BlastlensError, match=message):
         Classifier.from_pretrained(folder)
 
 
@@ -394,9 +344,7 @@ def test_a_configuration_cannot_have_timm_fetch_or_open_anything(tmp_path, chang
         ({}, 4),
         ({"cpu.max": "max 100000"}, 4),
         ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "150000 100000"}, 1),
         ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "800000 100000"}, 4),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
         ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
     ],

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers_models import blobs
 from PIL import Image
 
 from blastlens import BlastlensError, Corruption
@@ -16,13 +15,6 @@ from blastlens.synthetic_images import synthetic_image
 
 CELL = np.array(synthetic_image("ALL", 3).resize((224, 224)))
 FIELD = np.array(synthetic_image("Pre", 1))
-
-
-def arms(kind):
-    """The kind's levels from neutral outwards, below it and above it."""
-    below = [level for level in reversed(kind.levels) if level <= kind.neutral]
-    above = [level for level in kind.levels if level >= kind.neutral]
-    return [arm for arm in (below, above) if len(arm) > 1]
 
 
 def distance(a, b):
@@ -57,30 +49,14 @@ def test_a_severity_is_stronger_than_the_one_before_in_views_of_any_size(name, s
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("pixels", [CELL, FIELD], ids=["cell", "field"])
-def test_an_image_gets_worse_with_every_step_away_from_neutral(name, pixels):
-    for arm in arms(KINDS[name]):
-        away = [distance(Corruption(name, level).apply(pixels), pixels) for level in arm]
-        assert away[0] == 0
-        assert all(nearer < further for nearer, further in pairwise(away)), (name, away)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_pixels_keep_their_form_and_the_input_stays_as_it_is(name):
-    pixels = blobs(2, 60, 90)
-    before = pixels.copy()
-    for level in (KINDS[name].low, KINDS[name].high):
-        result = Corruption(name, level).apply(pixels)
-        assert (result.dtype, result.shape) == (np.uint8, (90, 60, 3))
-    assert np.array_equal(pixels, before)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_seed_repeats_and_only_seeded_kinds_differ_between_seeds(name):
-    corruption = Corruption(name, KINDS[name].high)
-    one, again, other = (corruption.apply(CELL, seed) for seed in (1, 1, 2))
-    assert np.array_equal(one, again)
+def test_a_seed_repeats_only_seeded_kinds_differ_between_seeds_and_the_input_stays_as_it_is(name):
+    corruption, pixels = Corruption(name, KINDS[name].high), CELL[:200].copy()
+    one, again, other = (corruption.apply(pixels, seed) for seed in (1, 1, 2))
+    assert (one.dtype, one.shape) == (np.uint8, (200, 224, 3))
+    assert np.array_equal(one, again) and np.array_equal(pixels, CELL[:200])
     assert np.array_equal(one, other) != KINDS[name].seeded
+    unchanged = Corruption.neutral(name).apply(pixels)
+    assert np.array_equal(unchanged, pixels) and not np.shares_memory(unchanged, pixels)
 
 
 SPREADS = ("gaussian_noise", "blur", "defocus", "motion_blur", "jpeg", "downsample", "shift", "scale_bar")
@@ -129,13 +105,6 @@ def test_speckle_noise_is_a_share_of_brightness():
     for row, value in ((1, 40), (2, 120)):
         assert noisy[row].mean() == pytest.approx(value, rel=0.01)
         assert noisy[row].std() == pytest.approx(0.2 * value, rel=0.02)
-
-
-def test_noises_of_one_seed_have_patterns_of_their_own():
-    grey = np.full((100, 100, 3), 128, np.uint8)
-    strength = {"gaussian_noise": 20, "shot_noise": 30, "speckle_noise": 15}
-    fields = [Corruption(name, level).apply(grey, 4).ravel().astype(float) for name, level in strength.items()]
-    assert np.abs(np.corrcoef(fields) - np.eye(3)).max() < 0.03
 
 
 def test_gaussian_noise_samples_and_marks_the_published_sigmas():
@@ -189,24 +158,28 @@ def test_blurs_keep_an_even_picture_and_do_not_darken_its_edges():
         assert np.array_equal(Corruption(name, KINDS[name].high).apply(grey, 3), grey)
 
 
+@pytest.mark.parametrize(
+    ("kind", "level", "pixels", "expected"),
+    [
+        ("brightness", 50, [[0, 100, 201]], [[0, 150, 255]]),
+        ("brightness", -50, [[0, 100, 201]], [[0, 50, 100]]),  # halves round to even
+        ("brightness", -100, [[0, 100, 201]], [[0, 0, 0]]),
+        # Around the mean of what is not background, 80.
+        ("contrast", 50, [[BLACK, 0, 3], [60] * 3, [100] * 3], [[BLACK, 0, 3], [50] * 3, [110] * 3]),
+        ("contrast", -100, [[BLACK, 0, 3], [60] * 3, [100] * 3], [[BLACK, 0, 3], [80] * 3, [80] * 3]),
+        ("contrast", 50, [[0, 0, 0]], [[0, 0, 0]]),
+        ("saturation", 100, [[110, 90, 130]], [[119, 79, 159]]),  # its brightness is 100.54
+        ("saturation", -100, [[110, 90, 130]], [[101] * 3]),
+    ],
+)
+def test_brightness_contrast_and_saturation_scale(kind, level, pixels, expected):
+    assert Corruption(kind, level).apply(np.array([pixels], np.uint8)).tolist() == [expected]
+
+
 def test_jpeg_is_pillows_at_a_hundred_minus_the_level():
     file = io.BytesIO()
     Image.fromarray(CELL).save(file, "JPEG", quality=30)
     assert np.array_equal(Corruption("jpeg", 70).apply(CELL), np.array(Image.open(file)))
-
-
-def test_brightness_multiplies_and_clips():
-    pixels = np.array([[[0, 100, 201]]], np.uint8)
-    assert Corruption("brightness", 50).apply(pixels).tolist() == [[[0, 150, 255]]]
-    assert Corruption("brightness", -50).apply(pixels).tolist() == [[[0, 50, 100]]]  # halves round to even
-    assert Corruption("brightness", -100).apply(pixels).tolist() == [[[0, 0, 0]]]
-
-
-def test_contrast_stretches_around_the_mean_of_what_is_not_background():
-    pixels = np.array([[[0, 0, 0], [BLACK, 0, 3], [60, 60, 60], [100, 100, 100]]], np.uint8)  # the lit mean is 80
-    assert Corruption("contrast", 50).apply(pixels).tolist() == [[[0, 0, 0], [BLACK, 0, 3], [50] * 3, [110] * 3]]
-    assert Corruption("contrast", -100).apply(pixels).tolist() == [[[0, 0, 0], [BLACK, 0, 3], [80] * 3, [80] * 3]]
-    assert not Corruption("contrast", 50).apply(np.zeros((4, 4, 3), np.uint8)).any()
 
 
 def test_hue_turns_colour_at_equal_brightness_and_leaves_greys_alone():
@@ -221,13 +194,6 @@ def test_hue_turns_colour_at_equal_brightness_and_leaves_greys_alone():
     assert np.abs(back.astype(int) - purple).max() <= 2
     more_red, less_red = (int(Corruption("hue", degrees).apply(purple)[0, 0, 0]) for degrees in (20, -20))
     assert less_red < 110 < more_red
-
-
-def test_saturation_reaches_from_grey_to_twice_the_colour():
-    grey = Corruption("saturation", -100).apply(CELL)
-    assert np.array_equal(grey, np.repeat(grey[..., :1], 3, axis=2))
-    pixels = np.array([[[110, 90, 130]]], np.uint8)  # its brightness is 100.54
-    assert Corruption("saturation", 100).apply(pixels).tolist() == [[[119, 79, 159]]]
 
 
 def test_stain_concentration_scales_optical_density():
@@ -298,11 +264,6 @@ def test_a_level_out_of_range_or_no_number_is_refused(name):
             Corruption(name, level)
 
 
-def test_an_unknown_kind_is_refused_and_the_known_ones_are_named():
-    with pytest.raises(BlastlensError, match=f"'fog'; one of {', '.join(KINDS)}"):
-        Corruption("fog", 1)
-
-
 @pytest.mark.parametrize("pixels", [CELL / 255, CELL[..., 0], np.zeros((4, 4, 4), np.uint8), [[0]]])
 @pytest.mark.parametrize("level", [0, 40])
 def test_pixels_of_another_type_or_shape_are_refused(pixels, level):
@@ -313,25 +274,19 @@ def test_pixels_of_another_type_or_shape_are_refused(pixels, level):
 # As text
 
 
-@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.seeded])
-@pytest.mark.parametrize("seed", [-1, 0.5, None])
-def test_a_kind_that_draws_random_numbers_refuses_what_is_no_seed(name, seed):
-    with pytest.raises(BlastlensError, match="whole number from 0"):
-        Corruption(name, KINDS[name].high).apply(CELL, seed)
-
-
 @pytest.mark.parametrize("text", ["jpeg:40", "downsample:2.5", "hue:-30", "gaussian_noise:20.4"])
 def test_a_corruption_reads_back_from_its_text(text):
     assert str(Corruption.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "jpeg", "jpeg:", ":3", "jpeg:much", "jpeg:4:4", "jpeg:96", "JPEG:4"])
+@pytest.mark.parametrize("text", ["", "jpeg", "jpeg:", ":3", "fog:1", "jpeg:much", "jpeg:4:4", "jpeg:96", "JPEG:4"])
 def test_a_text_that_is_no_corruption_is_refused(text):
     with pytest.raises(BlastlensError, match=r"accepted|expected"):
         Corruption.parse(text)
 
 
 @pytest.mark.parametrize("kind", ["fog", "", None, ["jpeg"]])
-def test_an_unknown_kind_has_no_neutral_level_either(kind):
-    with pytest.raises(BlastlensError, match="There is no corruption"):
-        Corruption.neutral(kind)
+def test_an_unknown_kind_is_refused_and_the_known_ones_are_named(kind):
+    for call in (Corruption.neutral, lambda kind: Corruption(kind, 1)):
+        with pytest.raises(BlastlensError, match=f"There is no corruption .*; one of {', '.join(KINDS)}"):
+            call(kind)

@@ -75,11 +75,6 @@ def test_a_block_of_other_weights_is_refused():
         sentence({"external": CELLS, "sha256": {"safetensors": "1" * 64}})
 
 
-def test_a_block_that_is_no_object_is_refused(tmp_path):
-    with pytest.raises(BlastlensError, match="an object is expected"):
-        ModelFolder.load(with_block(tmp_path, [1]))
-
-
 @pytest.mark.parametrize("kind", ["cell", "field"])
 def test_the_sentence_is_the_first_warning_of_every_prediction(kind, tmp_path):
     block = CELLS if kind == "cell" else FIELDS

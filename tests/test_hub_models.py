@@ -111,19 +111,16 @@ def test_the_feature_distribution_of_the_ood_check_is_downloaded(hub):
     assert detector and detector.features is not None and not detector.incomplete
 
 
-def test_without_onnx_safetensors_are_downloaded(hub):
-    upload(hub, without=ONNX)
-    folder = fetch(REPO)
-    assert files_in(folder.path) == JSON | {"model.safetensors"}
-    assert probabilities(folder) == pytest.approx(in_folder(), abs=1e-5)
-
-
-def test_a_model_with_custom_code_is_served_by_its_onnx_file_alone(hub, refused):
+def test_custom_code_is_never_downloaded_and_without_onnx_safetensors_are_served(hub, refused):
     upload(hub)
     hub.commit(REPO, {"config.json": edited(auto_map={"AutoModelForImageClassification": "modeling_other.Network"})})
     assert probabilities(fetch(REPO)) == in_folder()
     hub.commit(REPO, {"onnx/model.onnx": None})
     assert "needs code of its own, which is never run here" in refused(REPO)
+    hub.commit(REPO, {"config.json": edited(), "onnx/model_int8.onnx": None})
+    folder = fetch(REPO)
+    assert files_in(folder.path) == JSON | {"model.safetensors"}
+    assert probabilities(folder) == pytest.approx(in_folder(), abs=1e-5)
 
 
 @pytest.mark.parametrize("by_name", [True, False])
@@ -188,20 +185,14 @@ def test_unchanged_files_of_a_branch_are_not_downloaded_again(hub):
     assert not [request for request in hub.requests if request.storage]
 
 
-def test_the_cache_is_shared_with_other_clients(hub):
-    commit = upload(hub)
-    path = fetch(REPO).path
-    for name in JSON | ONNX:
-        assert hf_hub_download(REPO, name, local_files_only=True) == str(path / name)
-    assert snapshot_download(REPO) == str(path)  # all files, including pickles, which are never read
-    assert fetch(REPO, commit).path == path
-
-
 def test_a_snapshot_that_other_clients_left_incomplete_is_completed(hub):
     commit = upload(hub)
     for name in ("config.json", "model.safetensors"):
         hf_hub_download(REPO, name, revision=commit)
-    assert files_in(fetch(REPO, commit).path) >= JSON | ONNX
+    path = fetch(REPO, commit).path
+    assert files_in(path) >= JSON | ONNX
+    assert snapshot_download(REPO) == str(path)  # all files, including pickles, which are never read
+    assert fetch(REPO, commit).path == path
 
 
 # No network, no Hub
@@ -294,6 +285,30 @@ def test_damage_in_the_cache_is_repaired(hub):
 # Access
 
 
+@pytest.mark.parametrize(
+    ("status", "message"), [(401, "be read (401)"), (403, "be read (403)"), (418, "the Hub answers 418")]
+)
+def test_other_refusals_name_the_status(hub, refused, log_in, status, message):
+    log_in("hf_no_such_token")
+    hub.fail("GET", "/api/models/", status=status, times=math.inf)
+    assert message in refused(REPO)
+
+
+def test_gated_models_and_missing_revisions(hub, refused, log_in):
+    upload(hub, gated=True)
+    assert f"{REPO} is gated; ask for access at {hub.address}/{REPO}, then log in" in refused(REPO)
+    log_in(hub.read_token)
+    assert fetch(REPO).model_id == REPO
+    for revision in ("v9", "0" * 40):
+        assert f"{REPO} has no revision {revision}; give" in refused(REPO, revision)
+
+
+def test_the_password_in_a_mirrors_address_is_not_shown(hub, refused, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address.replace("//", "//me:secret@"))
+    hub.close()
+    assert "secret" not in refused(REPO)
+
+
 def test_private_and_missing_models(hub, refused, log_in):
     upload(hub, private=True)
     hub.add_repo("owner/data", {"data.csv": b"a,b"}, kind="dataset")
@@ -304,34 +319,6 @@ def test_private_and_missing_models(hub, refused, log_in):
     log_in(hub.read_token)
     assert fetch(REPO).model_id == REPO
     assert {request.authorization for request in hub.requests if request.storage} == {None}
-
-
-def test_gated_models(hub, refused, log_in):
-    upload(hub, gated=True)
-    assert f"{REPO} is gated; ask for access at {hub.address}/{REPO}, then log in" in refused(REPO)
-    log_in(hub.read_token)
-    assert fetch(REPO).model_id == REPO
-
-
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "be read (401)"), (403, "be read (403)"), (418, "the Hub answers 418")]
-)
-def test_other_refusals_name_the_status(hub, refused, log_in, status, message):
-    log_in("hf_no_such_token")
-    hub.fail("GET", "/api/models/", status=status, times=math.inf)
-    assert message in refused(REPO)
-
-
-@pytest.mark.parametrize("revision", ["v9", "0" * 40])
-def test_a_revision_that_does_not_exist(hub, refused, revision):
-    upload(hub)
-    assert f"{REPO} has no revision {revision}; give" in refused(REPO, revision)
-
-
-def test_the_password_in_a_mirrors_address_is_not_shown(hub, refused, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address.replace("//", "//me:secret@"))
-    hub.close()
-    assert "secret" not in refused(REPO)
 
 
 # Repositories that cannot be served

@@ -242,11 +242,6 @@ def test_a_config_that_does_not_fit_is_rejected(folder, changes, reason):
     assert reason in (said := refusal(folder)) and "Model folder copy cannot be used" in said
 
 
-def test_label_lists_that_agree_are_accepted(folder):
-    edit(folder / "config.json", id2label={"0": "ALL", "1": "HEM"}, label2id={"ALL": "0", "HEM": 1})
-    assert Classifier.from_pretrained(folder).label_names == ("ALL", "HEM")
-
-
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "metrics.json"])
 @pytest.mark.parametrize("content", [b"{not json", b"[]", b"\xff\xfe", b'{"a":' * 100_000])
 def test_files_without_a_json_object_are_rejected_by_name(folder, name, content):
@@ -254,12 +249,9 @@ def test_files_without_a_json_object_are_rejected_by_name(folder, name, content)
     assert name in refusal(folder)
 
 
-def test_a_missing_config_and_a_missing_folder_have_different_messages(folder, tmp_path):
+def test_a_folder_without_config_is_rejected(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(BlastlensError, match=r"config\.json is missing"):
-        ModelFolder.load(folder)
-    with pytest.raises(BlastlensError, match="is not a folder"):
-        ModelFolder.load(tmp_path / "nowhere")
+    assert "config.json is missing" in refusal(folder)
 
 
 # With recorded digests
@@ -408,7 +400,7 @@ def test_an_output_of_another_shape_than_declared_is_rejected(folder):
         graph.node.append(onnx.helper.make_node("Cast", ["turned"], ["logits"], to=onnx.TensorProto.FLOAT))
 
     in_onnx(count)(folder, None)
-    assert "has shape" in refusal(folder)
+    assert "does not map" in refusal(folder)
 
 
 def test_every_interface_rejects_a_folder_before_the_first_prediction(recorded, tmp_path):
@@ -439,15 +431,12 @@ def test_a_download_is_checked_like_a_local_folder(hub, recorded, other, change)
 # Where models are looked for
 
 
-def test_bundled_models_are_found_by_name_from_anywhere(bundled):
+def test_bundled_models_are_found_by_name_from_anywhere_and_others_by_their_path(bundled):
+    for name in (bundled / "a-field", f"{bundled}/a-field/", "./bundled/a-field"):
+        assert fetch(name).model_id == "a-field"
     assert bundled_models() == ["a-cell", "a-field"]
     for name in ("a-cell", "models/a-cell", "models/a-cell/"):
         assert (fetch(name).model_id, fetch(name).path) == ("a-cell", bundled / "a-cell")
-
-
-def test_a_path_is_found_and_named_after_its_folder(bundled):
-    for name in (bundled / "a-field", f"{bundled}/a-field/", "./bundled/a-field"):
-        assert fetch(name).model_id == "a-field"
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ class Corruption:
         Raises:
             BlastlensError: pixels of another type or shape, or a seed out of range.
         """
-        noise.checked_pixels(pixels)
+        noise.check_pixels(pixels)
         kind = KINDS[self.kind]
         if kind.seeded:
             seed = noise.checked_seed(seed)
