@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from blastlens import Classifier, external_result, metrics
-from blastlens.corruptions import BLACK
+from blastlens.corruptions.colour import BLACK
 from blastlens.donor_metrics import donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
