@@ -13,11 +13,12 @@ import os
 # ONNX Runtime 1.29 and later sends usage data to its maker unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from .classifier import DISCLAIMER, Classifier, Curve, Prediction
+from .classifier import Classifier
 from .corruptions import Corruption
 from .errors import BlastlensError
 from .images import open_image
 from .model_folder import bundled_models
+from .predictions import DISCLAIMER, Curve, Prediction
 
 __all__ = [
     "DISCLAIMER",

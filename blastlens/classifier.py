@@ -22,95 +22,15 @@ from .model_folder import ModelFolder
 from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 from .ood_detection import statistics_of
 from .patients import leukemic_labels
+from .predictions import Curve, Prediction
 from .thresholds import Thresholds
 
-DISCLAIMER = "Research demonstration, not a medical device."
 BATCH = 4  # images per thread of the network that are in memory together
 MAX_REASONS = 3  # of an out-of-distribution image
 INCOMPLETE = "the input check could not look at the network's features; only its simple checks were made"
 REMEMBERED = 32  # results of the OOD check that are kept, since a slider changes the same image again and again
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classification of one image.
-
-    Attributes:
-        label: the most probable label.
-        probabilities: softmax of the logits by label, in the model's order, at `prevalence`.
-        logits: one per label, in the same order.
-        warnings: short remarks that limit what this prediction means. The first is about the model: its external
-            validation in one sentence; the others are about the image.
-        model_id, revision: which model; revision is None unless it came from the Hub.
-        sigma: of the Gaussian noise that was added, on the 0 to 255 scale.
-        corruption: applied to the view before the noise, as {"kind", "level"}; None if none was.
-        in_domain: whether the image looks like the training images; if not, warnings say why. None if the model folder
-            has no gate.json.
-        label_set: the labels that cannot be ruled out, at the confidence that metrics.json states; None if the folder
-            has no such thresholds, or found that they do not hold.
-        flagged: whether this reaches the operating point; None if the folder has none. This and `label_set` are
-            thresholds on the probabilities at the model's own prevalence and do not depend on `prevalence`.
-        suggestion: id of another model whose training images this one looks like; see `suggesting`.
-        prevalence: the share of leukemic images that the probabilities assume; None if the model states none.
-    """
-
-    label: str
-    probabilities: dict[str, float]
-    logits: tuple[float, ...]
-    warnings: tuple[str, ...]
-    model_id: str
-    revision: str | None
-    sigma: float
-    corruption: dict[str, Any] | None = None
-    in_domain: bool | None = None
-    label_set: tuple[str, ...] | None = None
-    flagged: bool | None = None
-    suggestion: str | None = None
-    prevalence: float | None = None
-    disclaimer: str = DISCLAIMER
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return vars(self) | {
-            "probabilities": dict(self.probabilities),
-            "logits": list(self.logits),
-            "warnings": list(self.warnings),
-            "corruption": self.corruption and dict(self.corruption),
-            "label_set": None if self.label_set is None else list(self.label_set),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """The probabilities of one image under one kind of corruption at several levels.
-
-    Attributes:
-        kind: of corruption, a name in `corruptions.KINDS`.
-        levels: S levels, in the order given.
-        probabilities: float (S, C), the mean over the seeds.
-        low, high: float (S, C), minimum and maximum over the seeds.
-        label_names: of the C columns.
-        flip_level: the level nearest to neutral whose most probable label differs from that of the unchanged image;
-            None if there is none.
-    """
-
-    kind: str
-    levels: tuple[float, ...]
-    probabilities: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    label_names: tuple[str, ...]
-    flip_level: float | None
-
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The levels; of Gaussian noise, sigmas on the 0 to 255 scale."""
-        return self.levels
-
-    @property
-    def flip_sigma(self) -> float | None:
-        """The flip level; of Gaussian noise, a sigma."""
-        return self.flip_level
+Viewed = tuple[np.ndarray, tuple[str, ...]]  # as the network sees an image, uint8 (S, S, 3), and remarks on it
 
 
 class Classifier:
@@ -212,7 +132,7 @@ class Classifier:
         """
         change = _Change.of(sigma, seed, corruption, self.assumed(prevalence))
         if not isinstance(images, list | tuple):
-            return self._predict([_View(*read_view(images, self.folder.view))], change)[0]
+            return self._predict([read_view(images, self.folder.view)], change)[0]
         predictions = []
         for outcome in self._outcomes(images, change):
             if isinstance(outcome, BlastlensError):
@@ -235,18 +155,18 @@ class Classifier:
         return self._outcomes(images, _Change.of(sigma, seed, corruption, self.assumed(prevalence)))
 
     def _outcomes(self, images: Iterable[ImageSource], change: "_Change") -> Iterator[Prediction | BlastlensError]:
-        def read(numbered: tuple[int, ImageSource]) -> _View | BlastlensError:
+        def read(numbered: tuple[int, ImageSource]) -> Viewed | BlastlensError:
             try:
-                return _View(*read_view(numbered[1], self.folder.view, f"image {numbered[0]}"))
+                return read_view(numbered[1], self.folder.view, f"image {numbered[0]}")
             except BlastlensError as error:
                 return error
 
         numbered = enumerate(images, start=1)
         while chunk := list(islice(numbered, BATCH * self._network.threads)):
-            outcomes = self._network.map(read, chunk)
-            predictions = iter(self._predict([view for view in outcomes if isinstance(view, _View)], change))
-            for outcome in outcomes:
-                yield next(predictions) if isinstance(outcome, _View) else outcome
+            read_ones = self._network.map(read, chunk)
+            predictions = iter(self._predict([one for one in read_ones if isinstance(one, tuple)], change))
+            for one in read_ones:
+                yield next(predictions) if isinstance(one, tuple) else one
 
     def curve(
         self,
@@ -352,10 +272,10 @@ class Classifier:
         """
         return _Change.of(sigma, seed, corruption).apply(read_view(image, self.folder.view)[0])
 
-    def _predict(self, views: "list[_View]", change: "_Change") -> list[Prediction]:
+    def _predict(self, views: list[Viewed], change: "_Change") -> list[Prediction]:
         if not views:
             return []
-        clean, unchanged = [view.pixels for view in views], change.is_none
+        clean, unchanged = [pixels for pixels, _ in views], change.is_none
         # The OOD check sees the view without corruption: a deliberate change says nothing about the image.
         keys = [b"" if unchanged else blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in clean]
         reasons = [self._checked.get(key) for key in keys]
@@ -377,7 +297,10 @@ class Classifier:
                 self._checked |= {keys[i]: reasons[i] for i in todo}
                 for key in list(self._checked)[:-REMEMBERED]:
                     del self._checked[key]
-        return [self._prediction(*one, change) for one in zip(logits, views, reasons, strict=True)]
+        return [
+            self._prediction(row, (*remarks, *self._about_check), found, change)
+            for row, (_, remarks), found in zip(logits, views, reasons, strict=True)
+        ]
 
     def _probabilities(self, logits: np.ndarray, prevalence: float | None) -> np.ndarray:
         """Softmax of logits (..., C), shifted from the model's own prevalence to another one."""
@@ -387,7 +310,7 @@ class Classifier:
         return _softmax(logits + shift * np.isin(self.label_names, self._leukemic))
 
     def _prediction(
-        self, logits: np.ndarray, view: "_View", reasons: tuple[str, ...] | None, change: "_Change"
+        self, logits: np.ndarray, remarks: tuple[str, ...], reasons: tuple[str, ...] | None, change: "_Change"
     ) -> Prediction:
         softmax = self._probabilities(logits, change.prevalence)
         at_own_prevalence = dict(zip(self.label_names, _softmax(logits).tolist(), strict=True))
@@ -397,7 +320,7 @@ class Classifier:
             label=self.label_names[int(softmax.argmax())],
             probabilities=dict(zip(self.label_names, softmax.tolist(), strict=True)),
             logits=tuple(logits.tolist()),
-            warnings=(self._about_model, *view.remarks, *self._about_check, *(reasons or ())[:MAX_REASONS]),
+            warnings=(self._about_model, *remarks, *(reasons or ())[:MAX_REASONS]),
             model_id=self.folder.model_id,
             revision=self.folder.revision,
             sigma=change.sigma,
@@ -423,14 +346,6 @@ def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable
     others = (one for one in classifiers if set(one.label_names) != labels)
     fitting = (one.folder.model_id for one in others if one.predict(image).in_domain)
     return replace(prediction, suggestion=next(fitting, None))
-
-
-@dataclass(frozen=True)
-class _View:
-    """One image as the network sees it, uint8 (S, S, 3) without corruption, and remarks on it."""
-
-    pixels: np.ndarray
-    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from contextlib import suppress
 from typing import TextIO
 
 from . import external_result
-from .classifier import DISCLAIMER, Classifier, Prediction, suggesting
+from .classifier import Classifier, suggesting
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
 from .hub import fetch
 from .images import ACCEPTED
 from .model_folder import PRECISIONS, bundled_models
+from .predictions import DISCLAIMER, Prediction
 from .spreadsheet import cell, to_csv
 from .wording import count
 

@@ -25,10 +25,10 @@ from huggingface_hub import constants
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.classifier import DISCLAIMER
 from blastlens.errors import BlastlensError
 from blastlens.hub import chosen_files, snapshot, split_name
 from blastlens.model_folder import PRECISIONS, ModelFolder
+from blastlens.predictions import DISCLAIMER
 from publish.hub_client import Hub
 from publish.model import probe_images
 from publish.upload import ZERO_GPU, Log, Published, Upload, publish

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from blastlens import external_result
-from blastlens.classifier import DISCLAIMER, INCOMPLETE, MAX_REASONS
+from blastlens.classifier import INCOMPLETE, MAX_REASONS
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.corruptions.colour import BLACK, TO_YCC
 from blastlens.dataset_info import dataset_info
@@ -21,6 +21,7 @@ from blastlens.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import MAX_SIGMA
 from blastlens.ood_detection import STATISTICS, OODDetector
+from blastlens.predictions import DISCLAIMER
 from blastlens.thresholds import Thresholds
 from blastlens.view import RAW_CELL_SIDE
 from blastlens.wording import percent

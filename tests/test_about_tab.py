@@ -5,9 +5,9 @@ import re
 import pytest
 from helpers_models import shared_model_folder
 
-from blastlens.classifier import DISCLAIMER
 from blastlens.dataset_info import DATASETS
 from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
+from blastlens.predictions import DISCLAIMER
 from blastlens.published_systems import Comparison
 from blastlens.ui.about import about
 from blastlens.ui.words import MEANINGS, model_choice, term

@@ -22,10 +22,10 @@ from helpers_models import shared_model_folder
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.classifier import Curve
 from blastlens.corruptions import KINDS, Corruption
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import add_gaussian_noise
+from blastlens.predictions import Curve
 from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.examples import examples_for
 from blastlens.ui.links import Scene, read_scene

@@ -14,8 +14,8 @@ from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from blastlens.classifier import DISCLAIMER
 from blastlens.external_result import NOT_VALIDATED
+from blastlens.predictions import DISCLAIMER
 from blastlens.synthetic_images import synthetic_image
 
 # What every answer says of its origin; list_models says it of each model.

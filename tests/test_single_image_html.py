@@ -17,8 +17,8 @@ from helpers_trust import calibration
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.classifier import Prediction
 from blastlens.external_result import NOT_VALIDATED
+from blastlens.predictions import Prediction
 from blastlens.synthetic_images import synthetic_image
 from blastlens.ui.batch import BatchRun, image_rows, image_table
 from blastlens.ui.examples import examples_for

@@ -20,8 +20,8 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from blastlens import Classifier
-from blastlens.classifier import DISCLAIMER
 from blastlens.model_folder import ModelFolder
+from blastlens.predictions import DISCLAIMER
 from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import build, code_snippets
 from blastlens.ui.code_snippets import (

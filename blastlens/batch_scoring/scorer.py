@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import files
-from ..classifier import DISCLAIMER, Classifier, Prediction
+from ..classifier import Classifier
 from ..corruptions import Corruption
 from ..errors import BlastlensError
 from ..image_sources import Found, Source
 from ..images import ImageSource, printable
 from ..model_folder import OOD_FEATURES, SAFETENSORS
+from ..predictions import DISCLAIMER, Prediction
 from ..zips import Zip
 
 SCHEMA_VERSION = 2

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 from jinja2 import Environment, StrictUndefined
 
-from ..classifier import DISCLAIMER
 from ..dataset_info import CNMC2019
 from ..model_folder import ModelFolder
+from ..predictions import DISCLAIMER
 from ..published_systems import Comparison
 from .model_registry import Shelf
 from .words import MEANINGS, headline_of, main_score, task_of

@@ -11,8 +11,8 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from .. import temp_files
-from ..classifier import DISCLAIMER
 from ..dataset_info import DATASETS
+from ..predictions import DISCLAIMER
 from ..serving import Loading, Wanted, begin, serve
 from . import about, code_snippets, comparison, folder, single_image, trust, validation
 from .examples import examples_for

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from .. import external_result
-from ..classifier import DISCLAIMER, Classifier, Prediction, suggesting
+from ..classifier import Classifier, suggesting
 from ..errors import BlastlensError
 from ..image_sources import LONGEST_RUN_S, Sources, list_sources
 from ..images import ImageSource
@@ -15,6 +15,7 @@ from ..metrics import Interval
 from ..model_folder import ModelFolder
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
+from ..predictions import DISCLAIMER, Prediction
 from ..wording import listed
 from .model_registry import provenance
 

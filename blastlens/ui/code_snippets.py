@@ -15,9 +15,9 @@ import gradio as gr
 from gradio.utils import get_space
 
 from .. import external_result
-from ..classifier import DISCLAIMER
 from ..hub import split_name
 from ..model_folder import PRECISIONS, ModelFolder, bundled_root
+from ..predictions import DISCLAIMER
 from .endpoints import endpoint
 from .model_registry import Shelf, provenance
 from .words import main_score, task_of

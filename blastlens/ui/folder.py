@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from .. import external_result
-from ..classifier import DISCLAIMER
 from ..errors import BlastlensError
 from ..image_sources import MAX_IMAGES
 from ..patients import CAVEAT
+from ..predictions import DISCLAIMER
 from ..wording import count, duration
 from .batch import NOT_NAMED, BatchRun, image_rows, image_table, patient_rows, patient_table
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..classifier import DISCLAIMER, Classifier
+from ..classifier import Classifier
 from ..errors import BlastlensError
 from ..hub import split_name
 from ..model_folder import ModelFolder
+from ..predictions import DISCLAIMER
 from .examples import Example
 from .words import model_choice
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ..classifier import DISCLAIMER
 from ..external_validation import REPLICATES, Evaluation
 from ..folder_labels import accepted
 from ..model_folder import ModelFolder
+from ..predictions import DISCLAIMER
 from ..validation_scores import Score
 from ..validation_summary import caveats, conclude
 from ..wording import count, percent, with_interval

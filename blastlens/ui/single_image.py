@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ..classifier import Classifier, Curve, Prediction, suggesting
+from ..classifier import Classifier, suggesting
 from ..corruptions import KINDS, Corruption
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..noise import checked_seed
+from ..predictions import Curve, Prediction
 from .examples import Example
 from .links import Scene, name_of, read_scene
 from .model_registry import Shelf

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import external_result
-from ..classifier import Curve, Prediction
 from ..corruptions import KINDS, Corruption
+from ..predictions import Curve, Prediction
 from ..wording import listed, percent
 from .examples import Example
 from .links import Scene

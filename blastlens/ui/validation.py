@@ -12,11 +12,12 @@ from typing import Any
 import gradio as gr
 
 from .. import external_result
-from ..classifier import DISCLAIMER, Classifier
+from ..classifier import Classifier
 from ..errors import BlastlensError
 from ..external_validation import Evaluation, ImageOutcome, evaluate, measure
 from ..folder_labels import MAX_LABELLED, LabelledImages, match_labels
 from ..image_sources import list_sources
+from ..predictions import DISCLAIMER
 from ..validation_summary import caveats, conclude
 from ..wording import count, duration
 from ..zips import is_zip
