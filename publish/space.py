@@ -32,7 +32,7 @@ from blastlens.predictions import DISCLAIMER
 from publish.hub_client import Hub
 from publish.model import probe_images
 from publish.upload import ZERO_GPU, Log, Published, Upload, publish
-from train.card import facts
+from train import card
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKER = "space.json"
@@ -194,7 +194,7 @@ def serving_requirements(requirements: str) -> str:
 
 def pinned_version(package: str) -> str:
     """The version of a package in requirements.txt."""
-    return facts.pinned(package).partition("==")[2]
+    return card.pinned(package).partition("==")[2]
 
 
 def list_entry(root: Path = ROOT) -> dict[str, Any]:

@@ -139,7 +139,12 @@ def test_networks_wait_in_the_queue_with_their_folds_and_seeds():
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [({"seed": 1}, "seed"), ({"protocol": 3}, "protocol"), ({"candidates": {"a": {"d": 1}}}, "d")]
+    ("change", "reason"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"candidates": {"a": {"d": 1}}}, "d"),
+        ({"candidates": {"a": {"features": "six"}}}, "five"),
+    ],
 )
 def test_an_invalid_search_is_rejected(tmp_path, config, change, reason):
     path = tmp_path / "other.yaml"

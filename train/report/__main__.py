@@ -9,7 +9,7 @@ from typing import Any
 
 from blastlens.errors import BlastlensError
 from train import card, experiments, search
-from train.report import pages, readme
+from train.report import models, pages
 from train.report.systems import Evidence
 from train.report.templates import ROOT
 
@@ -23,7 +23,7 @@ def documents() -> dict[str, str]:
     results = ROOT / "results"
     found = pages.render(Evidence.read(results), bundled_records())
     found |= experiments.render() | search.render()
-    front = readme.filled_in((ROOT / "README.md").read_text(encoding="utf-8"), bundled_records())
+    front = models.filled_in((ROOT / "README.md").read_text(encoding="utf-8"), bundled_records())
     return {f"results/{name}": text for name, text in found.items()} | {"README.md": front}
 
 

@@ -9,11 +9,11 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -54,21 +54,6 @@ SIGMA_LABEL = "sigma of the Gaussian noise (0 to 255 scale)"
 FEW = 30  # images; a share of fewer is drawn hollow
 
 Curve = Mapping[float, Interval]  # accuracy by sigma
-Drawing = Callable[..., Figure]
-
-
-def styled(style: Mapping[str, Any]) -> Callable[[Drawing], Drawing]:
-    """A decorator that draws with a style."""
-
-    def decorator(draw: Drawing) -> Drawing:
-        @wraps(draw)
-        def drawn(*arguments: Any, **options: Any) -> Figure:
-            with matplotlib.rc_context(style):
-                return draw(*arguments, **options)
-
-        return drawn
-
-    return decorator
 
 
 def svg(figure: Figure) -> str:
@@ -89,7 +74,7 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-@styled(STYLE)
+@matplotlib.rc_context(STYLE)
 def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[str, Interval | None]]]]) -> Figure:
     """Claimed, image-level and group-disjoint accuracy: by data set, a (system, claim, accuracy by level) for each."""
     heights = [len(rows) + 0.6 for rows in panels.values()]
@@ -118,7 +103,7 @@ def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[st
     return figure
 
 
-@styled(STYLE)
+@matplotlib.rc_context(STYLE)
 def noise(panels: Mapping[str, Mapping[str, Curve]], floor: float, floor_label: str) -> Figure:
     """Accuracy against sigma by level, one small panel per system; `floor` is what no skill reaches."""
     columns = min(4, len(panels))
@@ -132,7 +117,7 @@ def noise(panels: Mapping[str, Mapping[str, Curve]], floor: float, floor_label: 
         ax.set_title("\n".join([*textwrap.wrap(name, 28), *([f"({source}"] if source else [])]), fontsize=8)
         ax.axhline(round(floor, 4), color=QUIET, linewidth=0.8, linestyle=":")
         for level, curve in curves.items():
-            _curve(ax, curve, level, marked=(0, 10, 30, 100))
+            _curve(ax, curve, level)
         _sigma_axis(ax, (0, 10, 30, 100))
     figure.supxlabel(SIGMA_LABEL, fontsize=9)
     figure.supylabel("accuracy (share of images)", fontsize=9)
@@ -140,26 +125,7 @@ def noise(panels: Mapping[str, Mapping[str, Curve]], floor: float, floor_label: 
     return figure
 
 
-@styled(STYLE)
-def claimed_noise(folds: Mapping[str, tuple[Curve | None, Mapping[float, float]]]) -> Figure:
-    """A paper's accuracy under noise beside ours, one panel per official fold: (measured, claimed by sigma)."""
-    figure = Figure(figsize=(8, 2.9), layout="constrained")
-    axes = figure.subplots(1, len(folds), sharey=True, squeeze=False)[0]
-    for ax, (title, (curve, claimed)) in zip(axes, folds.items(), strict=True):
-        ax.set_title(title)
-        if curve is None:
-            ax.text(0.5, 0.1, "not run yet", transform=ax.transAxes, ha="center", color=QUIET)
-        else:
-            _curve(ax, curve, "image", marked=tuple(curve))
-        ax.plot(list(claimed), list(claimed.values()), **MARKS["claim"], zorder=4)
-        ax.set_xticks([0, 2, 5, 6, 8, 10])
-    axes[0].set_ylabel("accuracy, image-level")
-    figure.supxlabel(SIGMA_LABEL, fontsize=9)
-    _legend(figure, {"claim": "claimed by the paper", "image": "measured, with 95 % interval over groups"})
-    return figure
-
-
-@styled(CARD_STYLE)
+@matplotlib.rc_context(CARD_STYLE)
 def card_noise(rows: Sequence[Mapping[str, Any]], label: str, floors: Mapping[str, float]) -> Figure:
     """Weighted F1 against sigma with its 95 % band.
 
@@ -171,7 +137,8 @@ def card_noise(rows: Sequence[Mapping[str, Any]], label: str, floors: Mapping[st
     figure = Figure(figsize=CARD_SIZE, dpi=DPI, layout="constrained")
     ax = figure.subplots()
     sigmas = [row["sigma"] for row in rows]
-    low, value, high = ([_or_gap(row["weighted_f1"], end) for row in rows] for end in ("low", "value", "high"))
+    ends = ([row["weighted_f1"][end] for row in rows] for end in ("low", "value", "high"))
+    low, value, high = (np.array(end, dtype=float) for end in ends)  # undefined: NaN, a gap
     ax.fill_between(sigmas, low, high, color=GROUP, alpha=0.18, linewidth=0)
     ax.plot(sigmas, value, linewidth=1.8, **MARKS["group"], label=label, clip_on=False)
     for (name, height), dashes in zip(floors.items(), (":", "--", "-."), strict=False):
@@ -185,7 +152,7 @@ def card_noise(rows: Sequence[Mapping[str, Any]], label: str, floors: Mapping[st
     return figure
 
 
-@styled(CARD_STYLE)
+@matplotlib.rc_context(CARD_STYLE)
 def card_calibration(bins: Sequence[Mapping[str, float]]) -> Figure:
     """The share of right answers by stated probability, and the number of answers in each bin."""
     figure = Figure(figsize=CARD_SIZE, dpi=DPI, layout="constrained")
@@ -214,17 +181,13 @@ def card_calibration(bins: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _or_gap(score: Mapping[str, float | None], end: str) -> float:
-    found = score[end]
-    return math.nan if found is None else float(found)
-
-
-def _curve(ax: Axes, curve: Curve, level: str, marked: Sequence[float]) -> None:
+def _curve(ax: Axes, curve: Curve, level: str) -> None:
     sigmas = list(curve)
     low, points, high = ([round(getattr(s, end), 4) for s in curve.values()] for end in ("low", "value", "high"))
     ax.fill_between(sigmas, low, high, color=MARKS[level]["color"], alpha=0.18, linewidth=0)
-    marks = {"markersize": 3.5, "markevery": [i for i, s in enumerate(sigmas) if s in marked], "clip_on": False}
-    ax.plot(sigmas, points, LINES[level], linewidth=1.2, **(MARKS[level] | marks))
+    marked = [i for i, sigma in enumerate(sigmas) if sigma in (0, 10, 30, 100)]
+    marks = MARKS[level] | {"markersize": 3.5, "markevery": marked, "clip_on": False}
+    ax.plot(sigmas, points, LINES[level], linewidth=1.2, **marks)
 
 
 def _sigma_axis(ax: Axes, ticks: Sequence[float]) -> None:

@@ -1,21 +1,19 @@
 """Recorded runs turned into scores: which runs form one number, its interval, and differences between numbers.
 
 Runs are pooled only if they trained the same thing: one system and protocol, the same changes of the recipe, the same
-images. Of several such variants one is shown, and the pages name the others.
+images. Of several such variants one is shown.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastlens import bootstrap
-from blastlens.donor_metrics import DonorScores
 from blastlens.metrics import Interval
 from train.held_out import Recorded
 from train.results import Result
@@ -34,13 +32,13 @@ class RunSet:
         return self.runs[0]
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({run.seed for run in self.runs}))
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
 
     @property
-    def folds(self) -> tuple[int, ...]:
+    def folds(self) -> list[int]:
         """The folds that were run."""
-        return tuple(sorted({run.fold for run in self.runs}))
+        return sorted({run.fold for run in self.runs})
 
     @property
     def complete(self) -> bool:
@@ -52,13 +50,8 @@ class RunSet:
         return tuple(sorted(set.intersection(*(set(run.sigmas) for run in self.runs))))
 
     @property
-    def index(self) -> NDArray[np.int64]:
-        """(N,) rows in the data set of all runs' test images, one run after the other."""
-        return np.concatenate([run.index for run in self.runs])
-
-    @property
     def label(self) -> NDArray[np.int64]:
-        """(N,)"""
+        """(N,) of all runs' test images, one run after the other."""
         return np.concatenate([run.label for run in self.runs])
 
     @property
@@ -75,14 +68,14 @@ class RunSet:
         """Device and precision of its runs, sorted."""
         return sorted({f"{run.device}, {run.precision}" for run in self.runs})
 
-    def probabilities(self, sigma: float = 0.0) -> NDArray[np.float64]:
-        """(N, C)"""
-        return np.concatenate([run.probabilities[run.sigmas.index(sigma)] for run in self.runs])
-
     @property
     def positive(self) -> int | None:
         """The position of ALL where there are two classes."""
         return 0 if len(self.first.label_names) == 2 else None
+
+    def probabilities(self, sigma: float = 0.0) -> NDArray[np.float64]:
+        """(N, C)"""
+        return np.concatenate([run.probabilities[run.sigmas.index(sigma)] for run in self.runs])
 
 
 @cache
@@ -99,18 +92,18 @@ def scores(runs: RunSet, sigma: float = 0.0) -> dict[str, Any]:
 
 
 @cache
-def donor_scores(runs: RunSet) -> DonorScores | None:
+def donor_scores(runs: RunSet | None) -> dict[str, Any]:
     """Scores by donor of complete group-level runs of two classes, calibrated on the other folds, classes and donors
-    weighted equally; None for others."""
-    if runs.positive is None or runs.first.level != "group" or not runs.complete:
-        return None
-    return Recorded.of(runs.runs).donors()
+    weighted equally; empty for others."""
+    if runs is None or runs.positive is None or runs.first.level != "group" or not runs.complete:
+        return {}
+    return Recorded.of(runs.runs).summary()
 
 
 @cache
-def of_fold(runs: RunSet, fold: int) -> RunSet | None:
+def of_fold(runs: RunSet | None, fold: int) -> RunSet | None:
     """The runs of one fold, None where it was not run."""
-    found = tuple(run for run in runs.runs if run.fold == fold)
+    found = tuple(run for run in runs.runs if run.fold == fold) if runs else ()
     return RunSet(found) if found else None
 
 
@@ -122,69 +115,59 @@ def leak(image: RunSet, group: RunSet) -> Interval:
     """
     names = np.intersect1d(image.groups, group.groups)
     right, total = np.zeros((2, len(names))), np.zeros((2, len(names)))
-    classes = np.zeros((len(names), len(image.first.label_names)), dtype=bool)
+    holds = np.zeros((len(names), len(image.first.label_names)), dtype=bool)
     for level, runs in enumerate((image, group)):
         common = np.isin(runs.groups, names)
         index = np.searchsorted(names, runs.groups[common])
         hit = (runs.probabilities().argmax(axis=1) == runs.label)[common]
         right[level] = np.bincount(index, hit, len(names))
         total[level] = np.bincount(index, minlength=len(names))
-        classes[index, runs.label[common]] = True
-    stratum = classes.argmax(axis=1) if (classes.sum(axis=1) == 1).all() else np.zeros(len(names), dtype=int)
-    rng = np.random.default_rng(0)
-    weights = np.empty((REPLICATES, len(names)))
-    for s in np.unique(stratum):
-        members = np.flatnonzero(stratum == s)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), REPLICATES)
+        holds[index, runs.label[common]] = True
+    weights = bootstrap.group_weights(holds, REPLICATES, seed=0)
     accuracy = (weights @ right.T) / (weights @ total.T)  # every group has images on both sides
-    low, high = np.quantile(accuracy[:, 0] - accuracy[:, 1], [0.025, 0.975])
-    point = right.sum(axis=1) / total.sum(axis=1)
-    return Interval(float(point[0] - point[1]), float(low), float(high))
+    return bootstrap.percentile_interval(accuracy[:, 0] - accuracy[:, 1])
 
 
-def paired(a: RunSet, b: RunSet, metric: str = "accuracy") -> Interval | None:
-    """How much a's score exceeds b's on the same images under the same split; None where there are none such."""
-    seeds = [s for s in a.seeds if s in b.seeds]
+def paired(a: RunSet, b: RunSet) -> Interval | None:
+    """How much a's accuracy exceeds b's on the same images under the same split; None where there are none such."""
+    seeds = set(a.seeds) & set(b.seeds)
     if a.first.protocol != b.first.protocol or a.folds != b.folds or not seeds:
         return None
     sides = []
     for runs in (a, b):
         pooled = RunSet(tuple(run for run in runs.runs if run.seed in seeds))
         seed = np.concatenate([np.full(len(run.index), run.seed) for run in pooled.runs])
-        order = np.lexsort((pooled.index, seed))
-        sides.append([each[order] for each in (pooled.index, pooled.label, pooled.groups, pooled.probabilities())])
+        index = np.concatenate([run.index for run in pooled.runs])
+        order = np.lexsort((index, seed))
+        sides.append([each[order] for each in (index, pooled.label, pooled.groups, pooled.probabilities())])
     (index, label, groups, p), (other_index, other_label, _, other_p) = sides
     if not (np.array_equal(index, other_index) and np.array_equal(label, other_label)):
         return None
-    return bootstrap.difference(label, p, other_p, groups, metric, positive=a.positive, replicates=REPLICATES)
+    return bootstrap.difference(label, p, other_p, groups, "accuracy", replicates=REPLICATES)
 
 
-Key = tuple[str, str]  # system, protocol
-
-
-def choose(results: Iterable[Result]) -> dict[Key, RunSet]:
-    """What is shown for each system and protocol.
+def choose(results: Iterable[Result]) -> dict[tuple[str, str], RunSet]:
+    """What is shown, by system and protocol.
 
     The runs of the recipe as it is, if all its folds are there; otherwise the variant with the most folds, then seeds.
     """
-    by_key: dict[Key, dict[str, list[Result]]] = {}
+    variants: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for run in sorted(results, key=lambda r: (r.seed, r.fold)):
         # Equal for runs that trained the same thing on the same images.
         variant = json.dumps([run.recipe_digest, run.changes, run.dataset["hash"]], sort_keys=True)
-        by_key.setdefault((run.system, run.protocol), {}).setdefault(variant, []).append(run)
-    shown: dict[Key, RunSet] = {}
-    for key, variants in sorted(by_key.items()):
-        pools = [_pool(runs) for _, runs in sorted(variants.items())]
-        shown[key] = max(
-            pools,
-            key=lambda m: (m.complete and not m.first.changes, len(m.folds), len(m.seeds), not m.first.changes),
-        )
-    return shown
+        variants.setdefault((run.system, run.protocol), {}).setdefault(variant, []).append(run)
+    return {key: max((_pool(runs) for _, runs in sorted(of_it.items())), key=_rank) for key, of_it in variants.items()}
+
+
+def _rank(runs: RunSet) -> tuple[bool, int, int, bool]:
+    unchanged = not runs.first.changes
+    return runs.complete and unchanged, len(runs.folds), len(runs.seeds), unchanged
 
 
 def _pool(runs: Sequence[Result]) -> RunSet:
     """The seeds that have the folds of the seed with the most."""
-    by_seed = {seed: tuple(members) for seed, members in groupby(runs, key=lambda r: r.seed)}
-    folds = {seed: {run.fold for run in members} for seed, members in by_seed.items()}
+    folds: dict[int, set[int]] = {}
+    for run in runs:
+        folds.setdefault(run.seed, set()).add(run.fold)
     most = max(folds.values(), key=len)
-    return RunSet(tuple(run for seed in by_seed for run in by_seed[seed] if folds[seed] == most))
+    return RunSet(tuple(run for run in runs if folds[run.seed] == most))

@@ -1,7 +1,7 @@
 """Measured values as cards, pages and tables print them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from blastlens.metrics import Interval
@@ -79,21 +79,13 @@ def span(values: Iterable[int]) -> str:
 
 def settings(values: Mapping[str, Any]) -> str:
     """Settings of a recipe in one line, nested ones by their own names: ``` `epochs` 3, `scale` 0.9, 1.1 ```."""
-    flat: dict[str, Any] = {}
+    shown = []
     for key, value in values.items():
-        flat |= value if isinstance(value, Mapping) else {key: value}
-    shown = {
-        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in flat.items()
-    }
-    return ", ".join(f"`{key}` {value}" for key, value in shown.items())
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, or one sentence where there are no rows."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    if not lines:
-        return "Nothing measured yet."
-    return "\n".join([f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}", *lines])
+        if isinstance(value, Mapping):
+            shown.append(settings(value))
+        else:
+            shown.append(f"`{key}` {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    return ", ".join(shown)
 
 
 def _undefined(value: Any) -> bool:

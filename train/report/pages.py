@@ -1,8 +1,6 @@
-"""The pages `results/README.md`, `CLAIMS.md` and `MODELS.md`: tables and figures; the prose is in `templates/`."""
+"""The pages `results/README.md`, `CLAIMS.md` and `MODELS.md`: what their templates need, and the figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,23 +9,14 @@ from matplotlib.figure import Figure
 from blastlens.metrics import Interval
 from train.report import figures
 from train.report.measured import RunSet, donor_scores, of_fold, scores
-from train.report.numbers import NOTHING, in_points, interval, table
-from train.report.published import Claim, NoiseClaim
-from train.report.systems import (
-    Evidence,
-    SystemRow,
-    changes_of,
-    comparison_record,
-    most_frequent_share,
-)
+from train.report.models import NOISE, model_files
+from train.report.numbers import NOTHING, interval
+from train.report.published import NoiseClaim
+from train.report.systems import Evidence, SystemRow, changes_of, comparison_record, most_frequent_share
 from train.report.templates import filled
 from train.results import HONEST, LEVELS
 
 NEAR = 0.015  # how far from a claim a measured accuracy counts as reproduced
-NOISE = 20  # sigma of the column of MODELS.md
-Page = tuple[dict[str, Any], dict[str, Figure]]  # what its template needs, and its figures by name
-
-_shown = partial(interval, missing=NOTHING)
 
 
 def render(evidence: Evidence, models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -36,108 +25,101 @@ def render(evidence: Evidence, models: Sequence[Mapping[str, Any]]) -> dict[str,
     Args:
         models: metrics.json of each bundled model.
     """
-    files = {"comparison.json": comparison_record(evidence)}
-    for name, (context, drawings) in {
-        "README": comparison(evidence),
-        "CLAIMS": claims(evidence),
-        "MODELS": which_model(models),
-    }.items():
-        files[f"{name}.md"] = filled(name, honest=HONEST, **context)
-        files |= {f"figures/{drawing}.svg": figures.svg(figure) for drawing, figure in drawings.items()}
-    return files
+    return {
+        "comparison.json": comparison_record(evidence),
+        "README.md": comparison(evidence),
+        "CLAIMS.md": claims(evidence),
+        "MODELS.md": filled("MODELS", files=model_files(models), noise=NOISE),
+        **{f"figures/{name}.svg": figures.svg(figure) for name, figure in drawings(evidence).items()},
+    }
 
 
-def comparison(evidence: Evidence) -> Page:
+def comparison(evidence: Evidence) -> str:
     """The main page: claimed, image-level and group-disjoint scores, the leak, noise, cost, and how each was made."""
-    sections, drawings, panels = [], {}, {}
+    systems = [row for row in evidence.rows if row.name in evidence.published.claims]
+    return filled(
+        "README",
+        evidence=evidence,
+        rows_of=evidence.of,
+        floors=_floors(evidence),
+        by_accuracy=lambda rows: sorted(rows, key=lambda row: row.score("group").value, reverse=True),
+        donor_scores=donor_scores,
+        scores=scores,
+        changes_of=changes_of,
+        honest=HONEST,
+        levels=LEVELS,
+        n_systems=len(systems),
+        n_measured={level: sum(level in row.measured for row in systems) for level in LEVELS},
+    )
+
+
+def drawings(evidence: Evidence) -> dict[str, Figure]:
+    """The figures of the main page."""
+    found, panels = {}, {}
+    floors = _floors(evidence)
     for name, dataset in evidence.published.datasets.items():
         rows = evidence.of(name)
-        donors = {row: found.summary() for row in rows if row.group and (found := donor_scores(row.group))}
-        complete = sorted((row for row in rows if row.group and row.group.complete), key=_accuracy, reverse=True)
-        pairs = {row: evidence.pairs(row) for row in complete}
-        section = {
-            "dataset": dataset,
-            "name": name,
-            "images": evidence.images_at_hand(name),
-            "rows": rows,
-            "baselines": evidence.baselines.get(name, {}),
-            "donors": donors,
-            "pairs": pairs if any(pairs.values()) else {},
-            "times": {row: evidence.latency.get("systems", {}).get(row.name, {}).get("onnx_fp32_ms") for row in rows},
-            "floor": None,
-        }
-        if measured := [row for row in rows if row.measured]:
-            section["floor"] = most_frequent_share(measured[0].group or measured[0].image)
-            curves = {row.title: {level: _curve(runs) for level, runs in row.measured.items()} for row in measured}
-            drawings[f"noise_{name}"] = figures.noise(curves, section["floor"], "most frequent class every time")
-        sections.append(section)
         panels[dataset.title] = [
             (row.title, row.claim.mean_accuracy, {level: row.score(level) for level in LEVELS}) for row in rows
         ]
-    systems = [row for row in evidence.rows if row.name in evidence.published.claims]
-    context = {
-        "sections": sections,
-        "levels": LEVELS,
-        "scores": scores,
-        "changes_of": changes_of,
-        "n_systems": len(systems),
-        "n_measured": {level: sum(bool(row.at(level)) for row in systems) for level in LEVELS},
-        "not_shown": evidence.not_shown,
-        "machine": evidence.latency.get("machine"),
-    }
-    return context, {"comparison": figures.comparison(panels), **drawings}
+        if name in floors:
+            curves = {row.title: {k: _curve(runs) for k, runs in row.measured.items()} for row in rows if row.measured}
+            found[f"noise_{name}"] = figures.noise(curves, floors[name], "most frequent class every time")
+    return {"comparison": figures.comparison(panels), **found}
 
 
-def _accuracy(row: SystemRow) -> float:
-    return scores(row.group)["accuracy"].value
+def _curve(runs: RunSet) -> figures.Curve:
+    return {sigma: scores(runs, sigma)["accuracy"] for sigma in runs.sigmas}
 
 
-def _curve(runs: RunSet, sigmas: Sequence[float] | None = None) -> figures.Curve:
-    return {s: scores(runs, s)["accuracy"] for s in runs.sigmas if sigmas is None or s in sigmas}
+def _floors(evidence: Evidence) -> dict[str, float]:
+    """By data set with a measured system: the accuracy of always answering the most frequent class."""
+    first = {name: [row for row in evidence.of(name) if row.measured][:1] for name in evidence.published.datasets}
+    return {name: most_frequent_share(row.group or row.image) for name, rows in first.items() for row in rows}
 
 
-def claims(evidence: Evidence) -> Page:
+def claims(evidence: Evidence) -> str:
     """What each paper claims beside what was measured: scores, and MobileNet_M's noise table."""
-    header = ("system", "figure", "claimed", "measured, image-level", "reading", "measured, group-disjoint")
-    papers, drawings = [], {}
-    for name, paper in evidence.published.papers.items():
-        rows = [row for row in evidence.rows if row.name in paper.systems]
-        noise = []
-        for row in rows:
-            if row.claim.noise:
-                tables, drawings[f"noise_{row.name}"] = _claimed_noise(evidence, row)
-                noise.append((row, tables))
-        papers.append(
-            {
-                "name": name,
-                "paper": paper,
-                "table": table(header, [line for row in rows for line in _claim_lines(row)]),
-                "settings": [(row.title, row.changes) for row in rows if row.measured],
-                "noise": noise,
-            }
-        )
-    return {"papers": papers}, drawings
+    rows = {
+        name: [row for row in evidence.rows if row.name in p.systems] for name, p in evidence.published.papers.items()
+    }
+    noise = {row: claimed_noise(evidence, row) for row in evidence.rows if row.claim.noise}
+    papers = evidence.published.papers
+    return filled("CLAIMS", papers=papers, rows=rows, noise=noise, claim_lines=claim_lines, near=NEAR)
 
 
-def _claim_lines(row: SystemRow) -> Iterator[Sequence[str]]:
-    """One line per score that a paper prints about a system."""
-    title = row.title
-    for label, claimed, image, group in _claimed_scores(row, row.claim):
-        ours = [
-            interval(value) if value else row.missing(level)
-            for level, value in zip(LEVELS, (image, group), strict=True)
-        ]
-        if label.startswith("accuracy, fold"):
-            ours[1] = NOTHING  # official folds are the image-level protocol's
-        yield (
-            title,
-            label,
-            claimed if isinstance(claimed, str) else f"{claimed:.6g}",
-            ours[0],
-            reading(claimed, image),
-            ours[1],
-        )
-        title = ""
+def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
+    """Of each score that a paper prints: its name, the claim, ours image-level, a comparison, ours group-disjoint."""
+    claim, two = row.claim, row.recipe.dataset == "cnmc2019"
+    accuracy = claim.printed.get("accuracy") if claim.accuracy is None else claim.accuracy
+    f1 = claim.printed.get("f1") if claim.f1 is None else claim.f1
+    if accuracy is not None:
+        yield _line(row, "accuracy", accuracy, "accuracy")
+    for fold, value in enumerate(claim.accuracy_by_fold or ()):
+        runs = of_fold(row.image, fold)
+        ours = scores(runs)["accuracy"] if runs else None
+        shown = interval(ours) if ours else row.missing("image")
+        # Official folds are the image-level protocol's.
+        yield f"accuracy, fold {fold}", f"{value:.6g}", shown, reading(value, ours), NOTHING
+    for label, value, name, of_class in (
+        ("macro F1", claim.macro_f1, "macro_f1", None),
+        ("precision (ours: of ALL)", claim.precision if two else None, "precision", "ALL"),
+        ("recall (ours: of ALL)", claim.recall if two else None, "recall", "ALL"),
+        # Recall averaged by the classes' numbers of images is accuracy.
+        ("recall (ours: weighted)", None if two else claim.recall, "accuracy", None),
+        ("F1 (ours: weighted)", f1, "weighted_f1", None),
+    ):
+        if value is not None:
+            yield _line(row, label, value, name, of_class)
+
+
+def _line(
+    row: SystemRow, label: str, claimed: float | str, name: str, of_class: str | None = None
+) -> tuple[str, str, str, str, str]:
+    image, group = (row.score(level, name, of_class) for level in LEVELS)
+    shown = claimed if isinstance(claimed, str) else f"{claimed:.6g}"
+    ours = [interval(s) if s else row.missing(level) for level, s in zip(LEVELS, (image, group), strict=True)]
+    return label, shown, ours[0], reading(claimed, image), ours[1]
 
 
 def reading(claimed: float | str, image: Interval | None) -> str:
@@ -151,51 +133,19 @@ def reading(claimed: float | str, image: Interval | None) -> str:
     return "the claim is within our interval"
 
 
-def _claimed_scores(
-    row: SystemRow, claim: Claim
-) -> Iterator[tuple[str, float | str, Interval | None, Interval | None]]:
-    """Each claimed score with ours: what it is, the claim, image-level, group-disjoint."""
-
-    def ours(name: str, label: str | None = None) -> list[Interval | None]:
-        found = [scores(runs) if runs else None for runs in (row.image, row.group)]
-        return [report and (report["per_class"][label] if label else report)[name] for report in found]
-
-    two = row.recipe.dataset == "cnmc2019"
-    accuracy = claim.printed.get("accuracy") if claim.accuracy is None else claim.accuracy
-    if accuracy is not None:
-        yield "accuracy", accuracy, *ours("accuracy")
-    for fold, value in enumerate(claim.accuracy_by_fold or ()):
-        runs = of_fold(row.image, fold) if row.image else None
-        yield f"accuracy, fold {fold}", value, scores(runs)["accuracy"] if runs else None, None
-    if claim.macro_f1 is not None:
-        yield "macro F1", claim.macro_f1, *ours("macro_f1")
-    if claim.precision is not None and two:
-        yield "precision (ours: of ALL)", claim.precision, *ours("precision", "ALL")
-    if claim.recall is not None and two:
-        yield "recall (ours: of ALL)", claim.recall, *ours("recall", "ALL")
-    elif claim.recall is not None:
-        # Recall averaged by the classes' numbers of images is accuracy.
-        yield "recall (ours: weighted)", claim.recall, *ours("accuracy")
-    f1 = claim.printed.get("f1") if claim.f1 is None else claim.f1
-    if f1 is not None:
-        yield "F1 (ours: weighted)", f1, *ours("weighted_f1")
-
-
-def _claimed_noise(evidence: Evidence, row: SystemRow) -> tuple[dict[str, Any], Figure]:
-    """A table for each official fold and for all, by title, and their figure."""
+def claimed_noise(evidence: Evidence, row: SystemRow) -> dict[str, dict[str, Any]]:
+    """A table for each official fold and for all, by title."""
     by_sigma = {claim.sigma: claim for claim in row.claim.noise}
     by_sigma[6.0] = by_sigma[8.0]  # the paper's text says 6 where its table says 8
     by_sigma = dict(sorted(by_sigma.items()))
-    tables, panels = {}, {}
+    tables = {}
     for fold, published in enumerate(evidence.published.datasets[row.recipe.dataset].fold_images):
-        runs = of_fold(row.image, fold) if row.image else None
+        runs = of_fold(row.image, fold)
         tables[_fold_title(fold, published, runs)] = _beside_claims(runs, by_sigma, [fold])
-        curve = _curve(runs, list(by_sigma)) if runs else None
-        panels[f"fold {fold}"] = (curve, {sigma: claim.accuracy[fold] for sigma, claim in by_sigma.items()})
     if row.image:
         title = f"Folds {', '.join(map(str, row.image.folds))} together"
         tables[title] = _beside_claims(row.image, by_sigma, row.image.folds)
-    return tables, figures.claimed_noise(panels)
+    return tables
 
 
 def _fold_title(fold: int, published: int, runs: RunSet | None) -> str:
@@ -210,73 +160,16 @@ def _fold_title(fold: int, published: int, runs: RunSet | None) -> str:
 
 
 def _beside_claims(runs: RunSet | None, by_sigma: Mapping[float, NoiseClaim], folds: Sequence[int]) -> dict[str, Any]:
-    """A table of the claims, averaged over the folds, and the measured scores; and how many accuracies are near."""
+    """`lines`: sigma, and the claim averaged over the folds and our score (None where undefined) for accuracy and AUC;
+    `near`: of each measured accuracy, whether it is near the claim."""
     lines, near = [], []
     for sigma, claim in by_sigma.items():
-        line = ["6 (claimed for 8)" if sigma == 6 else f"{sigma:g}"]
+        both = []
         for name, values in (("accuracy", claim.accuracy), ("auroc", claim.auc)):
-            theirs = float(np.mean([values[fold] for fold in folds]))
+            claimed = float(np.mean([values[fold] for fold in folds]))
             ours = scores(runs, sigma)[name] if runs and sigma in runs.sigmas else None
-            defined = ours is not None and not np.isnan(ours.value)
-            line += [f"{theirs:.3f}", _shown(ours), f"{ours.value - theirs:+.3f}" if defined else NOTHING]
-            if name == "accuracy" and defined:
-                near.append(abs(ours.value - theirs) <= NEAR)
-        lines.append(line)
-    columns = [f"{name}, {what}" for name in ("accuracy", "AUC") for what in ("claimed", "image-level", "difference")]
-    return {"table": table(("sigma", *columns), lines), "near": sum(near), "rows": len(near)}
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """One ONNX file of a bundled model.
-
-    Attributes:
-        score: weighted F1 on held-out groups, without noise; `shown` the same with its interval or, for int8, with
-            that of the difference to fp32.
-        noisy: the score at sigma `NOISE`; empty for int8, which is not measured with noise.
-        ms: of one run. mb: of the file.
-    """
-
-    model: str
-    precision: str
-    dataset: str
-    score: float
-    shown: str
-    noisy: str
-    ms: float
-    mb: float
-
-    def best_among(self, others: Sequence["ModelFile"]) -> bool:
-        """Whether no other file of its data set is as good, as quick and as small, and better in one of these."""
-        mine = (-self.score, self.ms, self.mb)
-        theirs = [(-o.score, o.ms, o.mb) for o in others if o.dataset == self.dataset]
-        return not any(all(a <= b for a, b in zip(t, mine, strict=True)) and t != mine for t in theirs)
-
-
-def model_files(records: Sequence[Mapping[str, Any]]) -> list[ModelFile]:
-    """The fp32 and the int8 file of each model, from its metrics.json."""
-    found = []
-    for record in records:
-        by_sigma = {row["sigma"]: row["weighted_f1"] for row in record["protocols"][0]["by_sigma"]}
-        int8, dataset = record["int8"], record["training"]["dataset"]["name"]
-        moved = f"{int8['weighted_f1_int8']:.3f}, {in_points(int8['difference'])} points of fp32"
-        for precision, score, shown, noisy in (
-            ("fp32", by_sigma[0]["value"], interval(by_sigma[0]), interval(by_sigma[NOISE])),
-            ("int8", int8["weighted_f1_int8"], moved, ""),
-        ):
-            ms, mb = record["latency_ms"][precision], record["size_bytes"][precision] / 1e6
-            found.append(ModelFile(record["model"], precision, dataset, score, shown, noisy, ms, mb))
-    return found
-
-
-def which_model(records: Sequence[Mapping[str, Any]]) -> Page:
-    """Our own models: how good, how fast, how small."""
-    files = model_files(records)
-    names = dict.fromkeys(file.dataset for file in files)
-    context = {
-        "by_dataset": {name: [file for file in files if file.dataset == name] for name in names},
-        "threads": sorted({record["latency_ms"]["threads"] for record in records}),
-        "files": files,
-        "noise": NOISE,
-    }
-    return context, {}
+            both.append((claimed, None if ours is None or np.isnan(ours.value) else ours))
+        lines.append((sigma, both))
+        claimed, ours = both[0]
+        near += [abs(ours.value - claimed) <= NEAR] if ours else []
+    return {"lines": lines, "near": near}

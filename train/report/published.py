@@ -20,7 +20,7 @@ class _Entry(BaseModel):
 
 
 class NoiseClaim(_Entry):
-    """Accuracy and area under the ROC curve of the three folds at one sigma (0 to 255 scale)."""
+    """At one sigma (0 to 255 scale); `auc` is the area under the ROC curve."""
 
     sigma: Annotated[float, Field(ge=0, le=255)]
     accuracy: ByFold

@@ -1,7 +1,7 @@
 """All that the comparison of published systems is made from, as one row per system; and the record that the page reads.
 
-`Evidence.read` reads `results/` and `models/`; `comparison_record` is `results/comparison.json`, which
-`blastlens.published_systems` reads.
+`Evidence.read` reads `results/`; `comparison_record` is `results/comparison.json`, which `blastlens.published_systems`
+reads.
 """
 
 import functools
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blastlens.metrics import Interval
+from train.modeling_blastlens import OURS
 from train.recipe import Recipe
 from train.report.measured import RunSet, choose, donor_scores, leak, paired, scores
 from train.report.numbers import NOTHING, interval, verdict
@@ -24,10 +25,8 @@ from train.results import HONEST, LEVELS, Result, load_results
 # Rows beside the papers' systems: the ablation of MobileNet_M, and our own recipes.
 ABLATION = "mobilenet_m_plain"
 OWN = ("ours_cnmc2019", "ours_aria2021")
-# Without ImageNet weights: `train.modeling_blastlens.OURS`, whose import takes long. A test compares them.
-NETWORKS_OF_OURS = ("custom_cnn", "alnett")
 # These train in minutes to hours without a GPU; every other backbone needs one.
-SMALL = ("mobilenetv1_100", "mobilenetv2_100", *NETWORKS_OF_OURS)
+SMALL = ("mobilenetv1_100", "mobilenetv2_100", *OURS)
 SCHEMA = 1  # of the record
 
 
@@ -50,15 +49,12 @@ class SystemRow:
 
     @property
     def first_weights(self) -> str:
-        return "ImageNet" if first_weights(self.recipe) == "imagenet" else "random, as published"
+        return "random, as published" if self.recipe.backbone in OURS else "ImageNet"
 
     @property
     def measured(self) -> dict[str, RunSet]:
         """Its runs by level."""
-        return {level: runs for level in LEVELS if (runs := self.at(level))}
-
-    def at(self, level: str) -> RunSet | None:
-        return self.image if level == "image" else self.group
+        return {level: runs for level in LEVELS if (runs := getattr(self, level))}
 
     @functools.cached_property
     def leak(self) -> Interval | None:
@@ -71,18 +67,21 @@ class SystemRow:
             return "not measured: our recipes are measured group-disjoint only"
         return "not run yet" if self.recipe.backbone in SMALL else "not run yet: needs ImageNet weights and a GPU"
 
-    def score(self, level: str, name: str = "accuracy") -> Interval | None:
-        """What was measured."""
-        runs = self.at(level)
-        return scores(runs)[name] if runs else None
+    def score(self, level: str, name: str = "accuracy", label: str | None = None) -> Interval | None:
+        """What was measured, of one class if `label` is given."""
+        runs = self.measured.get(level)
+        if not runs:
+            return None
+        found = scores(runs)
+        return (found["per_class"][label] if label else found)[name]
 
-    def cell(self, level: str, name: str = "accuracy") -> str:
+    def cell(self, level: str, name: str = "accuracy", label: str | None = None) -> str:
         """The score in a table, with the number of folds where some are missing, or why there is none."""
-        runs = self.at(level)
+        runs = self.measured.get(level)
         if not runs:
             return self.missing(level)
         folds = "" if runs.complete else f", {len(runs.folds)} of {runs.first.folds} folds"
-        return interval(scores(runs)[name], missing=NOTHING) + folds
+        return interval(self.score(level, name, label), missing=NOTHING) + folds
 
     @property
     def changes(self) -> str:
@@ -99,11 +98,6 @@ def changes_of(run: Result, recipe: Recipe) -> str:
     return ", ".join(f"{key} {new} instead of {values[key]}" for key, new in run.changes.items()) or "nothing"
 
 
-def first_weights(recipe: Recipe) -> str:
-    """The published initialisation; architectures that timm lacks have no ImageNet weights."""
-    return "scratch" if recipe.backbone in NETWORKS_OF_OURS else "imagenet"
-
-
 @dataclass(frozen=True)
 class Evidence:
     """Everything that was recorded.
@@ -112,7 +106,6 @@ class Evidence:
         baselines: scores without a network by what is measured, by data set.
         latency: "machine" and "systems", or nothing.
         networks: "parameters" and "multiply_adds", by recipe.
-        probes: of `train.shortcut_probes`, of systems other than the bundled ones.
     """
 
     published: Publications
@@ -121,28 +114,26 @@ class Evidence:
     baselines: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     networks: Mapping[str, dict[str, int]] = field(default_factory=dict)
-    probes: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, results: Path) -> "Evidence":
         """Raises BlastlensError where a file is not what it should be."""
         published = Publications.load(results / "published.yaml")
-        baselines = {path.stem.removeprefix("baselines_"): path for path in results.glob("baselines_*.json")}
+        baselines = {path.stem.removeprefix("baselines_"): path for path in sorted(results.glob("baselines_*.json"))}
         return cls(
             published=published,
             results=tuple(load_results(results / "runs")),
             recipes={name: Recipe.load(name) for name in (*published.claims, ABLATION, *OWN)},
-            baselines={name: json.loads(path.read_text())["scores"] for name, path in sorted(baselines.items())},
+            baselines={name: json.loads(path.read_text())["scores"] for name, path in baselines.items()},
             latency=json.loads((results / "latency.json").read_text()),
             networks=json.loads((results / "networks.json").read_text()),
-            probes=tuple(json.loads(path.read_text()) for path in sorted(results.glob("probes/*.json"))),
         )
 
     @functools.cached_property
     def rows(self) -> tuple[SystemRow, ...]:
-        """Every system in the papers' order, run or not, then the ablation, then our recipes. Only runs from the
-        published first weights are shown."""
-        shown = choose(run for run in self.results if self.is_current(run))
+        """Every system in the papers' order, run or not, then the ablation, then our recipes. Only runs of the recipes
+        as committed (plus their recorded changes), from the published first weights, are shown."""
+        shown = choose(run for run in self.results if self._is_current(run))
         return tuple(
             SystemRow(
                 recipe,
@@ -153,10 +144,9 @@ class Evidence:
             for recipe in self.recipes.values()
         )
 
-    def is_current(self, run: Result) -> bool:
-        """Whether a run trained what the committed recipe and the run's changes say, from the published weights."""
+    def _is_current(self, run: Result) -> bool:
         recipe = self.recipes.get(run.system)
-        if recipe is None or run.initialisation != first_weights(recipe):
+        if recipe is None or run.initialisation != ("scratch" if recipe.backbone in OURS else "imagenet"):
             return False
         return recipe.changed(run.changes).digest == run.recipe_digest
 
@@ -166,24 +156,12 @@ class Evidence:
     def row(self, name: str) -> SystemRow:
         return next(row for row in self.rows if row.name == name)
 
-    @property
-    def not_shown(self) -> list[str]:
-        """Recorded runs that are in no table, in words."""
-        used = {id(run) for row in self.rows for runs in row.measured.values() for run in runs.runs}
-        return sorted(
-            f"{run.system}, {run.protocol}, seed {run.seed}, fold {run.fold}, {run.initialisation}, "
-            + (
-                f"changed: {changes_of(run, self.recipes[run.system])}"
-                if self.is_current(run)
-                else "with other first weights or an earlier recipe"
-            )
-            for run in self.results
-            if id(run) not in used
-        )
-
     def images_at_hand(self, dataset: str) -> int | None:
         """How many images of a data set the scores come from."""
         return max((r.first.dataset["images"] for row in self.of(dataset) for r in row.measured.values()), default=None)
+
+    def milliseconds(self, row: SystemRow) -> float | None:
+        return self.latency.get("systems", {}).get(row.name, {}).get("onnx_fp32_ms")
 
     def pairs(self, row: SystemRow) -> Counter[str]:
         """How many systems of its data set a system is better or worse than, group-disjoint, by paired differences in
@@ -209,7 +187,7 @@ def comparison_record(evidence: Evidence) -> str:
             name: {
                 "citation": paper.citation,
                 "protocol": paper.protocol,
-                "contradictions": list(paper.contradictions),
+                "contradictions": paper.contradictions,
                 "systems": list(paper.systems),
             }
             for name, paper in evidence.published.papers.items()
@@ -221,7 +199,7 @@ def comparison_record(evidence: Evidence) -> str:
 
 def _dataset(evidence: Evidence, name: str) -> dict[str, Any]:
     """Its title, labels, size, and what is reached without any network."""
-    first = next((runs for row in evidence.of(name) for runs in (row.group, row.image) if runs), None)
+    first = next((row.group or row.image for row in evidence.of(name) if row.measured), None)
     return {
         "title": evidence.published.datasets[name].title,
         "labels": list(first.first.label_names) if first else [],
@@ -241,7 +219,6 @@ def most_frequent_share(runs: RunSet) -> float:
 
 
 def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
-    time = evidence.latency.get("systems", {}).get(row.name, {})
     accuracy = row.claim.mean_accuracy
     return {
         "name": row.name,
@@ -264,24 +241,24 @@ def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
             "weighted_f1": [_numbers(scores(row.group, sigma)["weighted_f1"]) for sigma in row.group.sigmas],
         },
         "parameters": evidence.networks.get(row.name, {}).get("parameters"),
-        "milliseconds": time.get("onnx_fp32_ms"),
-        "times_mobilenetv1": time.get("times_mobilenetv1"),
+        "milliseconds": evidence.milliseconds(row),
+        "times_mobilenetv1": evidence.latency.get("systems", {}).get(row.name, {}).get("times_mobilenetv1"),
     }
 
 
 def _level(row: SystemRow, level: str) -> dict[str, Any]:
     """The scores without noise, and how they were measured; or, in words, why there are none."""
-    runs = row.at(level)
+    runs = row.measured.get(level)
     if not runs:
         return {"missing": row.missing(level)}
+    by_donor = donor_scores(runs)
     values = {name: scores(runs)[name] for name in ("accuracy", "weighted_f1", "macro_f1")}
-    by_donor = donors.summary() if (donors := donor_scores(runs)) else {}
-    values |= {name: by_donor[name] for name in ("auroc_per_donor", "specificity_per_donor") if name in by_donor}
+    values |= {name: by_donor[name] for name in ("auroc_per_donor", "specificity_per_donor") if by_donor}
     return {
         "protocol": runs.first.protocol,
         "folds": len(runs.folds),
         "of_folds": runs.first.folds,
-        "seeds": list(runs.seeds),
+        "seeds": runs.seeds,
         **{name: _numbers(value) for name, value in values.items()},
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from train.report.numbers import FILTERS, table
+from train.report.numbers import FILTERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,6 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"table": table}
     return environment
 
 

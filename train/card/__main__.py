@@ -1,7 +1,0 @@
-"""`python -m train.card`."""
-
-import sys
-
-from train.card import main
-
-sys.exit(main())
