@@ -5,7 +5,7 @@
 
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each is the input of a logistic
 regression with balanced classes. The recorded runs of our recipe for the data set are compared with each baseline image
-by image, and so are kept trials (`train.experiments keep`) of models that ship: what a network adds is a difference on
+by image, and so are earlier trials (results/tried) of models that ship: what a network adds is a difference on
 the same subjects, which two intervals side by side do not show.
 """
 

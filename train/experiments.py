@@ -1,7 +1,4 @@
-"""What was tried on the way to the shipped recipes: cross-validations side by side, from their recorded predictions.
-
-    python -m train.experiments keep runs/cv/NAME --data DIR     a trial's predictions -> results/tried/NAME
-    python -m train.experiments                                  all of them -> results/TRIED.md
+"""What was tried before `train.search`: cross-validations side by side, results/tried -> results/TRIED.md.
 
 All trials of a data set answer the same held-out images of the same groups, so each is compared with the shipped recipe
 image by image, and so is the same recipe without calibration. Choosing the best of several on the images that it
@@ -9,9 +6,6 @@ is then reported on is optimistic; `choice` says by how much: each fold is answe
 *other* folds.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +16,7 @@ import numpy as np
 from blastlens import bootstrap, metrics
 from blastlens.donor_metrics import DonorScores, difference
 from blastlens.errors import BlastlensError
-from blastlens.files import write_json
-from train.held_out import HeldOut, Recorded, calibrated, calibrated_without, cross_fitted, plain, runs_of
-from train.jobs import write_recipe
+from train.held_out import HeldOut, Recorded, calibrated, calibrated_without, cross_fitted, plain
 from train.recipe import Recipe
 from train.report.templates import filled
 from train.results import HONEST, RUNS, Result
@@ -208,38 +200,3 @@ def render() -> dict[str, str]:
         records[dataset] = plain(record)
     notes = (TRIED / "NOTES.md").read_text().strip()
     return {"TRIED.md": filled("TRIED", records=records, notes=notes, titles=TITLES, noisy=SHOWN[1:])}
-
-
-def keep(cv: Path, data: Path, seed: int, tried: Path = TRIED) -> Path:
-    """Record one seed of a cross-validation as a trial; returns its folder."""
-    runs, out = runs_of(cv, seed), tried / cv.name
-    for run in runs:
-        result = Result.of_run(run, data, len(runs), {})
-        write_json(out / f"fold{result.fold}.json", result.to_json() | {"system": cv.name})
-    write_recipe(out / "recipe.yaml", Recipe.from_dict(json.loads((runs[0] / "run.json").read_text())["recipe"]))
-    return out
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="train.experiments", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command")
-    keeping = commands.add_parser("keep", help="record a cross-validation as a trial")
-    keeping.add_argument("cv", type=Path, help="folder of train.crossval; its name becomes the trial's")
-    keeping.add_argument("--data", type=Path, required=True, help="its prepared dataset")
-    keeping.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "keep":
-            print(keep(arguments.cv, arguments.data, arguments.seed))
-            return 0
-        for name, text in render().items():
-            (TRIED.parent / name).write_text(text)
-            print(TRIED.parent / name)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

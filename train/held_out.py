@@ -151,7 +151,13 @@ class Recorded:
 
     def part(self, keys: set[tuple[int, int]]) -> "Recorded":
         """Only the runs of these (seed, fold)."""
-        chosen = np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)])
+        return self._of(np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)]))
+
+    def in_order(self) -> "Recorded":
+        """Sorted by repeat, fold and index."""
+        return self._of(np.lexsort((self.index, self.fold, self.repeat)))
+
+    def _of(self, chosen: np.ndarray) -> "Recorded":
         names = ("repeat", "fold", "index", "group", "sick")
         return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
 

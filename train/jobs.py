@@ -99,7 +99,8 @@ class Queue:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FAILURE).unlink(missing_ok=True)
-            write_recipe(folder / "recipe.yaml", job.recipe)
+            plain = json.loads(json.dumps(job.recipe.to_dict()))
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         weights = "scratch" if job.initialisation == "scratch" else self.weights
         arguments = [str(folder / "recipe.yaml"), "--data", self.data, "--weights", weights]
         arguments += ["--protocol", job.protocol, "--fold", str(job.fold), "--seed", str(job.seed)]
@@ -155,10 +156,6 @@ class Queue:
 def _counted(states: Sequence[str]) -> str:
     counts = Counter(state.partition(":")[0] for state in states)
     return ", ".join(f"{n} {state}" for state, n in counts.items())
-
-
-def write_recipe(path: Path, recipe: Recipe) -> None:
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False))
 
 
 def is_locked(path: Path) -> bool:

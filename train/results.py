@@ -11,7 +11,7 @@ import csv
 import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,32 @@ LEVELS = {"image": "image-level", "group": "group-disjoint"}  # of splits, in wo
 STEPS = 65535  # probabilities are stored in this many steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One finished run. N test images, S noise levels, C classes."""
+    """One finished run. N test images, S noise levels, C classes. Defaults are those of models without a network."""
 
     system: str  # the recipe's name
-    paper: str | None
+    paper: str | None = None
     recipe_digest: str  # of the recipe it ran with, see train.recipe
     changes: dict[str, Any]  # how that recipe differs from the committed one, e.g. {"epochs": 14}
     protocol: str
     fold: int
     folds: int  # how many the protocol has
     seed: int
-    initial_weights: str  # "random", or the file or Hub name of the ImageNet weights
+    initial_weights: str = "none"  # "random", or the file or Hub name of the ImageNet weights
     backbone: str
-    image_size: int
-    precision: str
-    device: str
+    image_size: int = 224
+    precision: str = "fp32"
+    device: str = "CPU"
     dataset: dict[str, Any]  # name, hash, images
     images: dict[str, int]  # train, val, test
     groups: dict[str, int]  # train, val, test: how many
     label_names: tuple[str, ...]
     parameters: int
-    multiply_adds: int  # of one image
-    epochs: int  # trained
+    multiply_adds: int = 0  # of one image
+    epochs: int = 0  # trained
     seconds: float
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     sigmas: tuple[float, ...]
     index: NDArray[np.int64]  # (N,) position in the data set's rows, which are sorted by file name
     label: NDArray[np.int64]  # (N,)
@@ -80,18 +80,14 @@ class Result:
     def groups_of_images(self) -> list[str]:
         return [self.group_names[i] for i in self.group]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for JSON; `Result.read` reads it back."""
+    def write(self, folder: Path = RUNS) -> Path:
+        """Write the run's file under its name in `folder`, completely or not at all."""
+        path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
         data = {"schema": SCHEMA} | self.__dict__
         for name in ("index", "label", "group"):
             data[name] = _pack(getattr(self, name))
         data["probabilities"] = _pack(np.rint(self.probabilities[:, :, :-1] * STEPS))
-        return data
-
-    def write(self, folder: Path = RUNS) -> Path:
-        """Write the run's file under its name in `folder`, completely or not at all."""
-        path = folder / result_name(self.system, self.protocol, self.initialisation, self.seed, self.fold)
-        write_json(path, self.to_json())
+        write_json(path, data)
         return path
 
     @classmethod

@@ -215,27 +215,19 @@ def fit_and_test(
     parts = {"train": split.train, "val": split.val, "test": split.test}
     return Result(
         system=name,
-        paper=None,
         recipe_digest=candidate.digest,
         changes=candidate.settings,
         protocol=split.protocol,
         fold=split.fold,
         folds=1 if split.protocol.startswith("group-leave-out") else folds,
         seed=split.seed,
-        initial_weights="none",
         backbone=candidate.backbone or "none",
-        image_size=224,
-        precision="fp32",
-        device="CPU",
         dataset={"name": "cnmc2019", "hash": cells.hash, "images": len(cells.rows)},
         images={part: len(members) for part, members in parts.items()},
         groups={part: len(set(cells.groups[list(members)])) for part, members in parts.items()},
         label_names=cells.label_names,
         parameters=numbers.shape[1] + 1,
-        multiply_adds=0,
-        epochs=0,
         seconds=round(time.time() - started, 2),
-        versions={},
         sigmas=(0.0,),
         index=test,
         label=cells.labels[test],
@@ -247,15 +239,11 @@ def fit_and_test(
 
 def averaged(members: Sequence[Recorded]) -> Recorded:
     """The mean of calibrated probabilities, on the runs and noise levels that all members have."""
-    keys = set.intersection(*(m.keys for m in members))
-    parts = [m.part(keys) for m in members]
-    order = [np.lexsort((p.index, p.fold, p.repeat)) for p in parts]
-    sigmas = tuple(s for s in parts[0].sigmas if all(s in p.sigmas for p in parts))
-    score = np.mean(
-        [[p.score[p.sigmas.index(s)][o] for s in sigmas] for p, o in zip(parts, order, strict=True)], axis=0
-    )
-    first = (getattr(parts[0], n)[order[0]] for n in ("repeat", "fold", "index", "group", "sick"))
-    return Recorded(sigmas, *first, score)
+    keys = set.intersection(*(member.keys for member in members))
+    parts = [member.part(keys).in_order() for member in members]
+    sigmas = tuple(s for s in parts[0].sigmas if all(s in part.sigmas for part in parts))
+    score = np.mean([[part.score[part.sigmas.index(s)] for s in sigmas] for part in parts], axis=0)
+    return replace(parts[0], sigmas=sigmas, score=score)
 
 
 def recorded(search: SearchPlan, protocol: str, results: Sequence[Result]) -> dict[str, Recorded]:

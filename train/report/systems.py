@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blastlens.metrics import Interval
+from train.held_out import plain
 from train.modeling_blastlens import OURS
 from train.recipe import Recipe
 from train.report.measured import RunSet, choose, donor_scores, leak, paired, scores
@@ -160,9 +161,6 @@ class Evidence:
         """How many images of a data set the scores come from."""
         return max((r.first.dataset["images"] for row in self.of(dataset) for r in row.measured.values()), default=None)
 
-    def milliseconds(self, row: SystemRow) -> float | None:
-        return self.latency.get("systems", {}).get(row.name, {}).get("onnx_fp32_ms")
-
     def pairs(self, row: SystemRow) -> Counter[str]:
         """How many systems of its data set a system is better or worse than, group-disjoint, by paired differences in
         accuracy; and of how many no difference was shown. Incomplete cross-validations are left out."""
@@ -184,17 +182,13 @@ def comparison_record(evidence: Evidence) -> str:
         "machine": evidence.latency.get("machine"),
         "datasets": {name: _dataset(evidence, name) for name in evidence.published.datasets},
         "papers": {
-            name: {
-                "citation": paper.citation,
-                "protocol": paper.protocol,
-                "contradictions": paper.contradictions,
-                "systems": list(paper.systems),
-            }
+            name: paper.model_dump(include={"citation", "protocol", "contradictions"})
+            | {"systems": list(paper.systems)}
             for name, paper in evidence.published.papers.items()
         },
         "systems": [_system(evidence, row) for row in evidence.rows if row.name != ABLATION],
     }
-    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _dataset(evidence: Evidence, name: str) -> dict[str, Any]:
@@ -205,11 +199,8 @@ def _dataset(evidence: Evidence, name: str) -> dict[str, Any]:
         "labels": list(first.first.label_names) if first else [],
         "images_published": evidence.published.datasets[name].images,
         "images_measured": evidence.images_at_hand(name),
-        "most_frequent_share": _rounded(most_frequent_share(first)) if first else None,
-        "without_network": {
-            what: _numbers(Interval(**values["weighted_f1"]))
-            for what, values in evidence.baselines.get(name, {}).items()
-        },
+        "most_frequent_share": most_frequent_share(first) if first else None,
+        "without_network": {what: values["weighted_f1"] for what, values in evidence.baselines.get(name, {}).items()},
     }
 
 
@@ -219,7 +210,7 @@ def most_frequent_share(runs: RunSet) -> float:
 
 
 def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
-    accuracy = row.claim.mean_accuracy
+    time = evidence.latency.get("systems", {}).get(row.name, {})
     return {
         "name": row.name,
         "title": row.title,
@@ -228,21 +219,21 @@ def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
         "first_weights": row.first_weights,
         "input_px": row.recipe.image_size,
         "claimed": {
-            "accuracy": None if accuracy is None else _rounded(accuracy),
+            "accuracy": row.claim.mean_accuracy,
             "accuracy_in_words": row.claim.accuracy_in_words,
             "f1_in_words": row.claim.f1_in_words,
         },
         **{level: _level(row, level) for level in LEVELS},
-        "leak": _numbers(row.leak),
+        "leak": row.leak,
         "changed": row.changes,
         "noise": row.group
         and {
-            "sigmas": list(row.group.sigmas),
-            "weighted_f1": [_numbers(scores(row.group, sigma)["weighted_f1"]) for sigma in row.group.sigmas],
+            "sigmas": row.group.sigmas,
+            "weighted_f1": [scores(row.group, sigma)["weighted_f1"] for sigma in row.group.sigmas],
         },
         "parameters": evidence.networks.get(row.name, {}).get("parameters"),
-        "milliseconds": evidence.milliseconds(row),
-        "times_mobilenetv1": evidence.latency.get("systems", {}).get(row.name, {}).get("times_mobilenetv1"),
+        "milliseconds": time.get("onnx_fp32_ms"),
+        "times_mobilenetv1": time.get("times_mobilenetv1"),
     }
 
 
@@ -259,15 +250,5 @@ def _level(row: SystemRow, level: str) -> dict[str, Any]:
         "folds": len(runs.folds),
         "of_folds": runs.first.folds,
         "seeds": runs.seeds,
-        **{name: _numbers(value) for name, value in values.items()},
+        **values,
     }
-
-
-def _numbers(value: Interval | None) -> dict[str, float] | None:
-    if value is None or np.isnan(value.value):
-        return None
-    return {name: _rounded(number) for name, number in vars(value).items()}
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 5)
