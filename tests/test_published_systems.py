@@ -19,43 +19,28 @@ SHARED = {"mobilenetv1_100", "mobilenetv2_100"}
 
 @pytest.fixture(scope="session")
 def real_handful(data_dir, tmp_path_factory) -> Path:
-    """A dozen real images of each data set, every group and label several times, as a prepared dataset."""
+    """A dozen real images of each data set, three groups of each label, as a prepared dataset."""
     parent = tmp_path_factory.mktemp("handful")
-    prepare_cells(data_dir / "cnmc2019", parent / "cnmc2019")
-    prepare_fields(data_dir / "aria2021", parent / "aria2021")
-    return parent
-
-
-def prepare_cells(source: Path, out: Path) -> None:
-    rows = load_rows(source)
-    chosen = []
+    cells = []
+    rows = [row for row in load_rows(data_dir / "cnmc2019") if row.fold == "fold_0"]
     for label in ("ALL", "HEM"):
-        groups = sorted({row.group for row in rows if row.label == label and row.fold == "fold_0"})[:3]
-        for group in groups:
-            chosen += [row for row in rows if row.group == group and row.fold == "fold_0"][:3]
-    write(source, out, [(row.file_name, row.label, row.group, row.sha256) for row in chosen])
-
-
-def prepare_fields(source: Path, out: Path) -> None:
-    chosen = []
+        for group in sorted({row.group for row in rows if row.label == label})[:3]:
+            of_group = [row for row in rows if row.group == group][:3]
+            cells += [(data_dir / "cnmc2019" / row.file_name, label, group) for row in of_group]
+    fields = []
+    files = sorted((data_dir / "aria2021").rglob("*.jpg"))
     for label in ("Benign", "Early", "Pre", "Pro"):
-        files = sorted(path for path in source.rglob("*.jpg") if path.parent.name == label)
-        for group, start in enumerate((0, 40, 80)):
-            chosen += [
-                (p.relative_to(source).as_posix(), label, f"{label}{group}", "") for p in files[start : start + 2]
-            ]
-    write(source, out, chosen)
-
-
-def write(source: Path, out: Path, rows: list[tuple[str, str, str, str]]) -> None:
-    out.mkdir()
-    with (out / "metadata.csv").open("w", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(["file_name", "label", "subject", "group", "fold", "sha256_of_original_image"])
-        for number, (file, label, group, sha256) in enumerate(rows):
-            name = f"{number}{Path(file).suffix}"
-            shutil.copy(source / file, out / name)
-            table.writerow([name, label, group, group, "fold_0", sha256 or f"{number:064x}"])
+        mine = [file for file in files if file.parent.name == label]
+        fields += [(mine[40 * k + i], label, f"{label}{k}") for k in range(3) for i in range(2)]
+    for name, chosen in (("cnmc2019", cells), ("aria2021", fields)):
+        (parent / name).mkdir()
+        with (parent / name / "metadata.csv").open("w", newline="") as handle:
+            table = csv.writer(handle)
+            table.writerow(["file_name", "label", "subject", "group", "fold", "sha256_of_original_image"])
+            for number, (file, label, group) in enumerate(chosen):
+                shutil.copy(file, parent / name / f"{number}{file.suffix}")
+                table.writerow([f"{number}{file.suffix}", label, group, group, "fold_0", f"{number:064x}"])
+    return parent
 
 
 @pytest.mark.data

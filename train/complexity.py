@@ -41,16 +41,13 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2  # torch counts the multiplication and the addition as two
 
 
-def of_recipe(recipe: Recipe) -> dict[str, int]:
-    """`parameters` and `multiply_adds` of a recipe's network, at the recipe's own image size."""
-    network = create_network(recipe, len(DATASETS[recipe.dataset].labels), "scratch")
-    return {"parameters": count_parameters(network), "multiply_adds": multiply_adds(network, recipe.image_size)}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     (out,) = sys.argv[1:] if argv is None else argv
-    recipes = [Recipe.load(path.stem) for path in sorted(RECIPES.glob("*.yaml"))]
-    record = {recipe.name: of_recipe(recipe) for recipe in recipes}
+    record = {}
+    for recipe in (Recipe.load(path.stem) for path in sorted(RECIPES.glob("*.yaml"))):
+        network = create_network(recipe, len(DATASETS[recipe.dataset].labels), "scratch")
+        sizes = {"parameters": count_parameters(network), "multiply_adds": multiply_adds(network, recipe.image_size)}
+        record[recipe.name] = sizes
     write_json(Path(out), record)
     return 0
 

@@ -32,19 +32,20 @@ class Claim(_Entry):
 
     accuracy: Share | None = None
     accuracy_by_fold: ByFold | None = None
-    train_accuracy: Share | None = None
     macro_f1: Share | None = None
     precision: Share | None = None
     recall: Share | None = None
     f1: Share | None = None  # the paper does not say how classes are averaged
-    per_class_f1: dict[str, Share] = {}
     parameters: Positive | None = None
+    noise: tuple[NoiseClaim, ...] = ()
+    printed: dict[Literal["accuracy", "f1"], Text] = {}  # in words instead of a number
+    # Not compared with ours.
+    train_accuracy: Share | None = None
+    per_class_f1: dict[str, Share] = {}
     megabytes: Positive | None = None
     milliseconds: dict[str, Positive] = {}  # by machine
     epochs: Annotated[int, Field(gt=0)] | None = None
-    noise: tuple[NoiseClaim, ...] = ()
-    ablation: dict[str, Any] = {}  # not compared with ours
-    printed: dict[Literal["accuracy", "f1"], Text] = {}  # in words instead of a number
+    ablation: dict[str, Any] = {}
 
     @property
     def mean_accuracy(self) -> float | None:
