@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from mimetypes import guess_type
 from pathlib import Path
@@ -15,8 +16,10 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from blastlens.external_result import NOT_VALIDATED
+from blastlens.model_folder import ModelFolder, bundled_root
 from blastlens.predictions import DISCLAIMER
 from blastlens.synthetic_images import synthetic_image
+from blastlens.ui.model_registry import described
 
 # What every answer says of its origin; list_models says it of each model.
 CARRIED = {"model_id", "revision", "sigma", "warnings", "disclaimer"}
@@ -63,7 +66,7 @@ def by_client(demo_address, files):
 
 @pytest.fixture(scope="module")
 def by_mcp(demo_address, files):
-    """The tools on offer, and the answer of each to the same requests."""
+    """The answers of the tools to the same requests."""
 
     async def ask():
         async with (
@@ -71,13 +74,12 @@ def by_mcp(demo_address, files):
             ClientSession(read, write) as session,
         ):
             await session.initialize()
-            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             answers = {}
             for name, arguments in requests(files, as_uri).items():
                 result = await session.call_tool(name, arguments)
                 assert not result.isError, result.content
                 answers[name] = ast.literal_eval(result.content[0].text)  # as Gradio writes it
-            return tools, answers
+            return answers
 
     return asyncio.run(ask())
 
@@ -85,7 +87,7 @@ def by_mcp(demo_address, files):
 @pytest.mark.parametrize("name", requests(Path(), str))
 def test_gradio_client_and_mcp_give_the_same_result(name, by_client, by_mcp):
     answer = by_client[name]
-    assert without_names(answer) == without_names(by_mcp[1][name])
+    assert without_names(answer) == without_names(by_mcp[name])
     for one in answer["models"] if name == "list_models" else [answer]:
         assert CARRIED - ({"sigma", "warnings"} if name == "list_models" else set()) <= set(one | answer)
     assert answer["disclaimer"] == DISCLAIMER
@@ -99,6 +101,22 @@ def test_the_first_warning_is_the_external_validation(by_client):
         assert (one["prevalence"], one["warnings"]) == (None, [])
 
 
+def test_list_models_has_the_group_disjoint_figure_as_headline(by_client):
+    assert all(one["headline"] is None for one in by_client["list_models"]["models"])  # they were never measured
+    folder = ModelFolder.load(bundled_root() / "mobilenetv1-cnmc2019")
+    answer, measured = described(folder), folder.metrics["headline"]
+    assert answer["size_bytes"]["fp32"] > answer["size_bytes"]["int8"] > 0
+    assert answer["labels"] == {"ALL": "leukemic B-lymphoblast", "HEM": "normal B-lymphoid precursor"}
+    assert answer["headline"] == {
+        "score": "AUROC per donor",
+        **measured["auroc_per_donor"],
+        "protocol": measured["protocol"],
+        "measured_on": "cells of subjects that are not in its training data",
+    }
+    by_image = folder.metrics | {"headline": measured | {"protocol": "image-80-10-10"}}
+    assert described(replace(folder, metrics=by_image))["headline"]["measured_on"].startswith("image-level")
+
+
 def test_a_prevalence_is_refused_by_a_model_that_states_none(demo_address, files):
     client, cell = Client(demo_address, verbose=False), handle_file(files / "cell.png")
     for name, image in (("classify", cell), ("noise_curve", cell), ("score_images", [cell])):
@@ -110,15 +128,6 @@ def test_results_for_images_have_domain_label_set_flag_and_suggestion(by_client)
     for answer in (by_client["classify"], *by_client["score_images"]["images"]):
         # Nothing was measured of the small models that this page serves.
         assert {name: answer[name] for name in JUDGED} == dict.fromkeys(JUDGED)
-
-
-def test_the_tools_are_the_endpoints_with_described_arguments(by_mcp):
-    tools, answers = by_mcp
-    assert set(tools) == set(answers)
-    for tool in tools.values():
-        assert "not a medical device" in tool.description
-        for name, schema in tool.inputSchema["properties"].items():
-            assert len(schema.get("description", "")) > 10, f"{tool.name} {name}"
 
 
 def without_names(value):

@@ -40,7 +40,7 @@ STATE, STOP, STATUS, ABOUT, PATIENTS, IMAGES, PATIENTS_CSV, IMAGES_CSV = range(8
 def shelf():
     folders = [shared_model_folder("cell"), shared_model_folder("field")]
     classifiers = {one.name: Classifier.from_pretrained(one) for one in folders}
-    return Shelf(classifiers, dict.fromkeys(classifiers, ()))
+    return Shelf(classifiers)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -62,12 +62,13 @@ def claimed(environment):
 
 
 @pytest.mark.slow
-def test_the_folder_is_private_used_by_all_of_gradio_and_gone_at_the_end():
-    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
-    folder, rights, *used = claimed(environment)
-    assert rights == "700"
+def test_the_folder_is_private_inside_a_configured_one_used_by_all_of_gradio_and_gone_at_the_end(tmp_path):
+    """All of the folder is served and swept, so it never is one that may hold whatever else the operator keeps."""
+    (tmp_path / "the-operator-s").write_text("x")
+    folder, rights, *used = claimed(os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)})
     assert used == [folder, folder]
-    assert not Path(folder).exists()
+    assert Path(folder).is_relative_to(tmp_path) and rights == "700"
+    assert [file.name for file in tmp_path.iterdir()] == ["the-operator-s"]
 
 
 @pytest.mark.slow
@@ -85,16 +86,6 @@ def test_folders_of_killed_processes_are_deleted(tmp_path):
         claimed(environment)
         assert [folder.exists() for folder in folders] == [False, True]
         living.communicate("\n")
-
-
-@pytest.mark.slow
-def test_uploads_have_their_own_folder_inside_a_configured_one(tmp_path):
-    """All of the folder would be handed out, and swept: it may hold whatever else the operator keeps there."""
-    (tmp_path / "the-operator-s").write_text("x")
-    folder, rights, *used = claimed(os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)})
-    assert used == [folder, folder]
-    assert Path(folder).is_relative_to(tmp_path) and rights == "700"
-    assert [file.name for file in tmp_path.iterdir()] == ["the-operator-s"]
 
 
 @pytest.mark.slow

@@ -18,9 +18,8 @@ from blastlens import BlastlensError, Classifier, serving
 from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
 from blastlens.serving import Wanted, begin, serve, wanted
 from blastlens.ui import build
-from blastlens.ui.code_snippets import Origin, described
-from blastlens.ui.examples import examples_for
-from blastlens.ui.model_registry import Shelf
+from blastlens.ui.code_snippets import LOCAL, snippets_markdown
+from blastlens.ui.model_registry import Shelf, described
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -122,7 +121,7 @@ def test_if_the_hub_fails_the_copy_gives_the_same_predictions_and_the_notice_say
     assert folder.path == published.copy
     assert one.classifier.predict(blobs(0)) == expected  # model id and revision, too
     assert described(folder, one.notice)["warnings"] == [one.notice]
-    assert Origin.of(folder).name == "owner/cells" and Origin.of(folder).revision == published.revision
+    assert f'"owner/cells",\n    revision="{published.revision}"' in snippets_markdown(folder, LOCAL)
 
 
 def test_without_hub_and_copy_the_error_names_both(hub, published):
@@ -177,7 +176,7 @@ def test_two_models_of_one_name_and_none_at_all_are_rejected(tmp_path):
 def shelf():
     folders = [shared_model_folder("cell"), shared_model_folder("field")]
     classifiers = {folder.name: Classifier.from_pretrained(folder) for folder in folders}
-    return Shelf(classifiers, {name: examples_for(c.label_names, None) for name, c in classifiers.items()})
+    return Shelf(classifiers)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +192,7 @@ def test_the_page_opens_no_model_but_those_on_offer(hub, shelf, model):
 
 def test_an_id_on_offer_with_its_revision_is_the_model_on_offer():
     classifier = Classifier(ModelFolder.load(shared_model_folder("cell"), "who/cells", COMMIT))
-    shelf = Shelf({"who/cells": classifier}, {"who/cells": ()})
+    shelf = Shelf({"who/cells": classifier})
     assert shelf.classifier(f"who/cells@{COMMIT}") is classifier is shelf.classifier("who/cells")
 
 

@@ -27,7 +27,7 @@ CELL, FIELD = "tiny-cell", "tiny-field"
 @pytest.fixture(scope="module")
 def shelf():
     classifiers = [Classifier.from_pretrained(shared_model_folder(kind)) for kind in ("cell", "field")]
-    return Shelf({c.folder.model_id: c for c in classifiers}, {CELL: (), FIELD: ()})
+    return Shelf({c.folder.model_id: c for c in classifiers})
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_real_cells_are_scored_by_the_bundled_model(data_dir, tmp_path, monkeypa
     assert "mobilenetv1-cnmc2019" in bundled_models()
     classifier = Classifier.from_pretrained("mobilenetv1-cnmc2019")
     zip_of_cells(data_dir, tmp_path / "cells.zip")
-    tab = ValidationTab(Shelf({classifier.folder.model_id: classifier}, {}), SimpleNamespace())
+    tab = ValidationTab(Shelf({classifier.folder.model_id: classifier}), SimpleNamespace())
     answer = tab.answer({"path": str(tmp_path / "cells.zip")}, "")
     assert (answer["images"], answer["people"]) == (24, 6)
     # These are training images, which the answer must say.

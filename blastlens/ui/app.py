@@ -15,19 +15,27 @@ from ..dataset_info import DATASETS
 from ..predictions import DISCLAIMER
 from ..serving import Loading, Wanted, begin, serve
 from . import about, code_snippets, comparison, folder, single_image, trust, validation
-from .examples import examples_for
 from .links import TABS
-from .model_registry import Shelf
+from .model_registry import Shelf, add_endpoint
 from .server import CONCURRENCY, MAX_FILE_SIZE, MAX_WAITING, Page, Shield, extend_gradio, stored_mb
 from .theme import THEME
 from .words import facts
 
+OTHER_TABS = {
+    "folder": folder,
+    "slides": validation,
+    "trust": trust,
+    "compared": comparison,
+    "code": code_snippets,
+    "about": about,
+}
 HERE = Path(__file__).parent
 LOGO = HERE / "logo.svg"
 
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css_paths": sorted(HERE.glob("*.css")),
+    "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(LOGO),
     "footer_links": ["api", "settings"],
     "max_file_size": MAX_FILE_SIZE,
@@ -40,27 +48,13 @@ LAUNCH: dict[str, Any] = {
 # Gradio works its statistics of calls out anew after each request, although monitoring is disabled.
 os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
 
-# The open tab is part of the address, so that a link restores it. `gr.Tabs.select` would also report the tab that is
-# open at first, and overwrite the one of the link.
-REMEMBER_TAB = """() => document.addEventListener("click", event => {
-  const tab = event.target.closest("[role=tab][data-tab-id]"), here = new URL(location);
-  if (!tab) return;
-  here.searchParams.set("tab", tab.dataset.tabId);
-  document.title = `${tab.innerText} · blastlens`;
-  history.replaceState(history.state, "", here);
-})"""
 
-
-def build(
-    models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None = None,
-    data: Path | None = None,
-) -> gr.Blocks:
+def build(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None = None) -> gr.Blocks:
     """Build the page.
 
     Args:
         models: to offer, as `Classifier.from_pretrained` takes them or as `serving.begin` returns them; by default
             `serving.wanted`.
-        data: folder of data sets whose images are offered beside the synthetic ones; by default BLASTLENS_DATA.
 
     Raises:
         BlastlensError: no model to offer, one that cannot be served, or an invalid limit in the environment.
@@ -68,36 +62,27 @@ def build(
     stored_mb()  # an invalid value is refused now rather than at the launch
     extend_gradio()
     schedule = temp_files.every_s(), temp_files.keep_s()
-    shelf = _shelf(models, data)
+    shelf = _shelf(models)
     with Page(title="blastlens", analytics_enabled=False, delete_cache=schedule) as demo:
         gr.HTML(_masthead())
         if shelf.notices:
             gr.HTML(_notices(shelf.notices))
         with gr.Group():
             model = gr.Radio(
-                shelf.choices,
+                [(title, name) for name, title in shelf.titles.items()],
                 value=shelf.first.folder.model_id,
                 label="Model",
                 elem_classes="models",
             )
             shown = gr.HTML(facts(shelf.first.folder), padding=True)
         with gr.Tabs(elem_classes="tabs") as tabs:
-            with gr.Tab("Single image", id="try"):
+            with gr.Tab(TABS["try"], id="try"):
                 single_image.build(shelf, demo, model, shown)
-            with gr.Tab("Folder or patient", id="folder"):
-                folder.build(shelf, model)
-            with gr.Tab("Validate on your data", id="slides"):
-                validation.build(shelf, model)
-            with gr.Tab("Reliability", id="trust"):
-                trust.build(shelf, model)
-            with gr.Tab("Compare systems", id="compared"):
-                comparison.build(shelf, model)
-            with gr.Tab("Code", id="code"):
-                code_snippets.build(shelf, model)
-            with gr.Tab("About", id="about"):
-                about.build(shelf, model)
+            for name, module in OTHER_TABS.items():
+                with gr.Tab(TABS[name], id=name):
+                    module.build(shelf, model)
+        add_endpoint(shelf)
         gr.HTML(_fineprint())
-        demo.load(None, js=REMEMBER_TAB)
         demo.load(_open_tab, None, tabs, show_progress="hidden", api_visibility="private")
     return demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False)
 
@@ -124,18 +109,14 @@ def forget(demo: gr.Blocks, older_than: float) -> None:
     single_image.forget()
 
 
-def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None, data: Path | None) -> Shelf:
+def _shelf(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None) -> Shelf:
     given = begin() if models is None else models
-    wanted = [m if isinstance(m, Wanted | Loading) else Wanted(os.fspath(m)) for m in given]
-    if data is None and os.environ.get("BLASTLENS_DATA"):
-        data = Path(os.environ["BLASTLENS_DATA"])
+    wanted = [one if isinstance(one, Wanted | Loading) else Wanted(os.fspath(one)) for one in given]
     served = {one.classifier.folder.model_id: one for one in serve(wanted)}
-    labels_of = {name: one.classifier.label_names for name, one in served.items()}
-    by_labels = {labels: examples_for(labels, data) for labels in set(labels_of.values())}
     return Shelf(
         classifiers={name: one.classifier for name, one in served.items()},
-        examples={name: by_labels[labels] for name, labels in labels_of.items()},
         notices={name: one.notice for name, one in served.items() if one.notice},
+        data=Path(os.environ["BLASTLENS_DATA"]) if os.environ.get("BLASTLENS_DATA") else None,
     )
 
 

@@ -10,6 +10,8 @@ from gradio.utils import get_function_description
 from ..errors import BlastlensError
 
 One = TypeVar("One")
+# Events of the page itself: not part of the API, and without Gradio's conversion of their inputs.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 # Runs over many images take minutes: one at a time, from the page and the API together.
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "many images", "concurrency_limit": 1}
 # What these marks stand for in the docstrings of endpoints.

@@ -5,7 +5,6 @@ Limits per client, on the rate and duration of requests, are the task of a proxy
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 import re
@@ -42,7 +41,6 @@ CONCURRENCY = 2  # requests of each kind that run at a time
 
 FAILED = "This request failed because of an error of the page; try again, or with another file."
 NOT_UPLOADED = "This file was not uploaded here; upload it first."
-NO_ADDRESSES = "Files are not fetched from addresses; upload the file, or send it as a data: URI."
 BUSY = f"This page is busy: {MAX_WAITING} requests are waiting. Try again in a minute."
 FULL = "This page has no room for more files; old files are deleted soon, so try again later."
 
@@ -66,6 +64,8 @@ _OPEN = tuple(
     )
 )
 _CACHED = re.compile(r"/(assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/pwa_icon|/robots\.txt")
+# DNS rebinding needs a name, so addresses (digits, or with a colon) are fine.
+_LOCAL_NAME = re.compile(r"(.+\.)?localhost|[\d.]+|.*:.*")
 # Gradio's page has inline scripts and styles, and compiles the scripts of components.
 _PAGE_POLICY = "; ".join(
     (
@@ -256,18 +256,22 @@ def stored_mb() -> int:
     return temp_files.number("BLASTLENS_STORE_MB", 10_000, 10, 100_000_000)
 
 
+def local_path(place: str) -> str:
+    """The path of an upload, from its path or its address.
+
+    Raises:
+        BlastlensError: any other address.
+    """
+    if _FILE in place:
+        return unquote(place.partition(_FILE)[2])
+    if is_http_url_like(place):
+        raise BlastlensError("Files are not fetched from addresses; upload the file, or send it as a data: URI.")
+    return place
+
+
 def _without_addresses(inputs: Any) -> Any:
-    """Inputs in which the address of an upload is its path; raises gr.Error for any other address."""
-
-    def local(file: dict[str, Any]) -> dict[str, Any]:
-        if not is_http_url_like(file["path"]):
-            return file
-        path = unquote(file["path"].partition(_FILE)[2])
-        if not path:
-            raise _Refusal(NO_ADDRESSES)
-        return {**file, "path": path}
-
-    return traverse(inputs, local, is_file_obj_with_meta)
+    """Inputs in which the addresses of uploads are their paths; any other address is refused."""
+    return traverse(inputs, lambda file: {**file, "path": local_path(file["path"])}, is_file_obj_with_meta)
 
 
 def _described(error: Exception) -> str:
@@ -281,21 +285,9 @@ def _described(error: Exception) -> str:
 
 def _is_rebound(scope: Scope, headers: Headers, known: frozenset[str]) -> bool:
     """Whether a page on the loopback is addressed by an unknown host name, as in DNS rebinding."""
-    name = (urlsplit(f"//{headers.get('host', '')}").hostname or "").lower()
-    if not _is_loopback((scope.get("server") or ("",))[0]) or name == "localhost" or name in known:
-        return False
-    return not name.endswith(".localhost") and not _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
-
-
-def _is_loopback(name: str) -> bool:
-    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+    server, name = (scope.get("server") or ("",))[0], urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    local = server == "::1" or server.startswith("127.")
+    return local and name not in known and not _LOCAL_NAME.fullmatch(name)
 
 
 def _path(scope: Scope) -> str:

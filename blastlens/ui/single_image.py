@@ -17,8 +17,9 @@ from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..noise import checked_seed
 from ..predictions import Curve, Prediction
-from .examples import Example
-from .links import Scene, name_of, read_scene
+from .endpoints import QUIET
+from .examples import Example, original_of
+from .links import Scene, read_scene
 from .model_registry import Shelf
 from .pictures import figure, heat_overlay
 from .single_image_endpoints import add_endpoints, seeds_from
@@ -32,34 +33,26 @@ from .single_image_html import (
     warnings_html,
 )
 from .uploads import path_of
-from .words import by_family, facts, label_text
+from .words import NOISE, by_family, facts, label_text, unit_text
 
 # An uploaded file as Gradio passes it with `preprocess=False`. Otherwise gr.Image would open the file first: it
 # re-encodes some files, and fails on others with messages of its own.
 Upload = dict[str, Any] | None
-# What an answer changes: the view, the activation map, the label, the text below it, the button of the suggested model
-# and the link.
-Shown = tuple[str, str, dict[str, Any], str, Any, str]
 # Noise patterns that the curve averages: the spread shows how far a prediction depends on the one it got.
 PATTERNS = 4
-NOISE = "gaussian_noise"
-# An image of 50 megapixels takes most of a gigabyte while it is decoded, and previews do not wait in the queue.
-_DECODING = threading.BoundedSemaphore(2)
 # Further previews at the same time are skipped, so that they do not take all threads; the next one follows at once.
 _PREVIEWS = threading.BoundedSemaphore(2)
+_OPEN_IN = "Fits another model: open in "
+_NO_VIEW, _NO_MAP, _NO_CURVE = (
+    f'<div class="nothing">{text}</div>'
+    for text in (
+        "Upload or paste an image, or pick an example, to see what the model sees.",
+        "Activation map",
+        "Prediction by level of corruption",
+    )
+)
 
-# What Gradio does not offer: a release of its slider by keyboard, pasting by keyboard anywhere on the tab, and keeping
-# the link to the view in the address bar.
-RELEASE_BY_KEYBOARD = """() => document.addEventListener("keyup", event => {
-  if (event.target.matches?.("input[type=range], input[type=number]") && /^(Arrow|Page|Home|End|Enter)/.test(event.key))
-    event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
-})"""
-PASTE_BY_KEYBOARD = """() => document.addEventListener("paste", event => {
-  const files = event.clipboardData?.files, input = document.querySelector(".given input[type=file]");
-  if (!files?.length || !input?.closest(".block").checkVisibility()) return;
-  input.files = files;
-  input.dispatchEvent(new Event("change", {bubbles: true}));
-})"""
+# Gradio does not keep the link to the view in the address bar.
 LINK_IN_ADDRESS_BAR = """watch("value", () => {
   const link = element.querySelector("a"), here = new URL(location);
   if (!link) return;
@@ -67,7 +60,6 @@ LINK_IN_ADDRESS_BAR = """watch("value", () => {
     value ? here.searchParams.set(name, value) : here.searchParams.delete(name);
   history.replaceState(history.state, "", here);
 })"""
-MOVE_CUT = 'element.addEventListener("input", event => element.style.setProperty("--cut", event.target.value + "%"))'
 
 
 @dataclass(frozen=True)
@@ -76,13 +68,15 @@ class SingleImageTab:
 
     shelf: Shelf
 
-    def answer(self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0) -> Shown:
-        """Everything but the curve."""
+    def answer(
+        self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0
+    ) -> tuple[Any, ...]:
+        """The view, activation map, prediction, text below it, button of the suggested model, and link."""
         if image is None:
             return _empty()
         try:
             classifier, change = self.shelf.classifier(model), Corruption(kind, level)
-            path, prevalence = self._path(image, classifier), _prevalence(classifier, share)
+            path, prevalence = _existing(image), _prevalence(classifier, share)
             start = time.perf_counter()
             prediction = classifier.predict(path, seed=seed, corruption=change, prevalence=prevalence)
             seconds = time.perf_counter() - start
@@ -93,13 +87,12 @@ class SingleImageTab:
         except BlastlensError as error:
             return _empty(error_html(str(error)))
         folder, example = classifier.folder, self._example(path, classifier)
-        suggested = next((title for title, name in self.shelf.choices if name == prediction.suggestion), None)
+        suggested = self.shelf.titles.get(prediction.suggestion or "")
         details = (
             decision_html(prediction, folder.metrics.get("calibration")),
-            warnings_html(prediction, suggested),
+            warnings_html(prediction),
             notes_html(prediction, change, untouched, example, seconds),
         )
-        scene = Scene(folder.model_id, name_of(example) if example else "", change, seed)
         return (
             view_html(clean, changed, change),
             _activation_map(classifier, changed, prediction.label),
@@ -108,16 +101,16 @@ class SingleImageTab:
                 rejected=prediction.in_domain is False,
             ),
             f'<div class="notes">{"".join(details)}</div>',
-            gr.Button(f"{_OPEN_IN}{suggested}" if suggested else "", visible=bool(suggested)),
-            link_html(scene),
+            gr.Button(f"{_OPEN_IN}{suggested}", visible=bool(suggested)),
+            link_html(Scene(folder.model_id, example.name if example else "", change, seed)),
         )
 
     def curve(self, image: Upload, model: str, kind: str, level: float, seed: int, share: float = 0) -> str:
         """The prediction at every level of the kind, as a chart; empty if there is nothing to draw."""
         try:
             classifier, change = self.shelf.classifier(model), Corruption(kind, level)
-            path, prevalence = self._path(image, classifier), _prevalence(classifier, share)
-            return curve_html(_curve(classifier, path, kind, checked_seed(seed), prevalence), change.level)
+            prevalence = _prevalence(classifier, share)
+            return curve_html(_curve(classifier, _existing(image), kind, checked_seed(seed), prevalence), change.level)
         except BlastlensError:
             return _NO_CURVE  # `answer` shows the error
 
@@ -129,7 +122,7 @@ class SingleImageTab:
             return gr.skip(), gr.skip()
         try:
             classifier, change = self.shelf.classifier(model), Corruption(kind, level)
-            clean = _pixels(classifier, self._path(image, classifier))
+            clean = _pixels(classifier, _existing(image))
             view = view_html(clean, change.apply(clean, checked_seed(seed)), change)
             return view, self.curve(image, model, kind, level, seed, share)
         except BlastlensError:
@@ -144,26 +137,23 @@ class SingleImageTab:
             gr.Warning(escape(remark), duration=None)
         classifier, change = self.shelf.classifier(scene.model), scene.change
         examples = self.shelf.examples_of(classifier)
-        path = next((str(one.path) for one in examples if name_of(one) == scene.example), None)
-        about = facts(classifier.folder)
-        thumbnails, share = _thumbnails(examples), _share_of(classifier)
-        return scene.model, about, thumbnails, change.kind, *_controls(change), scene.seed, share, path
+        path = next((str(one.path) for one in examples if one.name == scene.example), None)
+        about, share = facts(classifier.folder), _share_of(classifier)
+        return scene.model, about, _thumbnails(examples), change.kind, *_controls(change), scene.seed, share, path
 
     def pick(self, model: str, event: gr.SelectData) -> str:
         """A click on an example."""
-        examples = self.shelf.examples_of(self.shelf.classifier(model))
-        return str(examples[event.index].path)
+        return str(self.shelf.examples_of(self.shelf.classifier(model))[event.index].path)
 
     def switch(self, image: Upload, model: str) -> tuple[Any, ...]:
         """Another model: an uploaded image stays, an example is replaced by one of that model's own."""
         classifier = self.shelf.classifier(model)
         offered = self.shelf.examples_of(classifier)
-        others = {one.path.name for examples in self.shelf.examples.values() for one in examples}
         try:
             path = path_of(image) if image else None
         except BlastlensError:  # a request that names a file that was not uploaded
             path = None
-        if path and offered and Path(path).name in others - {one.path.name for one in offered}:
+        if path and offered and original_of(path) and not self._example(path, classifier):
             path = str(offered[0].path)
         return facts(classifier.folder), _thumbnails(offered), path, _share_of(classifier)
 
@@ -171,22 +161,12 @@ class SingleImageTab:
         """The controls of another kind of corruption, at the level that changes nothing."""
         return _controls(Corruption.neutral(kind))
 
-    def suggested(self, button: str) -> str:
-        """The model that the button of the suggested model opens."""
-        return next((name for title, name in self.shelf.choices if button == f"{_OPEN_IN}{title}"), gr.skip())
-
-    def _path(self, image: Upload, classifier: Classifier) -> str:
-        path = path_of(image)
-        if Path(path).is_file():
-            return path
-        # Uploads are deleted within the hour, and Gradio's copies of the examples with them.
-        example = self._example(path, classifier)
-        if example is None:
-            raise BlastlensError("This image has been deleted; please upload it again.")
-        return str(example.path)
-
     def _example(self, path: str, classifier: Classifier) -> Example | None:
         return next((one for one in self.shelf.examples_of(classifier) if one.path.name == Path(path).name), None)
+
+    def suggested(self, button: str) -> str:
+        """The model that the button of the suggested model opens."""
+        return {f"{_OPEN_IN}{title}": name for name, title in self.shelf.titles.items()}.get(button, gr.skip())
 
 
 def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> None:
@@ -199,39 +179,8 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
     """
     tab = SingleImageTab(shelf)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=280), gr.Group():
-            image = gr.Image(
-                label="Your image",
-                type="filepath",
-                sources=["upload", "clipboard"],
-                buttons=["fullscreen"],
-                height=170,
-                # No alternative text: the model's view beside it has one, and shows files that a browser cannot.
-                placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
-                elem_classes="given",
-            )
-            gr.HTML(_about_examples(shelf), padding=True)
-            examples = gr.Gallery(
-                label="Examples",
-                show_label=False,
-                columns=3,
-                height="auto",
-                allow_preview=False,
-                buttons=[],
-                interactive=False,
-                elem_classes="examples",
-            )
-        with gr.Column(scale=8, min_width=300), gr.Group():
-            view = gr.HTML(_NO_VIEW, padding=True, js_on_load=MOVE_CUT, elem_classes="view")
-            with gr.Row(elem_classes="controls"):
-                kind = gr.Dropdown(
-                    [(KINDS[name].title, name) for names in by_family(KINDS).values() for name in names],
-                    value=NOISE,
-                    label="Corruption",
-                    min_width=140,
-                )
-                level = _slider(Corruption(NOISE, 0))
-            references = _reference_levels(Corruption(NOISE, 0))
+        image, examples = _input_column(real=shelf.data is not None)
+        view, kind, level, references = _view_column()
         with gr.Column(scale=7, min_width=300), gr.Group():
             verdict = gr.Label(label="Prediction", elem_classes="verdict")
             details = gr.HTML(padding=True)
@@ -249,20 +198,19 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
 
     settings = [image, model, kind, level, seed, share]
     shown = [view, focus, verdict, details, suggestion, link]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
-    at_once = quiet | {"queue": False}
+    at_once = QUIET | {"queue": False}
     # Of the changes made while an answer is pending the last counts, so that the page always matches its controls.
     # Two answers at a time, of all of them together, suit two cores.
-    limits: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_id": "answers", "concurrency_limit": 2}
-    pending = quiet | limits | {"show_progress": "minimal", "show_progress_on": verdict}
+    in_turn = QUIET | {"trigger_mode": "always_last", "concurrency_id": "answers", "concurrency_limit": 2}
+    pending = in_turn | {"show_progress": "minimal", "show_progress_on": verdict}
 
     def answered(event: gr.events.Dependency) -> None:
         """The answer, and then the curve, which takes longer."""
-        event.then(tab.answer, settings, shown, **pending).then(tab.curve, settings, curve, **quiet, **limits)
+        event.then(tab.answer, settings, shown, **pending).then(tab.curve, settings, curve, **in_turn)
 
     opened = [model, about, examples, kind, level, references, seed, share, image]
     switched = [about, examples, image, share]
-    answered(demo.load(tab.open, None, opened, **quiet))
+    answered(demo.load(tab.open, None, opened, **QUIET))
     answered(examples.select(tab.pick, model, image, **at_once))
     answered(model.input(tab.switch, [image, model], switched, **at_once))
     to_suggestion = suggestion.click(tab.suggested, suggestion, model, **at_once)
@@ -271,20 +219,68 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
     menu = "(mark, level) => [mark ?? level, null]"
     answered(references.input(None, [references, level], [level, references], js=menu))
     changed = gr.on([image.upload, level.release, share.release, seed.input], tab.answer, settings, shown, **pending)
-    changed.then(tab.curve, settings, curve, **quiet, **limits)
+    changed.then(tab.curve, settings, curve, **in_turn)
     level.input(tab.preview, settings, [view, curve], trigger_mode="always_last", **at_once)
     # On removing an image, Gradio still sends it along.
     image.clear(lambda: (*_empty(), _NO_CURVE), None, [*shown, curve], **at_once)
-    demo.load(None, js=RELEASE_BY_KEYBOARD)
-    demo.load(None, js=PASTE_BY_KEYBOARD)
     add_endpoints(shelf)
+
+
+def _input_column(real: bool) -> tuple[gr.Image, gr.Gallery]:
+    with gr.Column(scale=5, min_width=280), gr.Group():
+        image = gr.Image(
+            label="Your image",
+            type="filepath",
+            sources=["upload", "clipboard"],
+            buttons=["fullscreen"],
+            height=170,
+            # No alternative text: the model's view beside it has one, and shows files that a browser cannot.
+            placeholder=f"Drop an image here, or click to choose one\n{ACCEPTED}",
+            elem_classes="given",
+        )
+        origin = (
+            "real ones may be training images, all others are synthetic" if real else "synthetic, not from patients"
+        )
+        gr.HTML(f'<p class="quiet">Or pick an example: {origin}.</p>', padding=True)
+        examples = gr.Gallery(
+            label="Examples",
+            show_label=False,
+            columns=3,
+            height="auto",
+            allow_preview=False,
+            buttons=[],
+            interactive=False,
+            elem_classes="examples",
+        )
+    return image, examples
+
+
+def _view_column() -> tuple[gr.HTML, gr.Dropdown, gr.Slider, gr.Dropdown]:
+    with gr.Column(scale=8, min_width=300), gr.Group():
+        view = gr.HTML(_NO_VIEW, padding=True, elem_classes="view")
+        with gr.Row(elem_classes="controls"):
+            names = [name for names in by_family(KINDS).values() for name in names]
+            titles = [(KINDS[name].title, name) for name in names]
+            kind = gr.Dropdown(titles, value=NOISE, label="Corruption", min_width=140)
+            level = _slider(Corruption(NOISE, 0))
+        references = _reference_levels(Corruption(NOISE, 0))
+    return view, kind, level, references
+
+
+def _existing(image: Upload) -> str:
+    """The path of an upload. Uploads are deleted within the hour, and Gradio's copies of the examples with them."""
+    path = path_of(image)
+    if Path(path).is_file():
+        return path
+    if original := original_of(path):
+        return str(original)
+    raise BlastlensError("This image has been deleted; please upload it again.")
 
 
 # Gradio stores an upload under a hash of its bytes, so that its path stands for its content.
 @lru_cache(maxsize=32)
 def _pixels(classifier: Classifier, path: str) -> np.ndarray:
-    with _DECODING:
-        return classifier.pixels(path)
+    return classifier.pixels(path)
 
 
 @lru_cache(maxsize=32)
@@ -304,18 +300,7 @@ def forget() -> None:
         cached.cache_clear()
 
 
-_OPEN_IN = "Open in: "
-_NO_VIEW, _NO_MAP, _NO_CURVE = (
-    f'<div class="nothing">{text}</div>'
-    for text in (
-        "Upload or paste an image, or pick an example, to see what the model sees.",
-        "Activation map",
-        "Prediction by level of corruption",
-    )
-)
-
-
-def _empty(details: str = "") -> Shown:
+def _empty(details: str = "") -> tuple[Any, ...]:
     """The tab without a prediction."""
     return _NO_VIEW, _NO_MAP, _label(None), details, gr.Button(visible=False), ""
 
@@ -334,16 +319,9 @@ def _activation_map(classifier: Classifier, changed: np.ndarray, label: str) -> 
     return figure(overlay, f"Bright where the network found support for {label}", caption)
 
 
-def _about_examples(shelf: Shelf) -> str:
-    text = "Or pick an example. Drawn ones are synthetic, not from patients."
-    if any(not one.drawn for examples in shelf.examples.values() for one in examples):
-        text += " Real ones may be training images."
-    return f'<p class="quiet">{text}</p>'
-
-
 def _thumbnails(examples: tuple[Example, ...]) -> list[tuple[str, str]]:
     """The examples as `gr.Gallery` takes them."""
-    return [(str(one.path), f"{one.label}, {'drawn' if one.drawn else 'real'}") for one in examples]
+    return [(str(one.path), one.label if one.drawn else f"{one.label}, real") for one in examples]
 
 
 def _controls(change: Corruption) -> tuple[gr.Slider, gr.Dropdown]:
@@ -353,43 +331,25 @@ def _controls(change: Corruption) -> tuple[gr.Slider, gr.Dropdown]:
 def _slider(change: Corruption) -> gr.Slider:
     """The level of a corruption."""
     kind = KINDS[change.kind]
-    unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.name == NOISE else ""
+    label = f"{kind.title}{unit_text(kind)}"
     return gr.Slider(
-        kind.low,
-        kind.high,
-        change.level,
-        step=kind.step,
-        label=f"{kind.title}{unit}",
-        min_width=190,
-        elem_classes="level",
+        kind.low, kind.high, change.level, step=kind.step, label=label, min_width=190, elem_classes="level"
     )
 
 
 def _reference_levels(change: Corruption) -> gr.Dropdown:
     """A menu of levels that have a meaning, such as published severities."""
     kind = KINDS[change.kind]
-    return gr.Dropdown(
-        [(f"{level:g}: {text}", level) for level, text in kind.marks],
-        value=None,
-        label="Set to a reference level",
-        info=kind.explanation,
-    )
+    choices = [(f"{level:g}: {text}", level) for level, text in kind.marks]
+    return gr.Dropdown(choices, value=None, label="Set to a reference level", info=kind.explanation)
 
 
 def _share_of(classifier: Classifier) -> gr.Slider:
     """The assumed prevalence, at the model's own; disabled for a model that states none."""
     own = classifier.prevalence
-    return gr.Slider(
-        0.01,
-        0.99,
-        round(own or 0.5, 2),
-        step=0.01,
-        interactive=own is not None,
-        label="Assumed prevalence: share of leukemic images",
-        info="This model states none."
-        if own is None
-        else f"The model assumes {own:.2f}. Flags and sets do not change.",
-    )
+    info = "This model states none." if own is None else f"The model assumes {own:.2f}. Flags and sets do not change."
+    label = "Assumed prevalence: share of leukemic images"
+    return gr.Slider(0.01, 0.99, round(own or 0.5, 2), 0.01, interactive=own is not None, label=label, info=info)
 
 
 def _prevalence(classifier: Classifier, share: float) -> float | None:

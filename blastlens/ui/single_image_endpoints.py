@@ -1,5 +1,6 @@
 """The public endpoints for one image: `classify` and `noise_curve`."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gradio as gr
@@ -12,21 +13,28 @@ from ..noise import checked_seed
 from .endpoints import endpoint, example_file
 from .model_registry import Shelf, provenance
 from .uploads import path_of
+from .words import NOISE
 
-NOISE = "gaussian_noise"
 MAX_PATTERNS = 8
+_OTHER_KINDS = Literal["none", *(kind for kind in KINDS if kind != NOISE)]  # type: ignore[valid-type]
+_ALL_KINDS = Literal[*KINDS]  # type: ignore[valid-type]
 
 
 def add_endpoints(shelf: Shelf) -> None:
     """Add both endpoints to the Blocks that are being built."""
-    other_kinds = Literal["none", *(kind for kind in KINDS if kind != NOISE)]  # type: ignore[valid-type]
+    first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
+    settings: dict[str, Any] = {"image": cell, "model": first, "seed": 0, "prevalence": 0.5}
+    endpoint(_classify_of(shelf), **settings, sigma=10, corruption="blur", level=2)
+    endpoint(_noise_curve_of(shelf), **settings, kind=NOISE, patterns=4)
 
+
+def _classify_of(shelf: Shelf) -> Callable[..., dict[str, Any]]:
     def classify(
         image: gr.FileData,
         model: str = "",
         sigma: float = 0,
         seed: int = 0,
-        corruption: other_kinds = "none",  # type: ignore[valid-type]
+        corruption: _OTHER_KINDS = "none",  # type: ignore[valid-type]
         level: float = 0,
         prevalence: float = 0,
     ) -> dict[str, Any]:
@@ -53,10 +61,14 @@ def add_endpoints(shelf: Shelf) -> None:
         prediction = shelf.classifier(model).predict(path, sigma, seed, change, prevalence or None)
         return suggesting(prediction, path, shelf.classifiers.values()).to_dict()
 
+    return classify
+
+
+def _noise_curve_of(shelf: Shelf) -> Callable[..., dict[str, Any]]:
     def noise_curve(
         image: gr.FileData,
         model: str = "",
-        kind: Literal[*KINDS] = NOISE,  # type: ignore[valid-type]
+        kind: _ALL_KINDS = NOISE,
         patterns: int = 1,
         seed: int = 0,
         prevalence: float = 0,
@@ -98,9 +110,7 @@ def add_endpoints(shelf: Shelf) -> None:
             **provenance(classifier.folder, warnings=clean.warnings),
         }
 
-    first, cell = shelf.first.folder.model_id, example_file("cell.bmp")
-    endpoint(classify, image=cell, model=first, sigma=10, seed=0, corruption="blur", level=2, prevalence=0.5)
-    endpoint(noise_curve, image=cell, model=first, kind=NOISE, patterns=4, seed=0, prevalence=0.5)
+    return noise_curve
 
 
 def seeds_from(first: int, count: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from .examples import Example
 from .links import Scene
 from .pictures import before_and_after, figure
 from .plots import Series, line_chart
-from .words import amount, term
+from .words import amount, lower_title, term, unit_text
 
 _OOD_CHECK = (
     "Out-of-distribution detection: measurements of the image, as uploaded, and of the network's features are compared "
@@ -32,22 +32,14 @@ def _words(change: Corruption) -> str:
     return "unchanged" if change.is_neutral else amount(change)
 
 
-def warnings_html(prediction: Prediction, better: str | None = None) -> str:
-    """Warnings about the model, external validation first, then about the image, and the out-of-distribution check.
-
-    Args:
-        better: title of a model that this image fits, if this one rejects it.
-    """
+def warnings_html(prediction: Prediction) -> str:
+    """Warnings about the model, external validation first, then about the image, and the out-of-distribution check."""
     about_image = [f"{text[0].upper()}{text[1:]}." for text in external_result.of_image(prediction.warnings)]
     about_model = [text for text in prediction.warnings[:1] if not external_result.of_image([text])]
     check = term("OOD check", _OOD_CHECK)
     if prediction.in_domain is False:
-        suggestion = f"<p>The image fits another model: {escape(better)}.</p>" if better else ""
         rejected = "<strong>rejected. This image does not look like the training images of this model.</strong>"
-        return (
-            f'{_box(about_model)}<div class="warning" role="status">{check}: {rejected}'
-            f"{_items(about_image)}{suggestion}</div>"
-        )
+        return f'{_box(about_model)}<div class="warning" role="status">{check}: {rejected}{_items(about_image)}</div>'
     passed = f'<p class="fits">{check}: looks like the training images.</p>' if prediction.in_domain else ""
     return _box([*about_model, *about_image]) + passed
 
@@ -160,7 +152,6 @@ def curve_html(curve: Curve, level: float) -> str:
         Series(name, curve.levels, *(row[:, index].tolist() for row in rows))
         for index, name in enumerate(curve.label_names)
     ]
-    unit = f" ({kind.unit})" if kind.unit else " (sigma)" if kind.seeded else ""
     untouched = curve.probabilities[curve.levels.index(kind.neutral)]
     first = int(untouched.argmax())
     text = f"Unchanged, the prediction is {curve.label_names[first]} ({untouched[first]:.0%})"
@@ -176,7 +167,7 @@ def curve_html(curve: Curve, level: float) -> str:
         text += f"; between {before} and {after} it changes to {label}."
     chart = line_chart(
         series,
-        x_label=f"{kind.title if kind.title.startswith('JPEG') else kind.title.lower()}{unit}",
+        x_label=f"{lower_title(kind)}{unit_text(kind)}",
         y_label="probability",
         x_range=(kind.low, kind.high),
         y_range=(0, 1),

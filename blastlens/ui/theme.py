@@ -1,26 +1,11 @@
-"""Colours and type of Gradio's own components; the page's own parts are in page.css.
-
-System fonts only: nothing is fetched from anywhere.
-"""
+"""Colours and fonts of Gradio's components; the page's own parts are in page.css. System fonts: nothing is fetched."""
 
 import gradio as gr
 
-_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-
 # The violet of a stained nucleus.
 _STAIN = gr.themes.Color(
-    c50="#f7f4fc",
-    c100="#ece5f7",
-    c200="#d9cbef",
-    c300="#bfa8e2",
-    c400="#a07fd0",
-    c500="#7f58b8",
-    c600="#66429b",
-    c700="#52357c",
-    c800="#3b2759",
-    c900="#281b3d",
-    c950="#1a1229",
+    *("#f7f4fc", "#ece5f7", "#d9cbef", "#bfa8e2", "#a07fd0", "#7f58b8", "#66429b", "#52357c", "#3b2759", "#281b3d"),
+    "#1a1229",
     name="stain",
 )
 
@@ -29,10 +14,8 @@ THEME = gr.themes.Base(
     secondary_hue=_STAIN,
     neutral_hue=gr.themes.colors.stone,
     radius_size=gr.themes.sizes.radius_lg,
-    spacing_size=gr.themes.sizes.spacing_md,
-    text_size=gr.themes.sizes.text_md,
-    font=_FONT,
-    font_mono=_MONO,
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
 ).set(
     body_background_fill="#faf9f7",
     body_background_fill_dark="#141218",
@@ -40,16 +23,12 @@ THEME = gr.themes.Base(
     body_text_color_dark="#ece9f1",
     body_text_color_subdued="#625d6b",
     body_text_color_subdued_dark="#aaa4b5",
-    background_fill_primary="#ffffff",
     background_fill_primary_dark="#1e1b24",
     background_fill_secondary="#f5f3f0",
     background_fill_secondary_dark="#26222e",
     border_color_primary="#e6e2dc",
     border_color_primary_dark="#38333f",
-    block_background_fill="#ffffff",
-    block_background_fill_dark="#1e1b24",
-    block_border_width="1px",
-    block_shadow="none",
+    block_background_fill_dark="*background_fill_primary",
     block_label_background_fill="transparent",
     block_label_background_fill_dark="transparent",
     block_label_border_width="0px",
@@ -57,7 +36,6 @@ THEME = gr.themes.Base(
     block_label_text_weight="600",
     block_title_text_color="*body_text_color",
     block_title_text_weight="600",
-    block_info_text_color="*body_text_color_subdued",
     input_background_fill="#ffffff",
     input_background_fill_dark="#26222e",
     input_border_width="1px",

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
@@ -13,7 +12,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..spreadsheet import to_csv
-from .server import NO_ADDRESSES
+from .server import local_path
 
 Upload = dict[str, Any] | str
 
@@ -59,10 +58,8 @@ def _path(place: Any, keeper: gr.components.Component) -> str:
         except Exception as error:
             raise BlastlensError("A data: URI among the files cannot be read; give it in base64.") from error
         keeper.temp_files.add(place)
-    elif "/gradio_api/file=" in place:
-        place = unquote(place.partition("/gradio_api/file=")[2])
-    elif place.startswith(("http://", "https://")):
-        raise BlastlensError(NO_ADDRESSES)
+    else:
+        place = local_path(place)
     if not Path(path_of(place)).is_file():
         raise BlastlensError(f"{place!r} was not uploaded here; upload it first.")
     return place

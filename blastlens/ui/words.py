@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from .. import external_result
-from ..corruptions import KINDS, Corruption
+from ..corruptions import KINDS, Corruption, Kind
 from ..dataset_info import DatasetInfo, dataset_info
 from ..model_folder import PRECISIONS, ModelFolder
 
@@ -96,6 +96,7 @@ MEANINGS = {
     "MCP": "Model Context Protocol, by which AI assistants call programs. This page is such a program.",
 }
 
+NOISE = "gaussian_noise"  # the corruption that the page opens with
 # Corruptions by where they arise; the names of `KINDS`.
 FAMILIES = {
     "Camera and light": (
@@ -139,9 +140,18 @@ def label_text(folder: ModelFolder, label: str) -> str:
 def amount(change: Corruption) -> str:
     """A corruption with its level: "noise 30", "blur 2 px", "stain hue -20°"."""
     kind = KINDS[change.kind]
-    title = kind.title if kind.title.startswith("JPEG") else kind.title.lower()
     space = " " if kind.unit in ("px", "%") else ""
-    return f"{title} {change.level:g}{space}{kind.unit}"
+    return f"{lower_title(kind)} {change.level:g}{space}{kind.unit}"
+
+
+def lower_title(kind: Kind) -> str:
+    """The title of a corruption within a sentence."""
+    return kind.title if kind.title.startswith("JPEG") else kind.title.lower()
+
+
+def unit_text(kind: Kind) -> str:
+    """The unit of a corruption's level, as it stands behind a title: " (px)"."""
+    return f" ({kind.unit})" if kind.unit else " (sigma)" if kind.seeded else ""
 
 
 def model_choice(folder: ModelFolder) -> str:
