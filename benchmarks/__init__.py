@@ -1,1 +1,1 @@
-"""Measurements against other people's programs, on the machine at hand; results go to `results/benchmarks`."""
+"""Measurements of speed and memory on this machine: records in `results/benchmarks`, rendered as `results/SPEED.md`."""

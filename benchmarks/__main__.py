@@ -40,7 +40,7 @@ NOTES = """- *bare*: ONNX Runtime with its own settings on ready tensors; no dec
   network's input size; a run has {count} images and ends with the finished Parquet file.
 - int8 against fp32: networks of cross-validation folds on held-out groups, from the models' `metrics.json`.
 - If its queue is full, the page replies "busy"; the client repeats the request, and the time counts from there.
-- The spread of the repeats and the seconds behind each ratio: [benchmarks](benchmarks/)."""
+- The spread of the repeats and the times behind each ratio: [benchmarks](benchmarks/)."""
 
 
 def read(folder: Path = RESULTS) -> dict[str, Any]:

@@ -1,12 +1,8 @@
-"""What the benchmarks share: spreads, targets, Markdown tables, images, and a running page."""
+"""What the benchmarks share: spreads, targets, Markdown tables, and images."""
 
-import socket
-import subprocess
+import os
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -14,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gradio_client import Client, handle_file
 from PIL import Image
 
 from blastlens import Classifier
@@ -114,32 +109,6 @@ def prepared_images(classifier: Classifier, raw: Sequence[Path], out: Path, coun
     return list(islice(cycle(files), count))
 
 
-@contextmanager
-def running_page(environment: Mapping[str, str], image: Path) -> Iterator[tuple[str, float, int]]:
-    """`python app.py` on a free port: address, seconds from its start to its first prediction, and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_SERVER_NAME": "127.0.0.1"}
-    settings["GRADIO_SERVER_PORT"] = str(port)
-    start, address = time.perf_counter(), f"http://127.0.0.1:{port}"
-    command = [sys.executable, "app.py"]
-    process = subprocess.Popen(command, cwd=ROOT, env={**environment, **settings}, stdout=subprocess.DEVNULL)
-    try:
-        while not _answers(address):
-            if process.poll() is not None:
-                raise SystemExit(f"app.py stopped with exit code {process.returncode} before it answered.")
-            time.sleep(0.02)
-        Client(address, verbose=False).predict(handle_file(image), api_name="/classify")
-        yield address, time.perf_counter() - start, process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(address, timeout=5).close()
-    except OSError:
-        return False
-    return True
+def page_environment() -> dict[str, str]:
+    """The environment of a page without real examples, as in a fresh clone, and without the Hub."""
+    return {name: value for name, value in os.environ.items() if name != "BLASTLENS_DATA"} | {"HF_HUB_OFFLINE": "1"}

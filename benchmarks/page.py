@@ -5,24 +5,26 @@ It starts `app.py`, opens it in Chromium and measures:
 - **ready**: from the start of `python app.py` to the first prediction of its API;
 - **release**: from the release of the slider to the new prediction on screen, painted, at another level each time;
 - **preview**: how many different images per second appear while the slider is dragged;
-- **curve**: one image at the 14 noise levels, with one and with four noise patterns, without the browser;
-- **new image**: from the choice of an example to its prediction, and to its curve, on screen.
+- **curve**: one image at the 14 noise levels, without the browser;
+- **new image**: from the choice of an example to its prediction on screen.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-from benchmarks.common import Figure, Target, machine, running_page, shown, spread, table
+from benchmarks.common import ROOT, Figure, Target, machine, page_environment, shown, spread, table
 from blastlens import Classifier
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.synthetic_images import synthetic_image
+from publish.space import running_app
 from train.evaluate import latency_ms
 
 TITLE = "The page in a browser"
@@ -39,9 +41,7 @@ NAMES = {
     "release_above_model_ms": "the same minus one bare model run, ms",
     "preview_per_second": "images per second while dragging",
     "curve_s": f"noise curve of {len(CURVE_SIGMAS)} levels, s",
-    "curve_of_four_patterns_s": "the same with four noise patterns, s",
     "new_image_to_answer_ms": "choice of an example to its prediction on screen, ms",
-    "new_image_to_curve_ms": "choice of an example to its curve on screen, ms",
 }
 
 # The link below the picture names the level, so it changes with every answer and in the same moment. Two frames later
@@ -51,15 +51,14 @@ _WATCH_ANSWERS = """() => {
   const painted = async () => { await frame(); await frame(); return performance.now(); };
   const link = () => document.querySelector(".share a")?.getAttribute("href");
   window.bench = {released: 0, answered: 0, pictures: [], last: link()};
-  addEventListener("pointerup", () => { bench.released = performance.now(); bench.answered = 0; }, true);
-  addEventListener("click", () => { bench.released = performance.now(); bench.answered = bench.drawn = 0; }, true);
-  let picture = "", curve = "";
+  for (const event of ["pointerup", "click"]) {
+    addEventListener(event, () => { bench.released = performance.now(); bench.answered = 0; }, true);
+  }
+  let picture = "";
   new MutationObserver(() => {
     const now = document.querySelector(".pair img")?.src;
     if (now && now !== picture) { picture = now; bench.pictures.push(performance.now()); }
     if (link() !== bench.last) { bench.last = link(); painted().then(t => bench.answered = t); }
-    const lines = document.querySelector(".chart")?.outerHTML;
-    if (lines !== curve) { curve = lines; painted().then(t => bench.drawn = t); }
   }).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
 }"""
 
@@ -82,7 +81,7 @@ def releases(page: Page, repeats: int) -> list[float]:
         page.mouse.move(at, box["y"] + box["height"] / 2, steps=6)
         page.wait_for_timeout(250)  # the preview has settled; what is measured is the answer
         page.mouse.up()
-        taken.append(_until(page, "answered"))
+        taken.append(_until_answered(page))
     return taken
 
 
@@ -105,47 +104,38 @@ def previews(page: Page, seconds: float) -> float:
     return count / taken
 
 
-def new_images(page: Page, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds from a click on an example to its painted answer, and to its curve."""
-    taken: dict[str, list[float]] = {"answer": [], "curve": []}
+def new_images(page: Page, repeats: int) -> list[float]:
+    """Milliseconds from a click on an example to its painted answer."""
+    taken = []
     buttons = page.locator(".examples button")
     for number in range(repeats):
         buttons.nth(1 + number % (buttons.count() - 1)).click()
-        taken["answer"].append(_until(page, "answered"))
-        taken["curve"].append(_until(page, "drawn"))
+        taken.append(_until_answered(page))
     return taken
 
 
-def _until(page: Page, moment: str) -> float:
-    page.wait_for_function(f"bench.{moment} > bench.released")
-    return page.evaluate(f"bench.{moment} - bench.released")
+def _until_answered(page: Page) -> float:
+    page.wait_for_function("bench.answered > bench.released")
+    return page.evaluate("bench.answered - bench.released")
 
 
-def _milliseconds(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Of each of several calls, after one that is not counted."""
-    function()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        taken.append(1000 * (time.perf_counter() - start))
-    return taken
+def first_prediction_s(cell: Path) -> float:
+    """Seconds from the start of `python app.py` to the first prediction of its API."""
+    start = time.perf_counter()
+    with running_app(ROOT, page_environment()) as (address, _):
+        Client(address, verbose=False).predict(handle_file(str(cell)), api_name="/classify")
+        return time.perf_counter() - start
 
 
 def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quick: bool) -> dict[str, Any]:
     """The record of this part, for the first model and synthetic images."""
     starts, repeats, seconds = (1, 2, 1) if quick else (5, 30, 5)
-    environment = dict(os.environ)
-    environment.pop("BLASTLENS_DATA", None)  # the synthetic examples only, as in a fresh clone
     model = Classifier.from_pretrained(models[0])
     with TemporaryDirectory() as folder:
         cell = Path(folder) / "cell.png"
         synthetic_image("ALL", 5).save(cell)
-        ready = []
-        for _ in range(starts):
-            with running_page(environment, cell) as (_, seconds_to_answer, _):
-                ready.append(seconds_to_answer)
-        with running_page(environment, cell) as (address, _, _), sync_playwright() as playwright:
+        ready = [first_prediction_s(cell) for _ in range(starts)]
+        with running_app(ROOT, page_environment()) as (address, _), sync_playwright() as playwright:
             browser = chromium(playwright)
             page = browser.new_page(viewport={"width": 1280, "height": 1300})
             page.goto(f"{address}/?level=10")
@@ -155,10 +145,11 @@ def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quic
             chosen = new_images(page, repeats)
             browser.close()
         bare = latency_ms(model.folder.onnx_file("fp32"), model.folder.view, 50)
-        pixels = model.pixels(cell)
-        curves = {
-            n: _milliseconds(lambda n=n: model.curve(pixels, seeds=tuple(range(n))), min(15, repeats)) for n in (1, 4)
-        }
+        curves = []
+        for _ in range(1 + min(15, repeats)):
+            start = time.perf_counter()
+            model.curve(cell)
+            curves.append(time.perf_counter() - start)
     return {
         "machine": machine(),
         "model": model.folder.model_id,
@@ -169,10 +160,8 @@ def measure(models: Sequence[str], cells: Path | None, fields: Path | None, quic
         "release_to_answer_ms": spread(release),
         "release_above_model_ms": spread([taken - bare for taken in release]),
         "preview_per_second": preview,
-        "curve_s": spread([taken / 1000 for taken in curves[1]]),
-        "curve_of_four_patterns_s": spread([taken / 1000 for taken in curves[4]]),
-        "new_image_to_answer_ms": spread(chosen["answer"]),
-        "new_image_to_curve_ms": spread(chosen["curve"]),
+        "curve_s": spread(curves[1:]),
+        "new_image_to_answer_ms": spread(chosen),
     }
 
 

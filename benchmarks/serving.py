@@ -51,7 +51,6 @@ IMPORT_TARGET = Target(0.6)
 NAMES = {
     "image_vs_pipeline": "one image file, `Classifier.predict` / `transformers.pipeline`, time",
     "image_vs_bare": "one image file, `Classifier.predict` / bare ONNX Runtime, time",
-    "prepared_vs_bare": "one prepared image file, `Classifier.predict` / bare ONNX Runtime, time",
     "curve_vs_bare": f"noise curve of {len(CURVE_SIGMAS)} levels / {len(CURVE_SIGMAS)} bare runs, time",
     "bulk_vs_bare": "batch scoring / bare ONNX Runtime batches, images per second",
     "bulk_vs_pipeline": "batch scoring / `pipeline(..., batch_size=32)`, images per second",
@@ -60,15 +59,22 @@ BARE_BATCHES = (1, 8, 32)  # the fastest is the reference
 ROUNDS, IMAGES = 9, 256
 
 
-def compare(ours: Callable[[], Any], reference: Callable[[], Any], rounds: int, calls: int) -> dict[str, Spread]:
-    """Seconds of two functions called in turns, and their ratios; medians of `calls` calls in each of the rounds."""
+def compare(
+    ours: Callable[[], Any], reference: Callable[[], Any], rounds: int, calls: int, of_rates: bool = False
+) -> dict[str, Spread]:
+    """Seconds of two functions called in turns, and their ratios; medians of `calls` calls in each of the rounds.
+
+    Args:
+        of_rates: the ratio is that of the calls per second.
+    """
     found: dict[str, list[float]] = {"ours_s": [], "theirs_s": [], "ratio": []}
     for function in (ours, reference):
         function()
     for _ in range(rounds):
-        seconds = [median(_seconds(function) for _ in range(calls)) for function in (ours, reference)]
-        for name, value in zip(found, (*seconds, seconds[0] / seconds[1]), strict=True):
-            found[name].append(value)
+        mine, theirs = (median(_seconds(function) for _ in range(calls)) for function in (ours, reference))
+        found["ours_s"].append(mine)
+        found["theirs_s"].append(theirs)
+        found["ratio"].append(theirs / mine if of_rates else mine / theirs)
     return {name: spread(values) for name, values in found.items()}
 
 
@@ -76,18 +82,6 @@ def _seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def per_second(times: Mapping[str, Spread], images: int) -> dict[str, Spread]:
-    """The same comparison as rates, where more is better."""
-
-    def inverse(figure: Spread, numerator: float) -> Spread:
-        return {"median": numerator / figure["median"]} | {
-            name: numerator / figure[other] for name, other in (("low", "high"), ("high", "low"))
-        }
-
-    names = {"ours_s": "ours_per_second", "theirs_s": "theirs_per_second", "ratio": "ratio"}
-    return {new: inverse(times[old], 1 if old == "ratio" else images) for old, new in names.items()}
 
 
 def measure_model(model: str, precision: str, images: Sequence[Path], prepared: Sequence[Path], rounds: int) -> Any:
@@ -109,7 +103,7 @@ def measure_model(model: str, precision: str, images: Sequence[Path], prepared: 
     session = ort.InferenceSession(str(folder.onnx_file(precision)), options, providers=["CPUExecutionProvider"])
     ready = normalise(folder.view, np.stack([classifier.pixels(path) for path in islice(cycle(images), 32)]))
     classify = pipeline("image-classification", model=str(folder.path))
-    path, small = str(images[0]), str(prepared[0])
+    path = str(images[0])
 
     def bare(batch: int = 1) -> None:
         session.run(["logits"], {"pixel_values": ready[:batch]})
@@ -121,7 +115,6 @@ def measure_model(model: str, precision: str, images: Sequence[Path], prepared: 
     found = {
         "image_vs_pipeline": compare(lambda: classifier.predict(path), lambda: classify(path), rounds, 15),
         "image_vs_bare": compare(lambda: classifier.predict(path), bare, rounds, 25),
-        "prepared_vs_bare": compare(lambda: classifier.predict(small), bare, rounds, 25),
         "curve_vs_bare": compare(
             lambda: classifier.curve(path, levels=CURVE_SIGMAS), lambda: [bare() for _ in CURVE_SIGMAS], rounds, 3
         ),
@@ -143,8 +136,7 @@ def measure_model(model: str, precision: str, images: Sequence[Path], prepared: 
 
         references = {"bulk_vs_bare": lambda: bare_batches(best), "bulk_vs_pipeline": batched_pipeline}
         for name, reference in references.items():
-            times = compare(batch_scoring, reference, max(3, rounds // 3), 1)
-            found[name] = per_second(times, len(prepared))
+            found[name] = compare(batch_scoring, reference, max(3, rounds // 3), 1, of_rates=True)
     return found
 
 
@@ -189,7 +181,7 @@ def details(record: Mapping[str, Any]) -> str:
     rows = []
     for model, by_precision in record["models"].items():
         for precision, measured in by_precision.items():
-            for name, figures in measured.items():
-                target = TARGETS.get(f"{name}_{precision}")
-                rows.append((model, precision, NAMES[name], target or "", shown(figures["ratio"])))
+            for name, text in NAMES.items():
+                target = TARGETS.get(f"{name}_{precision}", "")
+                rows.append((model, precision, text, target, shown(measured[name]["ratio"])))
     return table(("model", "precision", "what", "target", "measured: median (lowest to highest)"), rows)

@@ -6,7 +6,7 @@ The exceptions of `huggingface_hub` hold the request and with it the token: none
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from blastlens.errors import BlastlensError
@@ -25,7 +24,6 @@ from blastlens.images import printable
 Result = TypeVar("Result")
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-UNCLEAR = (408, 500, 502, 504)  # the request may have been carried out
 WAITS_S = (1, 2, 4, 8)  # before each retry of a request that may be sent twice
 TIMEOUT_S = 300.0  # for one answer; the client itself has no limit
 EXPLANATIONS = {
@@ -34,7 +32,7 @@ EXPLANATIONS = {
     402: "the Hub requires a paid account for this; a Space needs an account that may host ZeroGPU Spaces",
     403: "the token has no write access to it",
     404: "there is no such repository, or this token may not see it",
-    409: "it conflicts with what exists",
+    409: "it exists, but this token may not see it; use its owner's token",
     412: "it was changed by another commit meanwhile; look at it, and run the command again",
     413: "the Hub finds it too large",
     429: "the Hub limits the number of requests; try again in a few minutes",
@@ -47,16 +45,11 @@ class HubError(BlastlensError):
     Attributes:
         status: HTTP status, None without an answer.
         transient: whether the same request may succeed later.
-        unclear: whether the request may have been carried out although it failed.
     """
 
-    def __init__(self, message: str, status: int | None = None, transient: bool = False, unclear: bool = False) -> None:
+    def __init__(self, message: str, status: int | None = None, transient: bool = False) -> None:
         super().__init__(message)
-        self.status, self.transient, self.unclear = status, transient, unclear
-
-    def adding(self, sentence: str) -> "HubError":
-        """The same error with one more sentence."""
-        return HubError(f"{self} {sentence}", self.status, self.transient, self.unclear)
+        self.status, self.transient = status, transient
 
 
 @dataclass(frozen=True)
@@ -67,20 +60,23 @@ class Repository:
         commit: the newest one of the revision.
         files: path -> SHA-256 of a large file, git's SHA-1 of any other.
         tags: tag -> commit.
-        pull_requests: references of the open ones, the newest first.
     """
 
     commit: str
     private: bool
     files: dict[str, str]
-    tags: dict[str, str] = field(default_factory=dict)
-    pull_requests: tuple[str, ...] = ()
+    tags: dict[str, str]
 
 
 class Hub:
-    """The Hub with the token of HF_TOKEN or `hf auth login`; every failure is a HubError."""
+    """The Hub with the token of HF_TOKEN or `hf auth login`; every failure is a HubError.
 
-    def __init__(self) -> None:
+    Args:
+        log: gets one line at a time about what is done.
+    """
+
+    def __init__(self, log: Callable[[str], object] = print) -> None:
+        self._log = log
         self.endpoint = re.sub(r"//[^/]*@", "//", constants.ENDPOINT)  # the address may hold a password
         self.token: str | None = None
         self.token = self.call("read the token", get_token)
@@ -92,24 +88,26 @@ class Hub:
             raise HubError("There is no token; run `hf auth login`, or set HF_TOKEN to one with write access.")
         return str(self.call("check the token", self.api.whoami, retry=True)["name"])
 
-    def read(self, repo_id: str, repo_type: str = "model", revision: str | None = None) -> Repository | None:
+    def log(self, line: str) -> None:
+        """Report what is done; no token is shown."""
+        self._log(self.redact(line))
+
+    def read(self, repo_id: str, repo_type: str = "model") -> Repository | None:
         """What a repository holds; None if there is none, or none that this token may see."""
 
         def request() -> Repository | None:
             try:
-                info = self.api.repo_info(repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+                info = self.api.repo_info(repo_id, repo_type=repo_type, files_metadata=True)
             except RepositoryNotFoundError:
                 return None
             if info.id != repo_id:  # the Hub redirects from former names
                 raise HubError(f"The {repo_type} {repo_id} is called {info.id} now; give that name.")
-            refs = self.api.list_repo_refs(repo_id, repo_type=repo_type, include_pull_requests=True)
-            pull_requests = [ref.ref for ref in refs.pull_requests or ()]
+            refs = self.api.list_repo_refs(repo_id, repo_type=repo_type)
             return Repository(
                 commit=str(info.sha),
                 private=bool(info.private),
                 files={f.rfilename: f.lfs.sha256 if f.lfs else str(f.blob_id) for f in info.siblings or ()},
                 tags={tag.name: tag.target_commit for tag in refs.tags},
-                pull_requests=tuple(sorted(pull_requests, key=lambda ref: -int(ref.rpartition("/")[2]))),
             )
 
         return self.call(f"read {repo_type} {repo_id}", request, retry=True)
@@ -142,25 +140,21 @@ class Hub:
 
     def _explain(self, start: str, error: BaseException) -> HubError:
         # Some exceptions of the client only name the file or the cache, and have the reason as their cause.
-        wrappers = (LocalEntryNotFoundError, RuntimeError, ValueError)
-        while error.__cause__ and isinstance(error, wrappers):
+        while error.__cause__ and isinstance(error, LocalEntryNotFoundError | RuntimeError | ValueError):
             error = error.__cause__
         match error:
-            case RevisionNotFoundError():
-                return HubError(f"{start}: it has no such revision.", 404)
-            case HfHubHTTPError():
-                status = error.response.status_code
+            case HfHubHTTPError(response=response):
+                status = response.status_code
                 default = "the Hub has an internal error; try again later" if status >= 500 else "the request failed"
                 details = f"{status}: {self._shown(error.server_message or '')}".rstrip(": ")
                 message = f"{start}: {EXPLANATIONS.get(status, default)} ({details})."
-                return HubError(message, status, status in TRANSIENT, status in UNCLEAR)
+                return HubError(message, status, status in TRANSIENT)
             case OfflineModeIsEnabled():
                 return HubError(f"{start}: HF_HUB_OFFLINE is set; unset it to publish.")
             case httpx2.TransportError():
-                connected = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
                 reason = f"{self.endpoint} cannot be reached or the connection broke off ({type(error).__name__})"
-                return HubError(f"{start}: {reason}; check the network.", transient=True, unclear=connected)
-        return HubError(f"{start}: {type(error).__name__}: {self._shown(str(error))}.", unclear=True)
+                return HubError(f"{start}: {reason}; check the network.", transient=True)
+        return HubError(f"{start}: {type(error).__name__}: {self._shown(str(error))}.")
 
     def _shown(self, text: str) -> str:
         """What a server or the client said: one short line without the token."""

@@ -19,11 +19,10 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
-from blastlens.integrity import PICKLE_SUFFIXES
-from blastlens.model_folder import JSON_FILES, NETWORKS, OOD_FEATURES, PRECISIONS, ModelFolder
+from blastlens.model_folder import OOD_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
 from blastlens.synthetic_images import synthetic_image
 from publish.hub_client import Hub
-from publish.upload import Log, Published, Upload, publish
+from publish.upload import Upload, publish
 from train import card, modeling_blastlens
 
 Outputs = dict[str, NDArray[np.float64]]  # runtime -> probabilities (images, classes)
@@ -32,29 +31,29 @@ MARKER = "metrics.json"
 CODE = Path(modeling_blastlens.__file__)
 REQUIRED = ("config.json", "model.safetensors", PRECISIONS["fp32"], "metrics.json")
 # All that a model folder may hold. Anything else is there by mistake, or should not be on the Hub.
-FIGURES = ("figures/noise.png", "figures/calibration.png", "figures/robustness.png")
+FIGURES = ("figures/noise.png", "figures/calibration.png")
 ALLOWED = frozenset({*JSON_FILES, OOD_FEATURES, *NETWORKS.values(), "README.md", *FIGURES, CODE.name})
 TOLERANCE = 1e-4  # of a probability, between two runtimes
 
 
-def publish_model(hub: Hub, copy: Path, upload: Upload, log: Log, dry_run: bool = False) -> Published | None:
-    """Publish a staged copy, and compare the outputs of what comes back with its own.
+def publish_model(hub: Hub, copy: Path, upload: Upload) -> str | None:
+    """Publish a staged copy, and compare the outputs of what comes back with its own; returns the commit.
 
     Raises:
         BlastlensError: what failed, and what the repository holds now.
     """
     outputs = runtime_outputs(copy)
     count = len(outputs["ONNX Runtime"])
-    log(f"{', '.join(outputs)}: same outputs for {count} images within {largest_difference(outputs):.1e}")
+    hub.log(f"{', '.join(outputs)}: same outputs for {count} images within {largest_difference(outputs):.1e}")
 
     def inspect(folder: Path) -> None:
         fetched = runtime_outputs(folder, upload.repo_id)
         difference = max(float(np.abs(fetched[name] - outputs[name]).max()) for name in outputs)
         if not difference <= TOLERANCE:
             raise BlastlensError(f"What came back of {upload} has other outputs (by {difference:.2g}); do not use it.")
-        log("the downloaded model has the same outputs in every runtime")
+        hub.log("the downloaded model has the same outputs in every runtime")
 
-    return publish(hub, upload, log, dry_run, inspect)
+    return publish(hub, upload, inspect)
 
 
 @contextmanager
@@ -75,26 +74,20 @@ def staged(folder: Path) -> Iterator[Path]:
         yield copy
 
 
-def model_upload(copy: Path, repo_id: str) -> Upload:
+def model_upload(copy: Path, repo_id: str, **options: Any) -> Upload:
     """Everything that the repository of a staged copy is to hold.
 
     The card is rendered for `repo_id`, so that its code examples run as they are; all other files stay the same.
+
+    Args:
+        options: fields of `Upload`.
 
     Raises:
         BlastlensError: the model is not measured, or its metrics do not make a card.
     """
     require_measured(ModelFolder.load(copy))
-    files = {name: (copy / name).read_bytes() for name in model_files(copy)}
-    try:
-        files |= card.render(copy, repo_id)
-    except BlastlensError:
-        raise
-    except Exception as error:  # a metrics.json of another form can fail anywhere
-        reason = f"{type(error).__name__}: {error}"
-        raise BlastlensError(
-            f"metrics.json of {copy.name} does not make a card ({reason}); run `python -m train.evaluate`."
-        ) from error
-    return Upload(repo_id, files, f"{copy.name}, as exported and measured", MARKER, owned=ALLOWED)
+    files = {name: (copy / name).read_bytes() for name in model_files(copy)} | card.render(copy, repo_id)
+    return Upload(repo_id, files, f"{copy.name}, as exported and measured", MARKER, owned=ALLOWED, **options)
 
 
 def model_files(folder: Path) -> list[str]:
@@ -112,8 +105,6 @@ def model_files(folder: Path) -> list[str]:
             raise BlastlensError(f"{path} is a link; put the file itself there.")
         if path.is_dir():
             continue
-        if path.suffix.lower() in PICKLE_SUFFIXES:
-            raise BlastlensError(f"{path} may run code when it is loaded; publish safetensors and ONNX only.")
         if name not in ALLOWED:
             raise BlastlensError(f"{path} does not belong in a model folder; move it elsewhere.")
         names.append(name)
@@ -127,17 +118,18 @@ def model_files(folder: Path) -> list[str]:
 
 def require_measured(folder: ModelFolder) -> None:
     """Raises BlastlensError unless metrics.json holds a measurement on held-out images of these very files."""
-    metrics, name = folder.metrics, folder.model_id
-    evaluate = "run `python -m train.evaluate`"
-    if not metrics.get("protocols") or not metrics.get("headline"):
-        raise BlastlensError(f"metrics.json of {name} holds no measurement; {evaluate}.")
-    if metrics.get("label_names") != list(folder.label_names):
-        raise BlastlensError(f"metrics.json of {name} has other labels than config.json; {evaluate}.")
-    if folder.ood_detector and folder.ood_detector.incomplete:
-        raise BlastlensError(f"{name} has no {OOD_FEATURES}, which gate.json names; run `python -m train.evaluate`.")
-    for key, file in NETWORKS.items():  # ModelFolder.load has compared those that metrics.json lists
-        if (folder.path / file).is_file() and key not in (metrics.get("sha256") or {}):
-            raise BlastlensError(f"{file} of {name} is not a file that metrics.json measured; {evaluate}.")
+    metrics = folder.metrics
+    # ModelFolder.load has compared the files whose digest is recorded.
+    unknown = [file for key, file in NETWORKS.items() if key not in (metrics.get("sha256") or {})]
+    problems = {
+        "metrics.json holds no measurement": not (metrics.get("protocols") and metrics.get("headline")),
+        "metrics.json has other labels than config.json": metrics.get("label_names") != list(folder.label_names),
+        f"there is no {OOD_FEATURES}, which gate.json names": folder.ood_detector and folder.ood_detector.incomplete,
+        **{f"metrics.json did not measure {file}": (folder.path / file).is_file() for file in unknown},
+    }
+    for problem, found in problems.items():
+        if found:
+            raise BlastlensError(f"{folder.model_id} is not measured: {problem}; run `python -m train.evaluate`.")
 
 
 def runtime_outputs(path: Path, model_id: str | None = None) -> Outputs:

@@ -14,15 +14,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from gradio_client import Client, handle_file
 from huggingface_hub import constants
-from PIL import Image
 
 from blastlens import Classifier
 from blastlens.errors import BlastlensError
@@ -31,7 +28,7 @@ from blastlens.model_folder import PRECISIONS, ModelFolder
 from blastlens.predictions import DISCLAIMER
 from publish.hub_client import Hub
 from publish.model import probe_images
-from publish.upload import ZERO_GPU, Log, Published, Upload, publish
+from publish.upload import ZERO_GPU, Upload, publish
 from train import card
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,27 +56,19 @@ Code: Apache-2.0. The terms of the models are in their cards.
 """
 
 
-@dataclass(frozen=True)
-class PinnedModel:
-    """A model of the Hub at one commit; `folder` is its download."""
-
-    repo_id: str
-    commit: str
-    folder: ModelFolder
-
-    @property
-    def name(self) -> str:
-        return self.repo_id.rpartition("/")[2]
-
-    @property
-    def files(self) -> list[str]:
-        """Paths that a page reads; the cache may hold more, downloaded by other programs."""
-        root = self.folder.path
-        return sorted(chosen_files(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
+def page_name(folder: ModelFolder) -> str:
+    """The name of a model on a page."""
+    return folder.model_id.rpartition("/")[2]
 
 
-def pinned_models(names: Sequence[str]) -> list[PinnedModel]:
-    """Download models given as "owner/name" or "owner/name@revision".
+def served_files(folder: ModelFolder) -> list[str]:
+    """Paths that a page reads; the cache may hold more, downloaded by other programs."""
+    root = folder.path
+    return sorted(chosen_files(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
+
+
+def pinned_models(names: Sequence[str]) -> list[ModelFolder]:
+    """Download models given as "owner/name" or "owner/name@revision"; each is at one commit, its `revision`.
 
     Raises:
         BlastlensError: none, two of the same name, or one that cannot be downloaded or has no ONNX file.
@@ -88,78 +77,79 @@ def pinned_models(names: Sequence[str]) -> list[PinnedModel]:
         raise BlastlensError("A Space needs at least one model; give --models owner/name@revision.")
     models = []
     for name in names:
-        repo_id, revision = split_name(name) or (name, None)
-        if split_name(name) is None or revision == "":
+        repo_id, revision = split_name(name) or (name, "")
+        if revision == "":
             raise BlastlensError(f"{name!r} is not a model of the Hub; give owner/name or owner/name@revision.")
         path = snapshot(repo_id, revision)
-        folder = ModelFolder.load(path, repo_id, path.name)
-        if not folder.onnx_file("fp32").is_file():
+        models.append(ModelFolder.load(path, repo_id, path.name))
+        if not models[-1].onnx_file("fp32").is_file():
             raise BlastlensError(f"{name} has no {PRECISIONS['fp32']}; a Space serves ONNX files only.")
-        models.append(PinnedModel(repo_id, path.name, folder))
-    require_unique([model.name for model in models])
+    require_unique(models)
     return models
 
 
-def require_unique(names: Sequence[str]) -> None:
-    """Raises BlastlensError if two models have the same name, and so the same folder in a Space."""
+def require_unique(models: Sequence[ModelFolder]) -> None:
+    """Raises BlastlensError if two models have the same name, and so the same folder on a page."""
+    names = [page_name(model) for model in models]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise BlastlensError(f"Two models are called {duplicates[0]}; give models of different names.")
 
 
-def space_upload(repo_id: str, models: Sequence[PinnedModel]) -> Upload:
-    """The Space with these models, in the page's order."""
-    return Upload(repo_id, space_files(models), "The page", MARKER, "space", "gradio")
+def space_upload(repo_id: str, models: Sequence[ModelFolder], **options: Any) -> Upload:
+    """The Space with these models, in the page's order; `options` are fields of `Upload`."""
+    return Upload(repo_id, space_files(models), "The page", MARKER, "space", "gradio", **options)
 
 
-def publish_space(
-    hub: Hub, upload: Upload, models: Sequence[PinnedModel], log: Log, dry_run: bool = False
-) -> Published | None:
+def publish_space(hub: Hub, upload: Upload, models: Sequence[ModelFolder]) -> None:
     """Start the Space here, compare its predictions with the models', and publish it.
 
     Raises:
         BlastlensError: it would publish a private model, does not start, or predicts something else.
     """
-    refuse_private_models(hub, upload, models, log)
-    log(try_out(upload.files))
-    return publish(hub, upload, log, dry_run)
+    refuse_private_models(hub, upload, models)
+    hub.log(try_out(upload.files))
+    publish(hub, upload)
 
 
-def refuse_private_models(hub: Hub, upload: Upload, models: Sequence[PinnedModel], log: Log) -> None:
+def refuse_private_models(hub: Hub, upload: Upload, models: Sequence[ModelFolder]) -> None:
     """Raises BlastlensError if a public Space would hold a copy of a private model."""
     space = hub.read(**upload.repo)
     for model in models:
-        state = hub.read(model.repo_id)
+        state = hub.read(model.model_id)
         if state is None or not state.private:
             continue
         if not (space.private if space else upload.private):
             raise BlastlensError(
-                f"The model {model.repo_id} is private and {upload} would be public; give --private for a new Space, "
+                f"The model {model.model_id} is private and {upload} would be public; give --private for a new Space, "
                 "or make the model public."
             )
-        log(f"model {model.repo_id} is private; everyone who may see the Space can download its copy")
+        hub.log(f"model {model.model_id} is private; everyone who may see the Space can download its copy")
 
 
-def space_files(models: Sequence[PinnedModel], root: Path = ROOT) -> dict[str, bytes]:
+def space_files(models: Sequence[ModelFolder], root: Path = ROOT) -> dict[str, bytes]:
     """Every file of the Space by path."""
     files = {path: (root / path).read_bytes() for path in FILES}
     for path, file in project_files("blastlens", root).items():
         if file.suffix in SUFFIXES and not path.startswith(COMMAND_LINE):
             files[path] = file.read_bytes()
+    rows, preloaded = [], []
     for model in models:
-        files |= {f"models/{model.name}/{path}": (model.folder.path / path).read_bytes() for path in model.files}
-    rows = [{"repo_id": m.repo_id, "revision": m.commit, "copy": f"models/{m.name}"} for m in models]
+        copy, paths = f"models/{page_name(model)}", served_files(model)
+        files |= {f"{copy}/{path}": (model.path / path).read_bytes() for path in paths}
+        rows.append({"repo_id": model.model_id, "revision": model.revision, "copy": copy})
+        preloaded.append(f"{model.model_id} {','.join(paths)} {model.revision}")
     files[MARKER] = (json.dumps({"models": rows}, indent=2) + "\n").encode()
     files["requirements.txt"] = serving_requirements((root / "requirements.txt").read_text("utf-8")).encode()
     settings = {
         **list_entry(root),
         "sdk": "gradio",
-        "sdk_version": pinned_version("gradio"),
+        "sdk_version": card.pinned("gradio").partition("==")[2],
         "python_version": PYTHON,
         "app_file": "app.py",
         "pinned": False,
         "suggested_hardware": ZERO_GPU,
-        "models": [model.repo_id for model in models],
-        "preload_from_hub": [f"{model.repo_id} {','.join(model.files)} {model.commit}" for model in models],
+        "models": [model.model_id for model in models],
+        "preload_from_hub": preloaded,
         "tags": ["mcp-server", "image-classification", "leukemia", "blood-smear", "robustness"],
     }
     files["README.md"] = readme(settings, BODY, models)
@@ -192,18 +182,13 @@ def serving_requirements(requirements: str) -> str:
     return serving.rstrip() + "\n"
 
 
-def pinned_version(package: str) -> str:
-    """The version of a package in requirements.txt."""
-    return card.pinned(package).partition("==")[2]
-
-
 def list_entry(root: Path = ROOT) -> dict[str, Any]:
     """How the Hub lists a Space, from the front matter of the project's README.md."""
     front = yaml.safe_load((root / "README.md").read_text("utf-8").split("---")[1])
     return {key: front[key] for key in ("title", "emoji", "colorFrom", "colorTo", "short_description", "license")}
 
 
-def readme(settings: Mapping[str, Any], body: str, models: Sequence[PinnedModel]) -> bytes:
+def readme(settings: Mapping[str, Any], body: str, models: Sequence[ModelFolder]) -> bytes:
     """A README.md with front matter, the disclaimer and a table of the models."""
     front = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=10_000)
     head = "| model | revision | weighted F1 (95 % CI) | protocol |\n| --- | --- | --- | --- |"
@@ -211,17 +196,17 @@ def readme(settings: Mapping[str, Any], body: str, models: Sequence[PinnedModel]
     return f"---\n{front}---\n{body.format(disclaimer=f'**{DISCLAIMER}**', table=table)}".encode()
 
 
-def model_row(model: PinnedModel) -> str:
+def model_row(model: ModelFolder) -> str:
     """A Markdown row: the model, its revision and its score. metrics.json may hold anything, so it is validated."""
-    headline = model.folder.metrics.get("headline")
+    headline = model.metrics.get("headline")
     headline = headline if isinstance(headline, dict) else {}
     score = headline.get("weighted_f1")
     numbers = [score.get(end) for end in ("value", "low", "high")] if isinstance(score, dict) else [None]
     measured = all(isinstance(number, int | float) for number in numbers)
     text = "{:.3f} ({:.3f} to {:.3f})".format(*numbers) if measured else "not measured"
     protocol = re.sub(r"[^\w:. +-]", "", str(headline.get("protocol", "-")))[:MAX_PROTOCOL]
-    page = f"[{model.repo_id}](https://huggingface.co/{model.repo_id})"
-    return f"| {page} | `{model.commit[:12]}` | {text} | {protocol} |"
+    page = f"[{model.model_id}](https://huggingface.co/{model.model_id})"
+    return f"| {page} | `{str(model.revision)[:12]}` | {text} | {protocol} |"
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:
@@ -234,6 +219,8 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
 def try_out(files: Mapping[str, bytes]) -> str:
     """Start the Space's app.py from its files alone and classify one image with each model through the API.
 
+    It has an empty cache and no token.
+
     Returns:
         A sentence about it.
 
@@ -244,16 +231,16 @@ def try_out(files: Mapping[str, bytes]) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "space"
         write(files, folder)
-        with running_space(folder, Path(temporary)) as (address, seconds):
+        start = time.monotonic()
+        with running_app(folder, _environment(Path(temporary))) as (address, _):
+            seconds = time.monotonic() - start
             try:
                 warnings = _compare(Client(address, verbose=False), rows, folder)
             except BlastlensError:
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-                raise BlastlensError(
-                    f"The Space starts but does not answer ({reason}); it is not published."
-                ) from error
+                raise BlastlensError(f"The Space starts but does not answer ({reason}).") from error
     source = f"from copies: {' '.join(warnings)}" if warnings else "from the Hub"
     return (
         f"started from its own files in {seconds:.1f} s; the API predicts as its {len(rows)} models do, loaded {source}"
@@ -262,12 +249,12 @@ def try_out(files: Mapping[str, bytes]) -> str:
 
 def _compare(client: Client, rows: Sequence[Mapping[str, str]], folder: Path) -> list[str]:
     """Compare predictions of the page with those of its models; returns the page's warnings about models."""
+    image = folder.parent / "image.png"
     for row in rows:
         model = ModelFolder.load(folder / row["copy"], row["repo_id"], row["revision"])
-        image = folder.parent / "image.png"
-        Image.fromarray(np.asarray(probe_images(model)[0])).save(image)
+        probe_images(model)[0].save(image)
         expected = Classifier(model).predict(image).probabilities
-        found: dict[str, Any] = client.predict(handle_file(str(image)), row["repo_id"], 0, 0, api_name="/classify")
+        found = client.predict(handle_file(str(image)), row["repo_id"], 0, 0, api_name="/classify")
         if found["probabilities"] != expected or found["revision"] != row["revision"]:
             raise BlastlensError(f"The Space predicts something else than {row['repo_id']}; it is not published.")
     listed = client.predict(api_name="/list_models")["models"]
@@ -275,37 +262,43 @@ def _compare(client: Client, rows: Sequence[Mapping[str, str]], folder: Path) ->
 
 
 @contextmanager
-def running_space(folder: Path, home: Path) -> Iterator[tuple[str, float]]:
-    """Run a folder's app.py with an empty cache and without any token; gives its address and the seconds it took."""
+def running_app(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Run a folder's app.py on a free port; gives its address, once it accepts connections, and the process id.
+
+    Raises:
+        BlastlensError: it does not start.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = home / "log"
-    with log.open("w") as output:
+    settings = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
         command = [sys.executable, "app.py"]
-        process = subprocess.Popen(command, cwd=folder, env=_environment(home, port), stdout=output, stderr=output)
-    try:
-        start = time.monotonic()
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None or time.monotonic() - start > START_S:
-                lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-                reason = lines[-1] if lines else "no output"
-                raise BlastlensError(f"The Space does not start ({reason}); it is not published.")
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}", time.monotonic() - start
-    finally:
-        process.terminate()
+        process = subprocess.Popen(command, cwd=folder, env={**environment, **settings}, stdout=log, stderr=log)
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            end = time.monotonic() + START_S
+            while not _accepts(port):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    lines = [line.strip() for line in log if line.strip()] or ["no output"]
+                    raise BlastlensError(f"The page does not start ({lines[-1]}).")
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _environment(home: Path, port: int) -> dict[str, str]:
+def _accepts(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _environment(home: Path) -> dict[str, str]:
     """Only where programs and libraries are, and how the Hub is reached; no token."""
     kept: tuple[str, ...] = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "OMP_NUM_THREADS")
     kept += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
@@ -314,7 +307,4 @@ def _environment(home: Path, port: int) -> dict[str, str]:
         "HF_HOME": str(home / "huggingface"),
         "HF_ENDPOINT": constants.ENDPOINT,
         "HF_HUB_DISABLE_XET": "1",
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
     }

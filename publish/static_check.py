@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from blastlens.errors import BlastlensError
 from blastlens.images import open_image
 from blastlens.model_folder import ModelFolder
 from publish.model import probe_images
-from publish.space import write
+from publish.space import page_name, write
 
 SCRIPT = Path(__file__).with_name("static_check.mjs")
 # Of a probability. Parts of an int8 network sum in another order, and on synthetic images the networks are least
@@ -31,11 +31,12 @@ SIGMAS, IMAGES = (0, 20), 2
 TIMEOUT_S = 300
 
 
-def check_page(files: Mapping[str, bytes], folders: Mapping[str, ModelFolder]) -> str:
+def check_page(files: Mapping[str, bytes], folders: Sequence[ModelFolder]) -> str:
     """Run the page's modules on test images and compare pixels, input check and probabilities with Python's.
 
     Args:
-        files: of the page. folders: the models by their names on the page.
+        files: of the page.
+        folders: the models of the page.
 
     Returns:
         A sentence about it.
@@ -43,38 +44,28 @@ def check_page(files: Mapping[str, bytes], folders: Mapping[str, ModelFolder]) -
     Raises:
         BlastlensError: the page's modules do not run, or differ from Python.
     """
-    vectors = {name: vectors_of(Classifier(folder, "int8")) for name, folder in folders.items()}
-    node = shutil.which("node")
-    if node is None:
-        return f"its {len(vectors)} models run; there is no Node.js to run the page's own modules"
+    node, largest = shutil.which("node"), 0.0
     with tempfile.TemporaryDirectory() as page:
         write(files, Path(page))
-        differences = [_compare(name, rows, _run(node, page, name, rows)) for name, rows in vectors.items()]
-    return f"run by Node.js, it gives the probabilities of {len(vectors)} models, within {max(differences):.1e}"
+        for folder in folders:
+            name, vectors = page_name(folder), _test_vectors(Classifier(folder, "int8"))
+            if node:
+                largest = max(largest, _compare(name, vectors, _run(node, page, name, vectors)))
+    if node is None:
+        return f"its {len(folders)} models run; there is no Node.js to run the page's own modules"
+    return f"run by Node.js, it gives the probabilities of {len(folders)} models, within {largest:.1e}"
 
 
-def vectors_of(classifier: Classifier) -> list[dict[str, Any]]:
-    """Images at noise levels with what Python makes of them.
-
-    Returns:
-        Rows with `image` (base64 of RGB bytes), `width`, `height`, `sigma`, `pixels` (base64 of what the network sees),
-        `fits` (of the input check) and `probabilities` by label.
-    """
+def _test_vectors(classifier: Classifier) -> list[dict[str, Any]]:
+    """Images at noise levels with what Python makes of them; pixels are RGB bytes in base64."""
     rows = []
     for image in map(open_image, probe_images(classifier.folder)[-IMAGES:]):
         for sigma in SIGMAS:
             prediction = classifier.predict(image, sigma)
-            rows.append(
-                {
-                    "image": base64.b64encode(image.tobytes()).decode(),
-                    "width": image.width,
-                    "height": image.height,
-                    "sigma": sigma,
-                    "pixels": base64.b64encode(classifier.pixels(image, sigma).tobytes()).decode(),
-                    "fits": prediction.in_domain,
-                    "probabilities": prediction.probabilities,
-                }
-            )
+            row: dict[str, Any] = {"width": image.width, "height": image.height, "sigma": sigma}
+            row["image"] = base64.b64encode(image.tobytes()).decode()
+            row["pixels"] = base64.b64encode(classifier.pixels(image, sigma).tobytes()).decode()
+            rows.append({**row, "fits": prediction.in_domain, "probabilities": prediction.probabilities})
     return rows
 
 

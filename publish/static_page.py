@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
@@ -23,10 +24,10 @@ from blastlens.model_folder import OOD_FEATURES, PRECISIONS, ModelFolder, bundle
 from blastlens.synthetic_images import synthetic_image
 from publish import space
 from publish.hub_client import Hub
-from publish.space import ROOT, PinnedModel
+from publish.space import ROOT, page_name
 from publish.static_check import check_page
 from publish.static_records import card_path, model_record, settings
-from publish.upload import Log, Published, Upload, publish, readable
+from publish.upload import Upload, publish, readable
 
 SOURCES = "static"
 START = "index.html"
@@ -62,16 +63,17 @@ licence, in `vendor/`). Code: Apache-2.0. The terms of the models are in their c
 """
 
 
-def static_upload(repo_id: str, models: Sequence[PinnedModel], package: Path | None = None) -> Upload:
+def static_upload(repo_id: str, models: Sequence[ModelFolder], package: Path | None = None, **options: Any) -> Upload:
     """The static Space with these models, in the page's order.
 
     Args:
         package: folder of the unpacked npm package onnxruntime-web; without it npm downloads the package.
+        options: fields of `Upload`.
 
     Raises:
         BlastlensError: a model without an int8 file, or no onnxruntime-web.
     """
-    files = page_files([model.folder for model in models], package)
+    files = page_files(models, package)
     html = files[START].decode()
     if html.count(CONNECT) != 1:
         raise BlastlensError(f"{SOURCES}/{START} must contain {CONNECT} once, in its security policy.")
@@ -81,34 +83,32 @@ def static_upload(repo_id: str, models: Sequence[PinnedModel], package: Path | N
         "sdk": "static",
         "app_file": START,
         "pinned": False,
-        "models": [model.repo_id for model in models],
+        "models": [model.model_id for model in models],
         "tags": ["image-classification", "leukemia", "blood-smear", "robustness", "onnx"],
         "custom_headers": HEADERS,
     }
     files["README.md"] = space.readme(front, BODY, models)
-    return Upload(repo_id, files, "The page that runs in the browser", MARKER, "space", "static")
+    return Upload(repo_id, files, "The page that runs in the browser", MARKER, "space", "static", **options)
 
 
-def publish_page(
-    hub: Hub, upload: Upload, models: Sequence[PinnedModel], log: Log, dry_run: bool = False
-) -> Published | None:
+def publish_page(hub: Hub, upload: Upload, models: Sequence[ModelFolder]) -> None:
     """Compare the page's predictions with Python's here, and publish it.
 
     Raises:
         BlastlensError: it would publish a private model, or predicts something else than its models.
     """
-    space.refuse_private_models(hub, upload, models, log)
-    log(check_page(upload.files, {model.name: model.folder for model in models}))
-    return publish(hub, upload, log, dry_run)
+    space.refuse_private_models(hub, upload, models)
+    hub.log(check_page(upload.files, models))
+    publish(hub, upload)
 
 
 def write_page(
+    log: Callable[[str], None],
     target: Path,
     models: Sequence[str],
-    log: Log,
-    package: Path | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    package: Path | None,
+    overwrite: bool,
+    dry_run: bool,
 ) -> None:
     """Write the page into a folder, from which any web server can serve it.
 
@@ -129,7 +129,7 @@ def write_page(
         )
     folders = [fetch(name) for name in models or map(bundled_root().joinpath, bundled_models())]
     files = page_files(folders, package)
-    log(check_page(files, {page_name(folder): folder for folder in folders}))
+    log(check_page(files, folders))
     size = readable(sum(map(len, files.values())))
     if dry_run:
         log(f"{len(files)} files, {size}; dry run: nothing was written")
@@ -148,14 +148,13 @@ def page_files(folders: Sequence[ModelFolder], package: Path | None = None) -> d
     Raises:
         BlastlensError: a model without an int8 file, two of the same name, or no onnxruntime-web.
     """
-    names = [page_name(folder) for folder in folders]
-    space.require_unique(names)
+    space.require_unique(folders)
     sources = {path.name: path.read_bytes() for path in space.project_files(SOURCES).values()}
     files = {name: data for name, data in sources.items() if name not in NOT_SERVED} | runtime_files(package)
     files["settings.js"] = settings().encode()
     records = []
-    for name, folder in zip(names, folders, strict=True):
-        served = model_files(folder)
+    for folder in folders:
+        name, served = page_name(folder), model_files(folder)
         files |= {f"models/{name}/{path}": data for path, data in served.items()}
         try:
             records.append(model_record(name, folder, {path: len(data) for path, data in served.items()}))
@@ -177,11 +176,6 @@ def page_files(folders: Sequence[ModelFolder], package: Path | None = None) -> d
     return dict(sorted(files.items()))
 
 
-def page_name(folder: ModelFolder) -> str:
-    """The name of a model on the page."""
-    return folder.model_id.rpartition("/")[2]
-
-
 def model_files(folder: ModelFolder) -> dict[str, bytes]:
     """The files of a model that the page downloads.
 
@@ -197,9 +191,7 @@ def model_files(folder: ModelFolder) -> dict[str, bytes]:
 def synthetic_examples(labels: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
     """Synthetic images for models with these labels: label and PNG by path; none for unknown labels."""
     found: dict[str, tuple[str, bytes]] = {}
-    if not dataset_info(labels).known:
-        return found
-    for seed in range(EXAMPLES_PER_LABEL.get(len(labels), 1)):
+    for seed in range(EXAMPLES_PER_LABEL.get(len(labels), 1) if dataset_info(labels).known else 0):
         for label in labels:
             file = BytesIO()
             synthetic_image(label, seed).save(file, "PNG")

@@ -1,10 +1,10 @@
 """A Hugging Face Hub on the loopback interface: the endpoints that publishing and downloading use, kept in memory.
 
 It answers huggingface_hub 2.4, transformers and timm over HTTP/1.1 as the real Hub does, with its status codes,
-X-Error-Code and X-Error-Message. Large files go through a second port, the storage behind the Hub, which refuses a
+X-Error-Code and X-Error-Message. Large files go through another host name, the storage behind the Hub, which refuses a
 token. `LoopbackHub.fail` makes requests fail; `point_client_at` directs this process's huggingface_hub to it.
 
-Not simulated: Xet storage, multipart uploads, validation of cards, branches, rate limits.
+Not simulated: Xet storage, multipart uploads, validation of cards, branches, rate limits, collections.
 """
 
 import base64
@@ -26,10 +26,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 MAIN = "refs/heads/main"
 LARGE = (".onnx", ".safetensors", ".bin", ".gz", ".wasm", ".h5", ".pt", ".PT", ".parquet", ".zip")
 KINDS = {"": "model", "models": "model", "datasets": "dataset", "spaces": "space"}
+Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class Refusal(Exception):
@@ -58,10 +58,6 @@ class Blob:
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(data)}\n"
             data = pointer.encode()
         return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.large else self.oid
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,12 @@ class Repository:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.history[revision]
 
-    def log(self, revision: str) -> Iterator[Commit]:
-        commit: Commit | None = self.at(revision)
-        while commit:
-            yield commit
-            commit = self.history[commit.parent] if commit.parent else None
+    def log(self, revision: str) -> list[Commit]:
+        """Newest first."""
+        found = [self.at(revision)]
+        while found[-1].parent:
+            found.append(self.history[found[-1].parent])
+        return found
 
     def named(self, prefix: str) -> dict[str, str]:
         return {ref.removeprefix(prefix): oid for ref, oid in self.refs.items() if ref.startswith(prefix)}
@@ -121,28 +118,18 @@ class Account:
         return (self.name == "stranger") == (namespace == "stranger")
 
 
-@dataclass
-class Collection:
-    title: str
-    items: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = field(default=b"", repr=False)
-
-
 @dataclass(frozen=True)
 class Request:
-    """One request; `status` is None if the connection was dropped. `storage`: sent to the storage, not to the Hub."""
+    """One request."""
 
     method: str
     path: str
-    status: int | None
     authorization: str | None = field(repr=False)
-    storage: bool = False
+
+    @property
+    def storage(self) -> bool:
+        """Whether it was sent to the storage, not to the Hub."""
+        return self.path.startswith(("/store/", "/cdn/"))
 
 
 @dataclass
@@ -152,24 +139,15 @@ class Fault:
     method: str
     pattern: str
     times: float = 1
-    status: int | None = None  # answer this, with `headers` and `body`, and do nothing
-    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int | None = None  # answer this with `body`, and do nothing
     body: bytes = b""
     drop: bool = False  # close the connection without an answer, and do nothing
     after_effect: bool = False  # with `status` or `drop`: do what was requested first
-    cut_after: int | None = None  # close the connection after so many bytes of the body
-    shorten_to: int | None = None  # send only so many bytes of the body, and declare that length
     corrupt: bool = False  # flip one bit of the body
     delay: float = 0.0  # seconds
 
     def matches(self, method: str, path: str) -> bool:
         return self.times > 0 and bool(re.fullmatch(self.method, method) and re.search(self.pattern, path))
-
-    def applied(self, body: bytes) -> bytes:
-        if self.corrupt and body:
-            middle = len(body) // 2
-            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-        return body[: self.shorten_to]
 
 
 @dataclass(frozen=True)
@@ -199,27 +177,24 @@ class LoopbackHub:
 
     def __init__(self) -> None:
         words = (b"write", b"read", b"stranger")
-        self.token, self.read_token, self.stranger_token = (
-            "hf_" + hashlib.sha256(word).hexdigest()[:34] for word in words
-        )
-        self.accounts = {
-            self.token: Account("owner", True),
-            self.read_token: Account("owner", False),
-            self.stranger_token: Account("stranger", True),
-        }
+        tokens = ["hf_" + hashlib.sha256(word).hexdigest()[:34] for word in words]
+        self.token, self.read_token, self.stranger_token = tokens
+        accounts = (Account("owner", True), Account("owner", False), Account("stranger", True))
+        self.accounts = dict(zip(tokens, accounts, strict=True))
         self.repositories: dict[tuple[str, str], Repository] = {}
-        self.collections: dict[str, Collection] = {}
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._crashes: list[Exception] = []
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._servers = [_Server(self, storage) for storage in (False, True)]
-        self.address, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.hub = self
+        self.address, self.storage = (
+            f"http://{host}:{self._server.server_port}" for host in ("127.0.0.1", "localhost")
+        )
 
     def __enter__(self) -> "LoopbackHub":
-        for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -231,36 +206,32 @@ class LoopbackHub:
         """Stop: open connections are cut and new ones refused, as without a network."""
         if not self._closing.is_set():
             self._closing.set()
-            for server in self._servers:
-                server.shutdown()
-                server.server_close()
-                server.hang_up()
+            self._server.shutdown()
+            self._server.server_close()
+            self._server.hang_up()
 
     # What tests use
 
     def add_repo(
         self,
         repo_id: str,
-        files: Mapping[str, bytes | Path] = NOTHING,
+        files: Mapping[str, bytes | Path] = types.MappingProxyType({}),
         *,
         kind: str = "model",
         private: bool = False,
         gated: bool = False,
-        message: str = "Upload",
     ) -> str:
         """Create a repository with these files on its main branch; the commit's oid."""
         repo = self.repositories[kind, repo_id] = Repository(repo_id, kind, private, gated)
-        return self.commit(repo_id, files, kind=kind, message=message) if files else repo.at(MAIN).oid
+        return self.commit(repo_id, files, kind=kind) if files else repo.at(MAIN).oid
 
-    def add_folder(self, repo_id: str, folder: Path, **options: Any) -> str:
+    def add_folder(self, repo_id: str, folder: Path) -> str:
         """`add_repo` of a folder's files without hidden ones."""
         names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
         shown = {name.as_posix(): folder / name for name in names if not any(p[0] == "." for p in name.parts)}
-        return self.add_repo(repo_id, shown, **options)
+        return self.add_repo(repo_id, shown)
 
-    def commit(
-        self, repo_id: str, files: Mapping[str, bytes | Path | None], *, kind: str = "model", message: str = "Other"
-    ) -> str:
+    def commit(self, repo_id: str, files: Mapping[str, bytes | Path | None], *, kind: str = "model") -> str:
         """Commit to the main branch without HTTP, as another user; None removes a file."""
         with self._lock:
             repo = self.repositories[kind, repo_id]
@@ -272,19 +243,19 @@ class LoopbackHub:
                 data = content.read_bytes() if isinstance(content, Path) else content
                 blobs[path] = Blob(data, is_large(path, data, len(data)))
                 repo.storage[blobs[path].sha256] = data
-            return repo.append(MAIN, blobs, message, repo.at(MAIN)).oid
+            return repo.append(MAIN, blobs, "Other", repo.at(MAIN)).oid
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
         """What the repository holds at a revision, without .gitattributes."""
         blobs = self.repositories[kind, repo_id].at(revision).files
         return {path: blob.content for path, blob in sorted(blobs.items()) if path != ".gitattributes"}
 
-    def commits(self, repo_id: str, revision: str = "main", kind: str = "model") -> list[Commit]:
+    def commits(self, repo_id: str, kind: str = "model") -> list[Commit]:
         """Newest first."""
-        return list(self.repositories[kind, repo_id].log(revision))
+        return self.repositories[kind, repo_id].log("main")
 
-    def tags(self, repo_id: str, kind: str = "model") -> dict[str, str]:
-        return self.repositories[kind, repo_id].named("refs/tags/")
+    def tags(self, repo_id: str) -> dict[str, str]:
+        return self.repositories["model", repo_id].named("refs/tags/")
 
     def exists(self, repo_id: str, kind: str = "model") -> bool:
         return (kind, repo_id) in self.repositories
@@ -302,42 +273,52 @@ class LoopbackHub:
         switches = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
         return (
             {name: value for name, value in os.environ.items() if not ours.match(name)}
-            | {"HF_ENDPOINT": self.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+            | {
+                "HF_ENDPOINT": self.address,
+                "HF_HOME": str(home),
+                "HF_HUB_OFFLINE": "0",
+                "NO_PROXY": "127.0.0.1,localhost",
+            }
             | dict.fromkeys(switches, "1")
             | ({"HF_TOKEN": token} if token else {})
         )
 
     # Answering
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, storage: bool) -> Any:
-        """The reply to a request, and the fault that is applied to it."""
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """The reply to a request; None to close the connection."""
         with self._lock:
             fault = next((fault for fault in self._faults if fault.matches(method, target)), Fault("", ""))
             fault.times -= 1
+            self.requests.append(Request(method, target, headers.get("Authorization")))
         self._closing.wait(fault.delay)
-        reply = Reply()
+        status, fields, content = 200, {}, b""
         if fault.after_effect or not (fault.drop or fault.status is not None):
             with self._lock:
                 try:
-                    reply = self._reply(method, target, headers, body, storage)
+                    status, fields, content = self._reply(method, target, headers, body)
                 except Exception as crash:
                     self._crashes.append(crash)
-                    reply = Reply(500, body=f"The loopback Hub has a mistake: {crash!r}".encode())
+                    return reply_json({"error": f"The loopback Hub has a mistake: {crash!r}"}, 500)
+        if fault.drop:
+            return None
         if fault.status is not None:
-            reply = Reply(fault.status, fault.headers, fault.body)
-        status = None if fault.drop else reply.status
-        self.requests.append(Request(method, target, status, headers.get("Authorization"), storage))
-        return reply, fault
+            return fault.status, {}, fault.body
+        if fault.corrupt and content:
+            middle = len(content) // 2
+            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        return status, fields, content
 
-    def _reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes, storage: bool) -> Reply:
+    def _reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         url = urlsplit(target)
         try:
-            account = None if storage else self._account(headers.get("Authorization"))
-            for methods, pattern, action in STORAGE_ROUTES if storage else ROUTES:
+            account = self._account(headers.get("Authorization"))
+            for methods, pattern, action in ROUTES:
                 found = re.fullmatch(pattern, url.path)
                 if found and method in methods.split():
                     parts = {name: unquote(value) for name, value in found.groupdict(default="").items()}
-                    return action(self, Call(parts, parse_qs(url.query), headers, body, account))
+                    answer = action(self, Call(parts, parse_qs(url.query), headers, body, account))
+                    return reply_json(answer) if isinstance(answer, dict | list) else answer
             raise Refusal(404, "Sorry, we can't find the page you are looking for.")
         except Refusal as refusal:
             extra = {"X-Error-Message": refusal.message} | ({"X-Error-Code": refusal.code} if refusal.code else {})
@@ -359,7 +340,7 @@ class LoopbackHub:
             raise Refusal(404 if call.account else 401, "Repository not found", "RepoNotFound")
         if write:
             self._writer(call)
-            if not inside and not call.flag("create_pr"):
+            if not inside:
                 raise Refusal(403, f"You don't have the rights to write to {repo_id}")
         if content and repo.gated and not inside:
             raise Refusal(403 if call.account else 401, f"Access to model {repo_id} is restricted", "GatedRepo")
@@ -372,18 +353,15 @@ class LoopbackHub:
             raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
         return call.account
 
-    def _page(self, repo: Repository) -> str:
-        return f"{self.address}/{'' if repo.kind == 'model' else repo.kind + 's/'}{repo.id}"
-
-    def whoami(self, call: Call) -> Reply:
+    def whoami(self, call: Call) -> Any:
         if call.account is None:
             raise Refusal(401, "Invalid username or password.")
-        return reply_json({"type": "user", "name": call.account.name, "orgs": []})
+        return {"type": "user", "name": call.account.name, "orgs": []}
 
-    def validate_yaml(self, call: Call) -> Reply:
-        return reply_json({"errors": [], "warnings": []})
+    def validate_yaml(self, call: Call) -> Any:
+        return {"errors": [], "warnings": []}
 
-    def create(self, call: Call) -> Reply:
+    def create(self, call: Call) -> Any:
         account = self._writer(call)
         kind, namespace = call.json.get("type", "model"), call.json.get("organization") or account.name
         repo_id = f"{namespace}/{call.json['name']}"
@@ -391,18 +369,17 @@ class LoopbackHub:
             raise Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"')
         if (kind, repo_id) in self.repositories:
             raise Refusal(409, f"You already created this {kind} repo", url=f"{self.address}/{repo_id}")
-        repo = Repository(repo_id, kind, call.json.get("visibility") == "private")
-        self.repositories[kind, repo_id] = repo
-        return reply_json({"url": self._page(repo), "name": repo_id, "id": "0" * 24})
+        self.repositories[kind, repo_id] = Repository(repo_id, kind, call.json.get("visibility") == "private")
+        return {"url": f"{self.address}/{repo_id}", "name": repo_id, "id": "0" * 24}
 
-    def delete(self, call: Call) -> Reply:
+    def delete(self, call: Call) -> Any:
         account = self._writer(call)
         repo_id = f"{call.json.get('organization') or account.name}/{call.json['name']}"
         if self.repositories.pop((call.json.get("type", "model"), repo_id), None) is None:
             raise Refusal(404, "Repository not found", "RepoNotFound")
-        return reply_json({})
+        return {}
 
-    def info(self, call: Call) -> Reply:
+    def info(self, call: Call) -> Any:
         repo = self._repository(call)
         commit = repo.at(call.parts["rev"] or MAIN)
         siblings = []
@@ -412,46 +389,45 @@ class LoopbackHub:
             details = {"size": size, "blobId": blob.oid} | lfs if call.flag("blobs") else {}
             siblings.append({"rfilename": path} | details)
         about = {"id": repo.id, "sha": commit.oid, "private": repo.private, "gated": "manual" if repo.gated else False}
-        return reply_json(about | {"tags": [], "siblings": siblings})
+        return about | {"tags": [], "siblings": siblings}
 
-    def tree(self, call: Call) -> Reply:
+    def tree(self, call: Call) -> Any:
         """All files; folders are not listed."""
         rows = []
         for path, blob in sorted(self._repository(call).at(call.parts["rev"]).files.items()):
             size = len(blob.content)
             lfs = {"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
             rows.append({"type": "file", "oid": blob.oid, "size": size, "path": path} | lfs)
-        return reply_json(rows)
+        return rows
 
-    def refs(self, call: Call) -> Reply:
+    def refs(self, call: Call) -> Any:
         groups = {"branches": "refs/heads/", "tags": "refs/tags/"}
-        groups |= {"pullRequests": "refs/pr/"} if call.flag("include_prs") else {}
         named = self._repository(call).named
         found = {
             group: [{"name": name, "ref": prefix + name, "targetCommit": oid} for name, oid in named(prefix).items()]
             for group, prefix in groups.items()
         }
-        return reply_json(found | {"converts": []})
+        return found | {"converts": []}
 
-    def log(self, call: Call) -> Reply:
+    def log(self, call: Call) -> Any:
         common = {"message": "", "authors": [{"user": "owner"}], "date": "2026-01-01T00:00:00.000Z"}
         commits = self._repository(call).log(call.parts["rev"])
-        return reply_json([{"id": commit.oid, "title": commit.message} | common for commit in commits])
+        return [{"id": commit.oid, "title": commit.message} | common for commit in commits]
 
-    def resolve(self, call: Call) -> Reply:
+    def resolve(self, call: Call) -> Any:
         repo = self._repository(call, content=True)
         commit = repo.at(call.parts["rev"])
         blob = commit.files.get(call.parts["path"])
         if blob is None:
             raise Refusal(404, "Entry not found", "EntryNotFound")
-        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if not blob.large:
-            return Reply(200, headers, blob.content)
+            return 200, headers | {"ETag": f'"{blob.oid}"'}, blob.content
         location = f"{self.storage}/cdn/{repo.kind}s/{repo.id}/{blob.sha256}"
         linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content)), "Location": location}
-        return Reply(302, headers | linked)
+        return 302, headers | linked | {"ETag": f'"{blob.sha256}"'}, b""
 
-    def preupload(self, call: Call) -> Reply:
+    def preupload(self, call: Call) -> Any:
         repo = self._repository(call, write=True)
         files = repo.at(call.parts["rev"]).files
         ignore = call.json.get("gitIgnore")
@@ -461,11 +437,10 @@ class LoopbackHub:
             path = item["path"]
             large = is_large(path, base64.b64decode(item["sample"]), item["size"])
             ignored = any(line.strip("*") and path.endswith(line.strip("*")) for line in ignore.split())
-            mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored}
-            rows.append({"path": path} | mode | ({"oid": files[path].etag} if path in files else {}))
-        return reply_json({"files": rows})
+            rows.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored})
+        return {"files": rows}
 
-    def lfs_batch(self, call: Call) -> Reply:
+    def lfs_batch(self, call: Call) -> Any:
         repo = self._repository(call)
         self._writer(call)
         objects = []
@@ -473,14 +448,12 @@ class LoopbackHub:
             href = f"{self.storage}/store/{repo.kind}s/{repo.id}/{item['oid']}"
             actions = {} if item["oid"] in repo.storage else {"actions": {"upload": {"href": href}}}
             objects.append({"oid": item["oid"], "size": item["size"]} | actions)
-        return reply_json({"transfer": "basic", "objects": objects})
+        return {"transfer": "basic", "objects": objects}
 
-    def commit_request(self, call: Call) -> Reply:
+    def commit_request(self, call: Call) -> Any:
         """Apply the lines of a commit request, all or none."""
         repo = self._repository(call, write=True)
-        revision = call.parts["rev"]
-        ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
-        head = repo.at(ref)
+        head = repo.at(call.parts["rev"])
         files, message = dict(head.files), ""
         for line in map(json.loads, call.body.splitlines()):
             value, path = line["value"], line["value"].get("path", "")
@@ -498,66 +471,39 @@ class LoopbackHub:
                 case "deletedFile":
                     if files.pop(path, None) is None:
                         raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
-        wanted = call.flag("create_pr")
-        number = 1 + len(repo.named("refs/pr/"))
-        commit = repo.append(f"refs/pr/{number}" if wanted else ref, files, message, head)
-        done = {"commitOid": commit.oid, "commitUrl": f"{self._page(repo)}/commit/{commit.oid}", "hookOutput": ""}
-        pull_request = {"pullRequestUrl": f"{self._page(repo)}/discussions/{number}"} if wanted else {}
-        return reply_json({"success": True} | done | pull_request)
+        pull_request = call.flag("create_pr")  # one at most
+        commit = repo.append("refs/pr/1" if pull_request else MAIN, files, message, head)
+        done = {"commitOid": commit.oid, "commitUrl": f"{self.address}/{repo.id}/commit/{commit.oid}", "hookOutput": ""}
+        more = {"pullRequestUrl": f"{self.address}/{repo.id}/discussions/1"} if pull_request else {}
+        return {"success": True} | done | more
 
-    def tag(self, call: Call) -> Reply:
+    def tag(self, call: Call) -> Any:
         repo, ref = self._repository(call, write=True), f"refs/tags/{call.json['tag']}"
         commit = repo.at(call.parts["rev"])
         if ref in repo.refs:
             raise Refusal(409, "Tag reference exists already")
         repo.refs[ref] = commit.oid
-        return reply_json({})
+        return {}
 
-    def store(self, call: Call) -> Reply:
+    def store(self, call: Call) -> Any:
         storage, digest = self._stored(call), hashlib.sha256(call.body).hexdigest()
         if digest != call.parts["sha256"]:
             raise Refusal(400, "BadDigest: the content does not match its checksum")
         storage[digest] = call.body
-        return Reply(headers={"ETag": '"x"'})
+        return 200, {"ETag": '"x"'}, b""
 
-    def cdn(self, call: Call) -> Reply:
+    def cdn(self, call: Call) -> Any:
         content = self._stored(call)[call.parts["sha256"]]
         found = re.fullmatch(r"bytes=(\d+)-", call.headers.get("Range", ""))
         if not found:
-            return Reply(200, {"Accept-Ranges": "bytes"}, content)
+            return 200, {"Accept-Ranges": "bytes"}, content
         start = int(found[1])
-        return Reply(206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:])
+        return 206, {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}, content[start:]
 
     def _stored(self, call: Call) -> dict[str, bytes]:
         if "Authorization" in call.headers:
             raise Refusal(400, "InvalidArgument: Only one auth mechanism allowed")
         return self.repositories[KINDS[call.parts["kind"]], call.parts["id"]].storage
-
-    def create_collection(self, call: Call) -> Reply:
-        self._writer(call)
-        slug = f"{call.json['namespace']}/{re.sub('[^a-z0-9]+', '-', call.json['title'].lower())}-{'0' * 24}"
-        if slug in self.collections:
-            raise Refusal(409, "This collection already exists", slug=slug)
-        self.collections[slug] = Collection(call.json["title"])
-        return self._collection(slug)
-
-    def get_collection(self, call: Call) -> Reply:
-        return self._collection(call.parts["slug"])
-
-    def add_item(self, call: Call) -> Reply:
-        self._writer(call)
-        item = (call.json["item"]["type"], call.json["item"]["id"])
-        if item in self.collections[call.parts["slug"]].items:
-            raise Refusal(409, "Item is already in the collection")
-        self.collections[call.parts["slug"]].items.append(item)
-        return self._collection(call.parts["slug"])
-
-    def _collection(self, slug: str) -> Reply:
-        found = self.collections[slug]
-        rows = [{"_id": str(n), "position": n, "type": kind, "id": name} for n, (kind, name) in enumerate(found.items)]
-        about = {"owner": {"name": slug.partition("/")[0]}, "lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0}
-        about |= {"private": False, "theme": "indigo", "upvotes": 0}
-        return reply_json({"slug": slug, "title": found.title, "items": rows} | about)
 
 
 def is_large(path: str, sample: bytes, size: int) -> bool:
@@ -565,22 +511,18 @@ def is_large(path: str, sample: bytes, size: int) -> bool:
     return bool(size) and (path.endswith(LARGE) or b"\0" in sample[:512])
 
 
-def reply_json(value: Any, status: int = 200, headers: Mapping[str, str] = NOTHING) -> Reply:
-    return Reply(status, {"Content-Type": "application/json"} | dict(headers), json.dumps(value).encode())
+def reply_json(value: Any, status: int = 200, headers: Mapping[str, str] = types.MappingProxyType({})) -> Reply:
+    return status, {"Content-Type": "application/json"} | dict(headers), json.dumps(value).encode()
 
 
 _REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
 _PAGE = r"(?:/(?P<kind>datasets|spaces))?/(?P<id>[^/]+/[^/]+)"
 _OBJECT = r"(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)/(?P<sha256>[0-9a-f]{64})"
-_COLLECTION = r"/api/collections/(?P<slug>[^/]+/[^/]+)"
 ROUTES = (
     ("GET", "/api/whoami-v2", LoopbackHub.whoami),
     ("POST", "/api/validate-yaml", LoopbackHub.validate_yaml),
     ("POST", "/api/repos/create", LoopbackHub.create),
     ("DELETE", "/api/repos/delete", LoopbackHub.delete),
-    ("POST", "/api/collections", LoopbackHub.create_collection),
-    ("GET", _COLLECTION, LoopbackHub.get_collection),
-    ("POST", f"{_COLLECTION}/items", LoopbackHub.add_item),
     ("GET", f"{_REPO}/refs", LoopbackHub.refs),
     ("GET", f"{_REPO}/tree/(?P<rev>[^/]+)", LoopbackHub.tree),
     ("GET", f"{_REPO}/revision/(?P<rev>[^/]+)", LoopbackHub.info),
@@ -591,8 +533,6 @@ ROUTES = (
     ("POST", f"{_REPO}/tag/(?P<rev>[^/]+)", LoopbackHub.tag),
     ("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
     ("GET HEAD", f"{_PAGE}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", LoopbackHub.resolve),
-)
-STORAGE_ROUTES = (
     ("PUT", f"/store/{_OBJECT}", LoopbackHub.store),
     ("GET HEAD", f"/cdn/{_OBJECT}", LoopbackHub.cdn),
 )
@@ -600,10 +540,10 @@ STORAGE_ROUTES = (
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    hub: LoopbackHub
 
-    def __init__(self, hub: LoopbackHub, storage: bool) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.hub, self.storage = hub, storage
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._connections: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -629,19 +569,17 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def serve(self) -> None:
-        body = self._body()
-        reply, fault = self.server.hub.answer(self.command, self.path, self.headers, body, self.server.storage)
-        self.close_connection |= fault.drop
-        if fault.drop:
+        reply = self.server.hub.answer(self.command, self.path, self.headers, self._body())
+        if reply is None:
+            self.close_connection = True
             return
-        content = fault.applied(reply.body)
-        self.send_response(reply.status)
-        for name, value in ({"Content-Length": str(len(content))} | dict(reply.headers)).items():
+        status, headers, content = reply
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[: fault.cut_after])
-            self.close_connection |= fault.cut_after is not None
+            self.wfile.write(content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
@@ -689,7 +627,7 @@ def point_client_at(hub: LoopbackHub, home: Path) -> Iterator[None]:
             patch.setattr(module, "time", without_waiting)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
             patch.delenv(name, raising=False)
-        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         close_session()
         try:
             yield

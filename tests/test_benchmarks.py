@@ -30,13 +30,6 @@ def test_ratios_are_medians_of_turns():
     assert found["ours_s"]["low"] == 1 and found["theirs_s"]["high"] == 2
 
 
-def test_rates_are_inverse_times():
-    times = {name: {"median": 2.0, "low": 1.0, "high": 4.0} for name in ("ours_s", "theirs_s", "ratio")}
-    found = serving.per_second(times, 100)
-    assert found["ours_per_second"] == {"median": 50, "low": 25, "high": 100}
-    assert found["ratio"] == {"median": 0.5, "low": 0.25, "high": 1}
-
-
 def test_a_figure_that_misses_its_target_is_marked():
     figure = Figure("what", Target(0.85, at_least=True), {"small": 0.9, "large": 0.5})
     assert str(figure.target) == "at least 0.85"

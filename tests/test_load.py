@@ -1,20 +1,21 @@
 """Many clients at once: each gets its own answer, a full queue is reported, and disconnecting stops a run."""
 
+import ast
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 from helpers_models import shared_model_folder
 
 from benchmarks import load
-from benchmarks.load import Outcome
-from benchmarks.questions import SHARES, BusyError, LostError, Question, Visitor, digest, same
+from benchmarks.load import Outcome, Question, contains
 from blastlens import Classifier
 from blastlens.synthetic_images import synthetic_image
 from blastlens.ui import batch, build, launch, single_image
@@ -35,12 +36,18 @@ def demo():
 
 
 @pytest.fixture
-def visitor(demo):
-    """A client of the page, whose queue is empty before and after."""
-    address = demo.local_url.rstrip("/")
-    events = {one["api_name"]: one["id"] for one in httpx.get(f"{address}/config").json()["dependencies"]}
-    yield Visitor(address, events)
+def http(demo):
+    """Requests to the page's API. Its queue is empty before and after."""
+    with httpx.Client(base_url=f"{demo.local_url}gradio_api", timeout=120) as client:
+        yield client
     until(lambda: len(demo._queue) == demo._queue.get_active_worker_count() == 0)
+
+
+@pytest.fixture
+def classify(demo, cell):
+    """The endpoint, for a sigma."""
+    client = Client(demo.local_url, verbose=False)
+    return lambda sigma=0: client.predict(handle_file(cell), MODEL, sigma, api_name="/classify")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,13 @@ def cell(tmp_path_factory):
     file = tmp_path_factory.mktemp("cell") / "cell.png"
     synthetic_image("ALL", 3).save(file)
     return file
+
+
+@pytest.fixture
+def image(http, cell):
+    """The uploaded cell, as events of the page take it."""
+    (path,) = http.post("/upload", files={"files": (cell.name, cell.read_bytes())}).json()
+    return {"path": path, "orig_name": cell.name, "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.fixture
@@ -79,93 +93,93 @@ def until(true):
         time.sleep(0.02)
 
 
-@contextmanager
-def asking(visitor, cell):
-    """A client that has started an endless run and reads its stream until it disconnects."""
-    data = [[visitor.give(cell)], MODEL, 0, ENDLESS, 0]
-    event = visitor.http.post("/call/score_images", json={"data": data}).json()["event_id"]
-    with httpx.stream("GET", f"{visitor.address}/gradio_api/call/score_images/{event}", timeout=60):
-        yield
+def event(demo, name, *data):
+    """The request of an event of the page."""
+    number = next(number for number, one in demo.fns.items() if one.api_name == name)
+    return {"data": data, "fn_index": number, "session_hash": "one"}
 
 
-def classify(visitor, cell, sigma=0):
-    return visitor.call("classify", visitor.give(cell), MODEL, sigma, 0, "none", 0, 0)
+def tool(http, name, **arguments):
+    """The answer of a tool of MCP: whether it is an error, and its text."""
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    reply = http.post("/mcp/", json=asked, headers={"Accept": "application/json, text/event-stream"})
+    told = [json.loads(line[len("data: ") :]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    result = next(one["result"] for one in told if "result" in one)
+    return result["isError"], result["content"][0]["text"]
 
 
-def test_disconnecting_stops_a_run_and_frees_its_place(visitor, cell, endless):
+def test_disconnecting_stops_a_run_and_frees_its_place(demo, http, image, cell, classify, endless):
+    data = [[image], MODEL, 0, ENDLESS, 0]
     with ExitStack() as clients:
         for _ in range(3):
-            clients.enter_context(asking(visitor, cell))
+            started = http.post("/call/score_images", json={"data": data}).json()["event_id"]
+            clients.enter_context(httpx.stream("GET", f"{http.base_url}call/score_images/{started}", timeout=60))
         until(lambda: endless)
         assert len(endless) == 1  # one at a time
-        assert classify(visitor, cell)["label"] in ("ALL", "HEM")  # single images do not wait for it
-    answer = visitor.call("score_images", [visitor.give(cell)], MODEL, 0, 0, 0)
+        assert classify()["label"] in ("ALL", "HEM")  # single images do not wait for it
+    client = Client(demo.local_url, verbose=False)
+    answer = client.predict([handle_file(cell)], MODEL, 0, 0, api_name="/score_images")
     assert len(answer["images"]) == 1
     until(lambda: not endless)
 
 
-def test_a_full_queue_is_reported(demo, visitor, cell, monkeypatch):
-    client = Client(visitor.address, verbose=False)
+def test_a_full_queue_is_reported(demo, http, classify, monkeypatch):
     monkeypatch.setattr(demo._queue, "max_size", 0)
     monkeypatch.setattr("blastlens.ui.server.MAX_WAITING", 0)
-    with pytest.raises(BusyError, match="Queue is full"):
-        classify(visitor, cell)
     with pytest.raises(QueueError, match="Queue is full"):
-        client.predict(handle_file(cell), api_name="/classify")
-    with pytest.raises(BusyError, match="This page is busy"):
-        visitor.tool("list_models")
+        classify()
+    failed, text = tool(http, "list_models")
+    assert failed and "This page is busy" in text
     monkeypatch.undo()
-    assert client.predict(handle_file(cell), api_name="/classify")["label"] in ("ALL", "HEM")
+    assert classify()["label"] in ("ALL", "HEM")
 
 
-@pytest.mark.parametrize("road", ["call", "tool"])
-def test_each_of_many_parallel_calls_gets_its_own_answer(visitor, cell, road):
-    expected = {
-        sigma: Classifier.from_pretrained(shared_model_folder("cell")).predict(cell, sigma).to_dict()
-        for sigma in range(30)
-    }
-    address = f"{visitor.address}/gradio_api/file={visitor.give(cell)['path']}"
+@pytest.mark.parametrize("interface", ["API", "MCP"])
+def test_each_of_many_parallel_calls_gets_its_own_answer(http, image, cell, classify, interface):
+    classifier = Classifier.from_pretrained(shared_model_folder("cell"))
+    expected = {sigma: classifier.predict(cell, sigma).to_dict() for sigma in range(30)}
+    address = f"{http.base_url}file={image['path']}"
 
     def ask(sigma):
-        if road == "call":
-            return classify(visitor, cell, sigma)
-        return visitor.tool("classify", image=address, model=MODEL, sigma=sigma)
+        if interface == "API":
+            return classify(sigma)
+        return ast.literal_eval(tool(http, "classify", image=address, model=MODEL, sigma=sigma)[1])
 
     with ThreadPoolExecutor(10) as pool:
         assert dict(zip(expected, pool.map(ask, expected), strict=True)) == expected
 
 
-def test_nothing_of_what_a_client_was_shown_stays_in_memory(demo, visitor, cell):
-    shown = visitor.on_page("answer", visitor.give(cell), MODEL, "gaussian_noise", 20, 0, 0)
-    assert any(shown)
-    assert demo.state_holder[visitor.name].config_values == {}
+def test_nothing_of_what_a_client_was_shown_stays_in_memory(demo, http, image):
+    http.post("/queue/join", json=event(demo, "answer", image, MODEL, "gaussian_noise", 20, 0, 0))
+    assert '"success":true' in http.get("/queue/data", params={"session_hash": "one"}).text
+    assert demo.state_holder["one"].config_values == {}
     assert len(demo._queue.event_analytics) <= 1
 
 
-def test_previews_leave_room_for_those_who_wait(visitor, cell, monkeypatch):
-    image, free = visitor.give(cell), threading.Event()
-    given = single_image.view_html
+def test_previews_leave_room_for_those_who_wait(demo, http, image, classify, monkeypatch):
+    free, given = threading.Event(), single_image.view_html
 
     def slow(*shown):
         free.wait(30)
         return given(*shown)
 
     def preview(seed):
-        return visitor.around_the_queue("preview", image, MODEL, "gaussian_noise", 20, seed, 0)
+        asked = event(demo, "preview", image, MODEL, "gaussian_noise", 20, seed, 0)
+        seen.append(http.post("/run/predict", json=asked).json()["data"][0])
 
     monkeypatch.setattr(single_image, "view_html", slow)
     seen = []
-    threads = [threading.Thread(target=lambda seed=seed: seen.append(preview(seed))) for seed in range(60)]
+    threads = [threading.Thread(target=preview, args=(seed,)) for seed in range(60)]
     for thread in threads:
         thread.start()
     try:
         until(lambda: len(seen) == 58)  # all but two have been left out
-        assert visitor.call("classify", image, MODEL, 0, 0, "none", 0, 0)["label"] in ("ALL", "HEM")
+        assert classify()["label"] in ("ALL", "HEM")
     finally:
         free.set()
         for thread in threads:
             thread.join()
-    assert sum(isinstance(shown[0], str) for shown in seen) == 2
+    assert sum(isinstance(shown, str) for shown in seen) == 2
 
 
 # The load benchmark.
@@ -180,54 +194,45 @@ def test_figures_name_what_went_wrong_and_who_waited_longest():
         [
             *(outcome(0, 1.0) for _ in range(3)),
             outcome(1, 3.0, busy=2),
-            outcome(1, 8.0, kind="folder", fault="wrong", told="this in place of that"),
+            outcome(1, 8.0, kind="folder", fault="wrong", details="this in place of that"),
             outcome(0, 8.0, kind="folder", fault="lost"),
-            outcome(0, 1.0, kind="preview", busy=5),
         ],
         seconds=2.0,
     )
-    assert (found["wrong"], found["lost"], found["busy"], found["per_second"]) == (1, 1, 2, 3.5)
+    assert (found["wrong"], found["lost"], found["busy"], found["per_second"]) == (1, 1, 2, 3)
     assert found["kinds"]["classify"]["p50_ms"] == 1000 and found["kinds"]["classify"]["longest_ms"] == 3000
-    assert found["kinds"]["preview"]["busy"] == 5
-    # Beside the mean of each kind: (3 x 2/3 + 1 + 1) / 5 of the one, (2 + 1) / 2 of the other.
-    assert found["fairness"]["slowest_to_quickest_mean_wait"] == pytest.approx(1.5 / 0.8)
-    assert (found["fairness"]["fewest_requests_of_a_client"], found["fairness"]["most_requests_of_a_client"]) == (2, 5)
+    # Beside the mean of each kind: (3 x 2/3 + 1) / 4 of the one, (2 + 1) / 2 of the other.
+    assert found["fairness"]["slowest_to_quickest_mean_wait"] == pytest.approx(1.5 / 0.75)
+    assert (found["fairness"]["fewest_requests_of_a_client"], found["fairness"]["most_requests_of_a_client"]) == (2, 4)
     assert found["faults"][0] == "folder: wrong: this in place of that"
 
 
-def test_a_swapped_answer_a_lost_one_and_a_refusal_are_told_apart():
+def test_a_wrong_answer_a_lost_one_and_a_refusal_are_told_apart():
     answers = iter(
-        [BusyError("full"), BusyError("full"), {"p": 0.25}, {"p": 0.75}, LostError("gone"), KeyError("data")]
+        [QueueError("full"), QueueError("full"), {"p": 0.25}, {"p": 0.75}, KeyError("data"), AppError("no image")]
     )
 
-    def ask(_):
+    def call(*_, api_name):
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    question = Question("classify", ask, {"p": 0.25})
-    found = [load.asked(question, None, 0, lambda: 0.0) for _ in range(4)]
-    assert [(one.busy, one.fault) for one in found] == [(2, ""), (0, "wrong"), (0, "lost"), (0, "lost")]
+    asked = Question("classify", "/classify", (), {"p": 0.25})
+    found = [load.ask(asked, call, 0, lambda: 0.0) for _ in range(4)]
+    assert [(one.busy, one.fault) for one in found] == [(2, ""), (0, "wrong"), (0, "lost"), (0, "wrong")]
 
 
 def test_answers_are_the_same_to_a_millionth_only():
-    assert same({"a": [0.1, "x"]}, {"a": (0.1 + 1e-9, "x")})
+    assert contains({"a": [0.1 + 1e-9, "x"], "b": 1}, {"a": (0.1, "x")})
     for other in ({"a": [0.1]}, {"a": [0.1001, "x"]}, {"b": [0.1, "x"]}, {"a": [0.1, "y"]}, [0.1, "x"]):
-        assert not same({"a": [0.1, "x"]}, other)
-    assert digest("no picture") == ""
+        assert not contains(other, {"a": [0.1, "x"]})
 
 
 @pytest.mark.long
-def test_the_running_page_loses_and_swaps_nothing(tmp_path, capsys):
-    out = tmp_path / "load.json"
-    assert load.main(["--clients", "8", "--requests", "150", "--out", str(out)]) == 0
-    record = json.loads(out.read_text())
+def test_the_running_page_loses_and_swaps_nothing():
+    record = load.measure_load(clients=8, requests=150)
     assert record["wrong"] == record["lost"] == 0 and record["faults"] == []
-    assert set(record["kinds"]) == set(SHARES)
+    assert set(record["kinds"]) == set(load.SHARES)
     assert sum(row["count"] for row in record["kinds"].values()) == 150
-    assert record["fairness"]["clients_served"] == 8
-    assert sorted(map(int, record["resident_mb"])) == [15, 150]
-    assert "8 clients at once, 150 requests" in capsys.readouterr().out
-    wrong, lost, _ = load.summary(record)
-    assert wrong.values == lost.values == {"": 0}
+    assert record["fairness"]["clients_served"] == 8 and sorted(map(int, record["resident_mb"])) == [15, 150]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gradio
 import pytest
 import yaml
 from gradio_client import Client, handle_file
@@ -46,7 +47,7 @@ def front_matter(files) -> dict:
 def test_the_front_matter_names_each_model_at_its_commit_and_preloads_what_the_copy_holds(models):
     files = made_of(models)
     front = front_matter(files)
-    assert front["sdk"] == "gradio" and front["sdk_version"] == space.pinned_version("gradio")
+    assert front["sdk"] == "gradio" and front["sdk_version"] == gradio.__version__
     assert front["python_version"] == "3.12" and front["app_file"] == "app.py"
     assert front["models"] == ["owner/cells", "owner/fields"] and len(front["short_description"]) <= 60
     for line, commit in zip(front["preload_from_hub"], models.values(), strict=True):
@@ -117,15 +118,15 @@ def test_only_committed_files_are_published(tmp_path):
 def test_the_page_that_is_tried_out_has_no_token(monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN_PATH"):
         monkeypatch.setenv(name, "secret")
-    environment = space._environment(tmp_path, 1)
+    environment = space._environment(tmp_path)
     assert "secret" not in environment.values()
     assert environment["HF_HOME"].startswith(str(tmp_path)) and environment["HOME"] == str(tmp_path)
 
 
 def test_text_in_metrics_cannot_become_markup(models):
     (only,) = space.pinned_models(["owner/fields"])
-    odd = only.folder.metrics | {"headline": {"protocol": "x |\n# FDA approved <img src=y>", "weighted_f1": [1]}}
-    row = space.model_row(dataclasses.replace(only, folder=dataclasses.replace(only.folder, metrics=odd)))
+    odd = only.metrics | {"headline": {"protocol": "x |\n# FDA approved <img src=y>", "weighted_f1": [1]}}
+    row = space.model_row(dataclasses.replace(only, metrics=odd))
     assert row.endswith("| not measured | x  FDA approved img srcy |")
 
 
@@ -188,7 +189,7 @@ def test_a_fresh_environment_starts_it_and_it_predicts_with_and_without_the_hub(
 
     def warnings(home: Path) -> list[str]:
         home.mkdir(exist_ok=True)
-        with space.running_space(folder, home) as (address, _):
+        with space.running_app(folder, space._environment(home)) as (address, _):
             client = Client(address, verbose=False)
             answer = client.predict(handle_file(str(image)), "owner/cells", 10, 0, api_name="/classify")
             assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)

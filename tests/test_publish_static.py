@@ -166,7 +166,7 @@ def test_a_page_that_differs_from_python_is_refused(runtime, monkeypatch, tmp_pa
     monkeypatch.setattr(static_page, "runtime_files", lambda package=None: runtime)
     folder = ModelFolder.load(shutil.copytree(shared_model_folder("cell"), tmp_path / "50% of cells #2"))
     files = static_page.page_files([folder])
-    folders = {folder.model_id: folder}
+    folders = [folder]
     assert "gives the probabilities of 1 models" in check_page(files, folders)
     for path, old, new, message in [
         ("noise.js", "0x931e8875", "0x931e8877", "pixels for"),

@@ -5,7 +5,6 @@ It is served over plain HTTP with the bundled models, as `hub_upload.py static-p
 
 import dataclasses
 import json
-import os
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -99,25 +98,12 @@ def as_png(image: Image.Image) -> bytes:
     return in_format(np.asarray(image), "PNG")
 
 
-def evenly(items: list[Path], count: int) -> list[Path]:
-    return items[:: max(1, len(items) // count)][:count]
-
-
 def images_for(model: str) -> list[tuple[str, bytes]]:
-    """File name and bytes: real images, or synthetic ones where there are none, and one image of the other kind."""
+    """File name and bytes of synthetic images, one of them of the other kind."""
     labels = ("ALL", "HEM") if model == CELL else ("Benign", "Early", "Pre", "Pro")
-    images = [
-        (f"{label}-{n}.png", as_png(synthetic_image(label, 40 + n)))
-        for label in labels
-        for n in range(8 // len(labels))
-    ]
-    images.append(("other-kind.png", as_png(synthetic_image("Pre" if model == CELL else "HEM", 3))))
-    if data := os.environ.get("BLASTLENS_DATA"):
-        patterns = ("cnmc2019_raw_sample/**/*.bmp", "cnmc2019/**/*.webp") if model == CELL else ("aria2021/**/*.jpg",)
-        found = [path for pattern in patterns for path in evenly(sorted(Path(data).glob(pattern)), 8)]
-        others = [path for path in sorted((Path(data) / "other_images").rglob("*.*")) if path.suffix != ".csv"]
-        images = images[-1:] + [(path.name, path.read_bytes()) for path in found + evenly(others, 6)]
-    return images
+    chosen = [(label, 40 + n) for label in labels for n in range(8 // len(labels))]
+    chosen.append(("Pre" if model == CELL else "HEM", 3))
+    return [(f"{label}-{seed}.png", as_png(synthetic_image(label, seed))) for label, seed in chosen]
 
 
 @dataclasses.dataclass
@@ -147,37 +133,23 @@ def pairs(page, folder) -> list[Pair]:
     return rows
 
 
-def test_predictions_are_those_of_the_int8_classifier(pairs):
+def test_pixels_predictions_warnings_and_decisions_are_those_of_the_int8_classifier(pairs):
     for one in pairs:
-        expected = one.expected.probabilities
-        assert one.found["probabilities"] == pytest.approx(expected, abs=CLOSE), one.name
-        first, second = sorted(expected.values(), reverse=True)[:2]
-        assert one.found["label"] == one.expected.label or first - second < 2 * CLOSE, one.name
-
-
-def test_the_view_has_the_same_pixels(pairs):
-    for one in pairs:
-        view = fetch(str(bundled_root() / one.model)).view
-        expected = view.apply(open_image(one.data)).astype(int)
-        difference = np.abs(decoded(one.found["pixels"]).reshape(expected.shape) - expected)
-        # JPEG decoders may differ by one level; in a framed view, Python resamples only the lit part.
-        exact = view.frame is None and not one.name.endswith(".jpg")
-        assert difference.max() <= (0 if exact else 1), one.name
-
-
-def test_warnings_and_the_input_check_are_the_same(pairs):
-    for one in pairs:
-        assert (one.found["fits"], one.found["warnings"]) == (one.expected.in_domain, list(one.expected.warnings)), one
+        folder, expected, found = fetch(str(bundled_root() / one.model)), one.expected, one.found
+        seen = folder.view.apply(open_image(one.data)).astype(int)
+        # In a framed view, Python resamples only the lit part.
+        rounding = 0 if folder.view.frame is None else 1
+        assert np.abs(decoded(found["pixels"]).reshape(seen.shape) - seen).max() <= rounding, one.name
+        assert found["probabilities"] == pytest.approx(expected.probabilities, abs=CLOSE), one.name
+        first, second = sorted(expected.probabilities.values(), reverse=True)[:2]
+        assert found["label"] == expected.label or first - second < 2 * CLOSE, one.name
+        assert (found["fits"], found["warnings"]) == (expected.in_domain, list(expected.warnings)), one
+        decision = Thresholds.from_json(folder.metrics["calibration"])
+        decided = (list(decision.label_set(found["probabilities"])), decision.flagged(found["probabilities"]))
+        if not found["fits"]:  # no decision about an image that is out of distribution
+            decided = (None, None)
+        assert (found["labelSet"], found["flagged"]) == decided, one.name
     assert {one.found["fits"] for one in pairs} == {True, False}
-
-
-def test_decisions_from_the_same_probabilities_are_the_same(pairs):
-    for one in pairs:
-        decision = Thresholds.from_json(fetch(str(bundled_root() / one.model)).metrics["calibration"])
-        expected = (list(decision.label_set(one.found["probabilities"])), decision.flagged(one.found["probabilities"]))
-        if not one.found["fits"]:  # no decision about an image that is out of distribution
-            expected = (None, None)
-        assert (one.found["labelSet"], one.found["flagged"]) == expected, one.name
 
 
 def test_statistics_of_the_input_check_are_the_same(page, pairs):
@@ -213,7 +185,7 @@ def test_every_view_is_resampled_as_pillow_does(page, frame, interpolation):
         assert np.array_equal(decoded(found[1], np.float32), normalise(view, expected[None]).ravel())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1, 2**32 + 7, 2**53 - 1])
+@pytest.mark.parametrize("seed", [0, 12345, 2**32 + 7, 2**53 - 1])
 def test_noise_is_numpys(page, seed):
     found = decoded(call(page, "noise", "return encoded(its.standardNormal(150528, given));", seed), np.float32)
     expected = np.random.default_rng(seed).standard_normal(150528, dtype=np.float32)
@@ -221,7 +193,7 @@ def test_noise_is_numpys(page, seed):
     assert np.allclose(found, expected, rtol=3e-7, atol=0)
 
 
-@pytest.mark.parametrize("sigma", [0, 0.5, 2, 20.4, 96.9, 100])
+@pytest.mark.parametrize("sigma", [0, 0.5, 20.4, 100])
 def test_noisy_pixels_are_pythons(page, sigma):
     clean = blobs(3)
     script = "return encoded(its.addGaussianNoise(bytes(given[0]), given[1], 5));"
@@ -262,23 +234,16 @@ def transparent() -> np.ndarray:
 
 FILES = {
     "rgb.png": lambda: in_format(blobs(1, 60, 40), "PNG"),
-    "rgb.bmp": lambda: in_format(blobs(1, 60, 40), "BMP"),
     "lossless.webp": lambda: in_format(blobs(1, 60, 40), "WEBP", lossless=True),
-    "lossy.webp": lambda: in_format(blobs(1, 60, 40), "WEBP", quality=80),
     "colour.jpg": lambda: in_format(blobs(1, 60, 40), "JPEG"),
     "grey.jpg": lambda: in_format(blobs(1, 60, 40)[..., 0], "JPEG"),
-    "grey.png": lambda: in_format(blobs(1, 60, 40)[..., 0], "PNG"),
-    "grey.bmp": lambda: in_format(blobs(1, 60, 40)[..., 0], "BMP"),
     "palette.png": lambda: palette_image("PNG"),
-    "palette.bmp": lambda: palette_image("BMP"),
     "palette.gif": lambda: palette_image("GIF"),
     "hole.gif": lambda: palette_image("GIF", transparency=3),
     "animation.gif": lambda: animation("GIF"),
     "animation.webp": lambda: animation("WEBP"),
-    "animation.png": lambda: animation("PNG"),
     "transparent.png": lambda: in_format(transparent(), "PNG"),
     "transparent.webp": lambda: in_format(transparent(), "WEBP", lossless=True, exact=True),
-    "opaque.png": lambda: in_format(np.dstack([blobs(1, 60, 40), np.full((40, 60), 255, np.uint8)]), "PNG"),
     "turned.jpg": lambda: in_format(blobs(1, 60, 40), "JPEG", exif=turned(6)),
     "turned.png": lambda: in_format(blobs(1, 60, 40), "PNG", exif=turned(8)),
     "large.png": lambda: in_format(blobs(1, 2900, 1500), "PNG"),
@@ -318,7 +283,6 @@ def header_of(width: int, height: int) -> bytes:
 
 BAD_FILES = {
     "empty.png": (b"", "is empty (0 bytes)"),
-    "notes.txt": (b"hello " * 20, "is not an image"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
     "dot.png": (in_format(np.zeros((1, 1, 3), np.uint8), "PNG"), "each side must have at least 16"),
     "sliver.png": (in_format(np.zeros((16, 400, 3), np.uint8), "PNG"), "at most 20 times the short one"),
@@ -326,11 +290,7 @@ BAD_FILES = {
     "scan.tif": (in_format(blobs(1), "TIFF"), "is a TIFF file, which browsers do not open"),
     "half.jpg": (in_format(blobs(1), "JPEG")[:2000], "is truncated or damaged"),
     "half.png": (in_format(blobs(1), "PNG")[:9000], "is truncated or damaged"),
-    "half.gif": (animation("GIF")[:900], "is truncated or damaged"),
-    "half.webp": (in_format(blobs(1), "WEBP")[:900], "is truncated or damaged"),
-    "half.bmp": (in_format(blobs(1), "BMP")[:9000], "is truncated or damaged"),
     "start.png": (b"\x89PNG\r\n\x1a\n", "is truncated or damaged"),
-    "start.jpg": (b"\xff\xd8\xff", "is truncated or damaged"),
     "random.webp": (b"RIFF\xff\xff\xff\xffWEBP" + bytes(range(256)), "is truncated or damaged"),
 }
 
@@ -402,6 +362,13 @@ def test_an_image_is_classified_with_and_without_noise(visit, tmp_path):
         flagged = one.page.locator("#decided strong").all_inner_texts()[-1]
         assert flagged == ("flagged" if expected.flagged else "not flagged")
     assert "Without noise:" in one.page.locator("#notes").inner_text()
+    first = shown(one)
+    one.page.locator("#spoken").evaluate("spoken => { spoken.textContent = ''; }")
+    one.page.get_by_role("button", name="Another pattern").click()
+    one.page.locator("#spoken", has_text="noise 45").wait_for()
+    assert shown(one) != first
+    facts, score = one.page.locator("#facts").inner_text(), classifier.folder.metrics["headline"]["auroc_per_donor"]
+    assert f"AUROC per donor {score['value']:.2f} (95 % CI {score['low']:.2f} to {score['high']:.2f})" in facts
 
 
 def test_the_curve_is_pythons_and_shows_where_the_prediction_flips(visit, tmp_path):
@@ -425,17 +392,6 @@ def test_the_curve_is_pythons_and_shows_where_the_prediction_flips(visit, tmp_pa
     )
     drawn = np.array([[1 - float(point.split(",")[1]) / 100 for point in line.split()] for line in lines]).T
     assert drawn == pytest.approx(curve.probabilities, abs=CLOSE)
-
-
-def test_another_noise_pattern_gives_another_prediction(visit):
-    one = visit()
-    drag(one, 60)
-    one.page.locator("#spoken", has_text="noise 60").wait_for()
-    first = shown(one)
-    one.page.locator("#spoken").evaluate("spoken => { spoken.textContent = ''; }")
-    one.page.get_by_role("button", name="Another pattern").click()
-    one.page.locator("#spoken", has_text="noise 60").wait_for()
-    assert shown(one) != first
 
 
 def test_an_image_of_another_kind_is_rejected_and_opened_in_its_own_model(visit, tmp_path):
@@ -480,12 +436,6 @@ def test_an_image_can_be_pasted_and_dropped(visit):
         )
         one.page.get_by_text(f"Your image: {event}.png").wait_for()
         one.page.locator(".bars").wait_for()
-
-
-def test_facts_about_the_model_are_shown(visit):
-    facts = visit().page.locator("#facts").inner_text()
-    score = fetch(str(bundled_root() / CELL)).metrics["headline"]["auroc_per_donor"]
-    assert f"AUROC per donor {score['value']:.2f} (95 % CI {score['low']:.2f} to {score['high']:.2f})" in facts
 
 
 @pytest.mark.parametrize("width, dark", [(390, True), (1280, False)])

@@ -69,7 +69,7 @@ def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
         if protocol.get("reliability"):
             drawn["calibration"] = figures.card_calibration(protocol["reliability"])
         text = _text(folder, config, metrics, repo_id, floors=floors, **compared)
-    except (KeyError, IndexError, StopIteration, TypeError, UndefinedError) as error:
+    except (AttributeError, LookupError, StopIteration, TypeError, ValueError, UndefinedError) as error:
         raise BlastlensError(
             f"The card of {folder} cannot be rendered: metrics.json or gate.json lacks something "
             f"({type(error).__name__}: {error}); measure the folder again with `python -m train.evaluate`."
