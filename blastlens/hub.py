@@ -198,14 +198,26 @@ def _check_listing(sizes: Mapping[str, int], chosen: Iterable[str], at: str) -> 
         )
 
 
+def address() -> str:
+    """The Hub's address, without the password that a mirror's may hold."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/]*@", "//", constants.ENDPOINT)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The reason for an exception of the client, some of which only say that a file is not on this machine."""
+    while error.__cause__ and isinstance(error, FileNotFoundError | RuntimeError | ValueError):
+        error = error.__cause__
+    return error
+
+
 def _explained(error: BaseException, repo_id: str, revision: str, at: str) -> BlastlensError:
     """What an exception of the client means, in a sentence without a word of the client's or the server's own."""
     from huggingface_hub import constants, errors
 
-    while error.__cause__ and isinstance(error, ValueError | errors.LocalEntryNotFoundError):
-        error = error.__cause__  # of the client's own "not found on this machine"
-    hub = re.sub(r"//[^/]*@", "//", constants.ENDPOINT)  # a mirror's address may hold a password
-    log_in = "log in with `hf auth login`"
+    hub, log_in = address(), "log in with `hf auth login`"
+    error = cause_of(error)
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     match error:
         case errors.HFValidationError():

@@ -3,22 +3,21 @@
 The exceptions of `huggingface_hub` hold the request and with it the token: none of them is ever chained to ours.
 """
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, get_token
+from huggingface_hub import HfApi, get_session, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
 from blastlens.errors import BlastlensError
+from blastlens.hub import address, cause_of
 from blastlens.images import printable
 
 Result = TypeVar("Result")
@@ -77,7 +76,7 @@ class Hub:
 
     def __init__(self, log: Callable[[str], object] = print) -> None:
         self._log = log
-        self.endpoint = re.sub(r"//[^/]*@", "//", constants.ENDPOINT)  # the address may hold a password
+        self.endpoint = address()
         self.token: str | None = None
         self.token = self.call("read the token", get_token)
         self.api = HfApi(token=self.token or False, library_name="blastlens")
@@ -139,10 +138,7 @@ class Hub:
         return text.replace(self.token, "(token)") if self.token else text
 
     def _explain(self, start: str, error: BaseException) -> HubError:
-        # Some exceptions of the client only name the file or the cache, and have the reason as their cause.
-        while error.__cause__ and isinstance(error, LocalEntryNotFoundError | RuntimeError | ValueError):
-            error = error.__cause__
-        match error:
+        match error := cause_of(error):
             case HfHubHTTPError(response=response):
                 status = response.status_code
                 default = "the Hub has an internal error; try again later" if status >= 500 else "the request failed"

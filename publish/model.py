@@ -19,7 +19,7 @@ from PIL import Image
 from blastlens import Classifier
 from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
-from blastlens.model_folder import OOD_FEATURES, JSON_FILES, NETWORKS, PRECISIONS, ModelFolder
+from blastlens.model_folder import JSON_FILES, NETWORKS, OOD_FEATURES, PRECISIONS, ModelFolder
 from blastlens.synthetic_images import synthetic_image
 from publish.hub_client import Hub
 from publish.upload import Upload, publish

@@ -78,44 +78,34 @@ def card_path(name: str) -> str:
 def model_facts(name: str, folder: ModelFolder, megabytes: float) -> list[tuple[str, str]]:
     """Facts about a model, as terms and texts."""
     info, metrics = dataset_info(folder.label_names), folder.metrics
-    headline = metrics.get("headline") or {}
+    headline, int8 = metrics.get("headline") or {}, metrics.get("int8") or {}
     by_donor = headline.get("auroc_per_donor")
-    score = by_donor or headline.get("weighted_f1")
-    quality = "not measured"
-    if score:
+    quality, change = "not measured", ""
+    if score := by_donor or headline.get("weighted_f1"):
         protocol = headline["protocol"]
         data = f"on {info.unseen}" if protocol.startswith("group") else "image-level, so optimistic"
         quality = (
             f"{'AUROC per donor' if by_donor else 'weighted F1'} {score['value']:.2f} (95 % CI {score['low']:.2f} to "
             f"{score['high']:.2f}) {data}; protocol {protocol}"
         )
-    int8 = metrics.get("int8") or {}
-    change = (
-        f"weighted F1 {int8['weighted_f1_int8']:.3f}; fp32: {int8['weighted_f1_fp32']:.3f}, "
-        if "weighted_f1_int8" in int8
-        else ""
-    )
-    source = f"{folder.model_id}, revision {folder.revision[:7]}" if folder.revision else name
+    if "weighted_f1_int8" in int8:
+        change = f"weighted F1 {int8['weighted_f1_int8']:.3f}; fp32: {int8['weighted_f1_fp32']:.3f}, "
     return [
         ("Performance", f"{quality}. {external_result.sentence(metrics)}"),
         ("Input", info.input_description),
         ("File", f"int8, {change}{megabytes:.1f} MB"),
-        ("Source", source),
+        ("Source", f"{folder.model_id}, revision {folder.revision[:7]}" if folder.revision else name),
     ]
 
 
 def ood_record(detector: OODDetector) -> dict[str, Any]:
     """The ranges of the out-of-distribution check, with the reason that Python gives for each violation."""
     unknown = dict.fromkeys(STATISTICS, math.nan)
-    ranges = [
-        {
-            "name": name,
-            "low": low,
-            "high": high,
-            "reasons": [detector.check(unknown | {name: value})[0] for value in (low - 1, high + 1)],
-        }
-        for name, (low, high) in ((name, detector.ranges[name]) for name in STATISTICS if name in detector.ranges)
-    ]
+    ranges = []
+    for name in (name for name in STATISTICS if name in detector.ranges):
+        low, high = detector.ranges[name]
+        reasons = [detector.check(unknown | {name: value})[0] for value in (low - 1, high + 1)]
+        ranges.append({"name": name, "low": low, "high": high, "reasons": reasons})
     features = None
     if detector.features:
         far = np.full_like(detector.features.mean, 1e9)
@@ -125,37 +115,35 @@ def ood_record(detector: OODDetector) -> dict[str, Any]:
 
 def decision_record(calibration: Mapping[str, Any] | None) -> dict[str, Any]:
     """The thresholds of a model, and what was measured with them by noise level, as texts."""
-    decision = Thresholds.from_json(calibration or {})
-    sets, flag = None, None
+    decision, sets, flag = Thresholds.from_json(calibration or {}), None, None
     if calibration and decision.sets is not None and decision.coverage is not None:
         share = percent(decision.coverage)
-        meaning = (
-            f"At {share}: every label that must be listed for the true label to be among them {share} of the time."
-        )
-        measured = _measured(calibration["prediction_sets"], "coverage", "Measured on held-out images{}: {}.")
-        sets = {"share": share, "thresholds": dict(decision.sets), "meaning": meaning, "measured": measured}
+        sets = {
+            "share": share,
+            "thresholds": dict(decision.sets),
+            "meaning": f"At {share}: every label that must be listed for the true label to be among them {share} of "
+            "the time.",
+            "measured": _measured(calibration["prediction_sets"], "coverage", "Measured on held-out images"),
+        }
     if calibration and decision.flag_from is not None:
         point = calibration["operating_point"]
         target = f" at least {percent(point['target'])} of" if "target" in point else ""
-        meaning = (
-            f"High sensitivity: flagged from a probability of leukemia of {percent(decision.flag_from, 1)}, chosen to "
-            f"find{target} leukemic images. It raises more false alarms than the label alone."
-        )
-        measured = _measured(point, "sensitivity", "Sensitivity on held-out images{}: {}.")
-        flag = {"labels": decision.leukemic, "from": decision.flag_from, "meaning": meaning, "measured": measured}
+        flag = {
+            "labels": decision.leukemic,
+            "from": decision.flag_from,
+            "meaning": "High sensitivity: flagged from a probability of leukemia of "
+            f"{percent(decision.flag_from, 1)}, chosen to find{target} leukemic images. It raises more false alarms "
+            "than the label alone.",
+            "measured": _measured(point, "sensitivity", "Sensitivity on held-out images"),
+        }
     return {"sets": sets, "flag": flag}
 
 
-def _measured(figures: Mapping[str, Any], score: str, text: str) -> list[dict[str, Any]]:
-    """A text for each noise level that was measured."""
-    rows = [{"sigma": 0, score: figures.get(score)}, *figures.get("by_sigma", ())]
-    return [
-        {
-            "sigma": row["sigma"],
-            "text": text.format(
-                f" with noise of sigma {row['sigma']:g}" if row["sigma"] else "", percent(row[score]["value"], 1)
-            ),
-        }
-        for row in rows
-        if row.get(score)
-    ]
+def _measured(figures: Mapping[str, Any], key: str, start: str) -> list[dict[str, Any]]:
+    """A sentence for each noise level that was measured."""
+    found = []
+    for row in ({"sigma": 0, key: figures.get(key)}, *figures.get("by_sigma", ())):
+        noise = f" with noise of sigma {row['sigma']:g}" if row["sigma"] else ""
+        if score := row.get(key):
+            found.append({"sigma": row["sigma"], "text": f"{start}{noise}: {percent(score['value'], 1)}."})
+    return found

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -107,14 +107,14 @@ class Repository:
         return commit
 
 
-@dataclass(frozen=True)
-class Account:
-    """The owner of a token: a member of every namespace but "stranger", or of that one only."""
+class Account(NamedTuple):
+    """The owner of a token."""
 
     name: str
     can_write: bool
 
     def member(self, namespace: str) -> bool:
+        """Of every namespace but "stranger", or of that one only."""
         return (self.name == "stranger") == (namespace == "stranger")
 
 
@@ -147,7 +147,7 @@ class Fault:
     delay: float = 0.0  # seconds
 
     def matches(self, method: str, path: str) -> bool:
-        return self.times > 0 and bool(re.fullmatch(self.method, method) and re.search(self.pattern, path))
+        return bool(self.times > 0 and re.fullmatch(self.method, method) and re.search(self.pattern, path))
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,9 @@ class LoopbackHub:
     """
 
     def __init__(self) -> None:
-        words = (b"write", b"read", b"stranger")
-        tokens = ["hf_" + hashlib.sha256(word).hexdigest()[:34] for word in words]
-        self.token, self.read_token, self.stranger_token = tokens
         accounts = (Account("owner", True), Account("owner", False), Account("stranger", True))
-        self.accounts = dict(zip(tokens, accounts, strict=True))
+        self.accounts = {"hf_" + hashlib.sha256(str(one).encode()).hexdigest()[:34]: one for one in accounts}
+        self.token, self.read_token, self.stranger_token = self.accounts
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
@@ -358,9 +356,6 @@ class LoopbackHub:
             raise Refusal(401, "Invalid username or password.")
         return {"type": "user", "name": call.account.name, "orgs": []}
 
-    def validate_yaml(self, call: Call) -> Any:
-        return {"errors": [], "warnings": []}
-
     def create(self, call: Call) -> Any:
         account = self._writer(call)
         kind, namespace = call.json.get("type", "model"), call.json.get("organization") or account.name
@@ -382,23 +377,16 @@ class LoopbackHub:
     def info(self, call: Call) -> Any:
         repo = self._repository(call)
         commit = repo.at(call.parts["rev"] or MAIN)
-        siblings = []
-        for path, blob in sorted(commit.files.items()):
-            size = len(blob.content)
-            lfs = {"lfs": {"sha256": blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
-            details = {"size": size, "blobId": blob.oid} | lfs if call.flag("blobs") else {}
-            siblings.append({"rfilename": path} | details)
+        siblings = [
+            {"rfilename": row["path"], "size": row["size"], "blobId": row["oid"], "lfs": row.get("lfs")}
+            for row in _listed(commit.files, "sha256")
+        ]
         about = {"id": repo.id, "sha": commit.oid, "private": repo.private, "gated": "manual" if repo.gated else False}
         return about | {"tags": [], "siblings": siblings}
 
     def tree(self, call: Call) -> Any:
         """All files; folders are not listed."""
-        rows = []
-        for path, blob in sorted(self._repository(call).at(call.parts["rev"]).files.items()):
-            size = len(blob.content)
-            lfs = {"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
-            rows.append({"type": "file", "oid": blob.oid, "size": size, "path": path} | lfs)
-        return rows
+        return _listed(self._repository(call).at(call.parts["rev"]).files, "oid")
 
     def refs(self, call: Call) -> Any:
         groups = {"branches": "refs/heads/", "tags": "refs/tags/"}
@@ -506,6 +494,15 @@ class LoopbackHub:
         return self.repositories[KINDS[call.parts["kind"]], call.parts["id"]].storage
 
 
+def _listed(files: Mapping[str, Blob], digest: str) -> list[dict[str, Any]]:
+    rows = []
+    for path, blob in sorted(files.items()):
+        size = len(blob.content)
+        lfs = {"lfs": {digest: blob.sha256, "size": size, "pointerSize": 130}} if blob.large else {}
+        rows.append({"type": "file", "oid": blob.oid, "size": size, "path": path} | lfs)
+    return rows
+
+
 def is_large(path: str, sample: bytes, size: int) -> bool:
     """Whether a file goes to the large file storage."""
     return bool(size) and (path.endswith(LARGE) or b"\0" in sample[:512])
@@ -520,7 +517,7 @@ _PAGE = r"(?:/(?P<kind>datasets|spaces))?/(?P<id>[^/]+/[^/]+)"
 _OBJECT = r"(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)/(?P<sha256>[0-9a-f]{64})"
 ROUTES = (
     ("GET", "/api/whoami-v2", LoopbackHub.whoami),
-    ("POST", "/api/validate-yaml", LoopbackHub.validate_yaml),
+    ("POST", "/api/validate-yaml", lambda hub, call: {"errors": [], "warnings": []}),
     ("POST", "/api/repos/create", LoopbackHub.create),
     ("DELETE", "/api/repos/delete", LoopbackHub.delete),
     ("GET", f"{_REPO}/refs", LoopbackHub.refs),

@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from blastlens.synthetic_images import synthetic_image
 from blastlens.temp_files import OLDEST_S, _is_orphan, every_s, keep_s, sweep
 from blastlens.ui import build, forget, single_image
 from blastlens.ui.server import FAILED
+from publish.space import running_app
 
 
 def test_a_sweep_deletes_old_files_at_any_depth(tmp_path):
@@ -92,23 +92,14 @@ def test_folders_of_killed_processes_are_deleted(tmp_path):
 def test_a_page_that_is_stopped_leaves_nothing_behind(tmp_path):
     (tmp_path / "of-the-page").mkdir()
     synthetic_image("ALL", 0).save(tmp_path / "cell.png")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GRADIO_TEMP_DIR", "BLASTLENS_DATA")
-    }
-    environment |= {"TMPDIR": str(tmp_path / "of-the-page"), "GRADIO_SERVER_PORT": address.rpartition(":")[2]}
-    page = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        wait_for(address, page)
+    left_out = ("GRADIO_TEMP_DIR", "BLASTLENS_DATA")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment["TMPDIR"] = str(tmp_path / "of-the-page")
+    with running_app(ROOT, environment) as (address, _):
         Client(address, verbose=False, download_files=False).predict(
             handle_file(tmp_path / "cell.png"), api_name="/classify"
         )
         assert any(file.name == "cell.png" for file in (tmp_path / "of-the-page").rglob("*"))
-    finally:
-        page.terminate()
-        page.wait(timeout=20)
     assert [str(file) for file in (tmp_path / "of-the-page").rglob("*") if file.is_file()] == []
 
 
@@ -208,15 +199,6 @@ def test_idle_sessions_are_forgotten(tmp_path):
     forget(demo, older_than=60)
     assert list(demo.state_holder.session_data) == ["busy"]
     assert single_image._pixels.cache_info().currsize == 0
-
-
-def wait_for(address, process):
-    while process.poll() is None:
-        try:
-            return urllib.request.urlopen(address, timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("app.py stopped before it answered")
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,10 @@ def with_broken_file(name):
     return change
 
 
+def without_anything(folder):
+    shutil.rmtree(folder)
+
+
 def with_a_link(folder):
     (folder.parent / "secret.json").write_text('{"password": 1}')
     (folder / "gate.json").symlink_to(folder.parent / "secret.json")
@@ -127,6 +131,7 @@ def with_code(reference):
 @pytest.mark.parametrize(
     "change, message",
     [
+        (without_anything, "is not a folder"),
         (without("metrics.json"), "has no metrics.json"),
         (without("onnx/model.onnx"), "has no onnx/model.onnx"),
         (without_measurement, "holds no measurement"),

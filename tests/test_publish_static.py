@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers_models import make_model_folder, shared_model_folder, write_record
+from helpers_models import shared_model_folder
 from helpers_static import runtime_package
 
 import hub_upload
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import ModelFolder
-from publish import static_page, static_records
+from publish import static_page
 from publish.space import ROOT
 from publish.static_check import check_page
 
@@ -66,25 +66,6 @@ def test_the_page_is_its_sources_its_runtime_models_and_examples(no_runtime):
     images = [image for images in record["examples"].values() for image in images]
     assert {image["file"] for image in images} == {path for path in files if path.startswith("examples/")}
     assert len(images) == 6 + 4 and list(record["examples"]) == ["ALL,HEM", "Benign,Early,Pre,Pro"]
-
-
-def test_a_record_of_a_model_has_its_texts_and_thresholds(tmp_path):
-    folder = write_record(make_model_folder(tmp_path / "cells"), "cell")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    record = static_records.model_record("cells", ModelFolder.load(folder), {"onnx/model_int8.onnx": 800_000})
-    facts = dict(record["facts"])
-    assert f"{metrics['headline']['weighted_f1']['value']:.2f}" in facts["Performance"]
-    assert facts["File"].endswith("0.8 MB") and list(record["labels"]) == ["ALL", "HEM"]
-    decision = record["decision"]
-    assert decision["sets"]["thresholds"] == metrics["calibration"]["prediction_sets"]["thresholds"]
-    assert decision["flag"]["from"] == metrics["calibration"]["operating_point"]["threshold"]
-    assert all(row["text"] for part in decision.values() for row in part["measured"])
-
-
-def test_settings_are_a_module_with_json():
-    text = static_records.settings()
-    values = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    assert values["maxPixels"] == 50_000_000 and len(values["statistics"]) == 13 and len(values["sigmas"]) == 14
 
 
 def test_the_page_may_contact_only_its_own_server_and_on_the_hub_its_storage(no_runtime, models):
