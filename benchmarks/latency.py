@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from blastlens.dataset_info import DATASETS
 from blastlens.files import write_json
 from blastlens.inference import usable_cores
 from train.compare import systems
@@ -26,12 +27,11 @@ from train.networks import create_network
 from train.recipe import Recipe
 
 REFERENCE = Recipe("reference", "", "cnmc2019", "mobilenetv1_100", "all")
-LABELS = {"cnmc2019": ("ALL", "HEM"), "aria2021": ("Benign", "Early", "Pre", "Pro")}
 
 
 def write_network(recipe: Recipe, path: Path) -> None:
     """The recipe's network with random weights, as an ONNX file."""
-    names = LABELS[recipe.dataset]
+    names = DATASETS[recipe.dataset].labels
     network = as_served(create_network(recipe, len(names), "scratch").eval(), recipe, names)
     write_onnx(network, path, recipe.image_size)
 
@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    record = measure(arguments.only or systems(), arguments.repeats)
-    write_json(arguments.out, record)
+    write_json(arguments.out, measure(arguments.only or systems(), arguments.repeats))
     return 0
 
 

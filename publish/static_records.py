@@ -59,7 +59,7 @@ def model_record(name: str, folder: ModelFolder, sizes: Mapping[str, int]) -> di
         "title": info.input_kind or info.question,
         "labels": {label: info.meanings.get(label, "") for label in folder.label_names},
         "view": asdict(folder.view),
-        "gate": ood_record(folder.ood_detector) if folder.ood_detector else None,
+        "detector": ood_record(folder.ood_detector) if folder.ood_detector else None,
         "decision": decision_record(folder.metrics.get("calibration")),
         "external": external_result.sentence(folder.metrics),
         "facts": model_facts(name, folder, sum(sizes.values()) / 1e6),

@@ -1,7 +1,7 @@
 // One image and one model: what the network sees, warnings, and predictions under noise.
 
-import { judge } from "./gate.js";
 import { addGaussianNoise } from "./noise.js";
+import { checkView } from "./ood_detection.js";
 import settings from "./settings.js";
 import { applyView, isGrey, remarksOnSize } from "./view.js";
 
@@ -11,15 +11,15 @@ const { incomplete, maxReasons } = settings;
 export class Look {
   /** @param {{width: number, height: number, pixels: Uint8Array, notes: string[]}} image as openImage gives it */
   static async at(image, model) {
-    const { entry, view, gate } = model.details;
+    const { entry, view, detector } = model.details;
     const pixels = applyView(view, image);
     const warnings = [entry.external, ...image.notes, ...remarksOnSize(view, image.width, image.height)];
     if (isGrey(pixels)) warnings.push("image has no colour; the model was trained on stained cells in colour");
-    if (gate && (gate.incomplete || (gate.features && !model.hasFeatures))) warnings.push(incomplete);
-    const clean = await model.predict(pixels, Boolean(gate?.features));
-    const verdict = gate && judge(gate, pixels, clean.features);
-    if (verdict) warnings.push(...verdict.reasons.slice(0, maxReasons));
-    return new Look(model, pixels, warnings, verdict ? verdict.fits : null, clean);
+    if (detector && (detector.incomplete || (detector.features && !model.hasFeatures))) warnings.push(incomplete);
+    const clean = await model.predict(pixels, Boolean(detector?.features));
+    const found = detector && checkView(detector, pixels, clean.features);
+    if (found) warnings.push(...found.reasons.slice(0, maxReasons));
+    return new Look(model, pixels, warnings, found ? found.fits : null, clean);
   }
 
   constructor(model, pixels, warnings, fits, clean) {
@@ -39,7 +39,7 @@ export class Look {
   }
 }
 
-/** Whether an image may be one for another model, as far as its statistics tell; null where it has no gate. */
-export function mayFit(image, { gate, view }) {
-  return gate ? judge(gate, applyView(view, image)).fits : null;
+/** Whether an image may be one for another model, as far as its statistics tell; null where it has no detector. */
+export function mayFit(image, { detector, view }) {
+  return detector ? checkView(detector, applyView(view, image)).fits : null;
 }

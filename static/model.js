@@ -1,9 +1,9 @@
 // A model run by onnxruntime-web: its files are fetched from beside the page; pixels in, probabilities out.
 
-import { flagged, labelSet } from "./decision.js";
-import { gateOf } from "./gate.js";
+import { detectorOf } from "./ood_detection.js";
 import { Refusal } from "./refusal.js";
 import { readTensors } from "./tensors.js";
+import { flagged, labelSet } from "./thresholds.js";
 import * as ort from "./vendor/ort.wasm.bundle.min.mjs";
 import { normalise } from "./view.js";
 
@@ -18,7 +18,8 @@ ort.env.logLevel = "error";
 /** How a model sees and judges images: everything but its network. @param {object} entry of models.json */
 export async function loadDetails(entry) {
   const tensors = FEATURES in entry.files ? readTensors(await fetched(entry, FEATURES)) : null;
-  return { entry, labels: Object.keys(entry.labels), view: entry.view, gate: entry.gate && gateOf(entry.gate, tensors) };
+  const detector = entry.detector && detectorOf(entry.detector, tensors);
+  return { entry, labels: Object.keys(entry.labels), view: entry.view, detector };
 }
 
 /** A model with its network. */

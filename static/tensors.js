@@ -1,4 +1,4 @@
-// Arrays in a safetensors file, the small part of the format that a gate needs (see blastlens.tensors).
+// Arrays in a safetensors file, the small part of the format that an OOD detector needs (see blastlens.integrity).
 
 const TYPES = { F32: Float32Array, F64: Float64Array };
 

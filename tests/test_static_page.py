@@ -155,7 +155,7 @@ def test_pixels_predictions_warnings_and_decisions_are_those_of_the_int8_classif
 def test_statistics_of_the_input_check_are_the_same(page, pairs):
     views = [one.found["pixels"] for one in pairs]
     views += [encoded(bytes([value]) * 3 * 32 * 32) for value in (0, 255)]  # all black; all white
-    rows = call(page, "gate", "return given.map((pixels) => its.statisticsOf(bytes(pixels)));", views)
+    rows = call(page, "ood_detection", "return given.map((pixels) => its.statisticsOf(bytes(pixels)));", views)
     for number, (text, found) in enumerate(zip(views, rows, strict=True)):
         pixels = decoded(text)
         side = round((len(pixels) / 3) ** 0.5)

@@ -10,8 +10,8 @@ const [RING, BLOCK, LARGE_BLOCK] = [1 / 28, 1 / 56, 1 / 20];
 // Below this, in grey levels, a picture is flat, and dividing by its contrast would only magnify rounding.
 const FLAT = 0.5;
 
-/** The gate of a record in models.json and the arrays of gate.safetensors; its features are null without these. */
-export function gateOf(record, tensors) {
+/** The detector of a record in models.json and the arrays of gate.safetensors; its features are null without these. */
+export function detectorOf(record, tensors) {
   return { ...record, features: tensors && { ...featuresOf(tensors), ...record.features } };
 }
 
@@ -22,22 +22,22 @@ function featuresOf({ mean, directions, rest }) {
 }
 
 /**
- * Judge a view.
+ * Compare a view with the training images.
  *
  * @param {Uint8Array} pixels RGB of the view, without noise
  * @param {Float32Array | null} features of the network for this view; without them the statistics decide alone
  * @returns {{fits: boolean, reasons: string[]}} the most understandable reason first
  */
-export function judge(gate, pixels, features = null) {
+export function checkView(detector, pixels, features = null) {
   const found = statisticsOf(pixels);
   const reasons = [];
-  for (const { name, low, high, reasons: [below, above] } of gate.ranges) {
+  for (const { name, low, high, reasons: [below, above] } of detector.ranges) {
     // False of NaN: an all-black view has no lit pixel to measure, and the share of black pixels rejects it.
     if (found[name] < low) reasons.push(below);
     if (found[name] > high) reasons.push(above);
   }
-  if (gate.features && features && !(featureScore(gate.features, features) <= gate.features.limit)) {
-    reasons.push(gate.features.reason);
+  if (detector.features && features && !(featureScore(detector.features, features) <= detector.features.limit)) {
+    reasons.push(detector.features.reason);
   }
   return { fits: reasons.length === 0, reasons };
 }
