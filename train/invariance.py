@@ -43,11 +43,8 @@ def group_spread(features: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
 
 
 class MixStyle:
-    """Mixes mean and standard deviation of each channel between images, after the network's first stages, in half of
-    the training batches (Zhou et al. 2021, arXiv:2104.02008). What a stain or a lamp does lives in those numbers.
-
-    Asks for a timm network with `blocks`, whose first two stages are followed.
-    """
+    """Mixes mean and standard deviation of each channel between images, which stain and light change, after the first
+    two stages of a timm network with `blocks`, in half of the training batches (Zhou et al. 2021, arXiv:2104.02008)."""
 
     def __init__(self, network: nn.Module, alpha: float):
         self.alpha = alpha

@@ -1,7 +1,7 @@
 """What a recipe is: everything that decides how a model is trained, read from one YAML file and validated.
 
-A run is recipe + dataset + protocol + seed, and can be repeated from those four. Where a value comes from a
-paper, or was chosen because the paper is silent, `sources` says so, field by field.
+A run is recipe + dataset + protocol + seed. Where a value comes from a paper, or was chosen because the paper does not
+state it, `sources` says so, field by field.
 """
 
 import hashlib
@@ -72,8 +72,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Small:
-    """The first epochs on images made smaller: quicker, and a start that knows a cell's shape before its grain
-    (progressive learning, Tan and Le 2021, arXiv:2104.00298)."""
+    """The first epochs on smaller images (progressive learning, Tan and Le 2021, arXiv:2104.00298)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -83,12 +82,12 @@ class Small:
 
 @dataclass(frozen=True)
 class Distill:
-    """How much a network learns from another one's answers to the very same augmented images, and how far these are
-    softened (Hinton et al. 2015, arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
+    """How much a network learns from another one's predictions of the same augmented images (Hinton et al. 2015,
+    arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    weight: float = 0.0  # share of the loss that asks for the teacher's answers, 0 to 1; 0 is off
+    weight: float = 0.0  # share of the loss that compares with the teacher, 0 to 1; 0 is off
     temperature: float = 1.0  # that both networks' logits are divided by
     # Or what the network is taught instead of labels: a set of train.cell_features, see train.feature_network.
     features: Literal["", "area", "five", "nineteen", "all"] = ""
@@ -131,7 +130,7 @@ class Recipe:
     # Izmailov et al. 2018, arXiv:1803.05407; step by step as in Cha et al. 2021, arXiv:2102.08604).
     average: float = 0.0
     # Weight of a penalty on how far apart groups of one class lie in the pooled features, as a share of that class's
-    # spread, 0 to 1: a person shall not be told by them (after Goswami et al. 2020, arXiv:2003.03295).
+    # spread, 0 to 1 (after Goswami et al. 2020, arXiv:2003.03295).
     group_spread: float = 0.0
     # Beta(mixstyle, mixstyle) of how far the first stages' channel statistics of an image are mixed with another's, in
     # half of the batches (Zhou et al. 2021, arXiv:2104.02008); 0 is off.
@@ -155,8 +154,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of what decides a run's outcome: every value but names, texts and the default
-        protocol. Values at their defaults do not count, so a new option leaves old digests as they were."""
+        """Eight hexadecimal digits of what decides a run's outcome: values that are not at their defaults, without
+        names, texts and the default protocol."""
         decides = {k: v for k, v in _without_defaults(self).items() if k not in _WORDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
 
