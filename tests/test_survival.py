@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from helpers_batch import cells, tiny_model
@@ -140,6 +138,14 @@ class Workshop:
 
         return self.once("models/model", make)
 
+    @property
+    def images(self) -> Path:
+        return self.once("images", lambda folder: cells(folder, 60))
+
+    @property
+    def served(self) -> Path:
+        return self.once("served", tiny_model)
+
 
 SIGMAS = ("--sigmas", 0, 20)
 
@@ -176,7 +182,14 @@ def an_earlier_model(shop: Workshop, place: Path) -> None:
 
 
 def an_earlier_table(shop: Workshop, place: Path) -> None:
-    pq.write_table(pa.table({"precious": [1, 2, 3]}), place / "results.parquet")
+    (place / "results.parquet").write_bytes(shop.once("earlier.parquet", _earlier_table).read_bytes())
+
+
+def _earlier_table(file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"precious": [1, 2, 3]}), file)
 
 
 def measuring(shop: Workshop, place: Path) -> Command:
@@ -192,9 +205,8 @@ def comparing(shop: Workshop, place: Path) -> Command:
 
 
 def scoring(shop: Workshop, place: Path) -> Command:
-    images, model = shop.once("images", lambda folder: cells(folder, 60)), shop.once("served", tiny_model)
-    options = ["--model", model, "--out", place / "results.parquet", "--overwrite", "--workers", 2]
-    return command("blastlens.__main__", "score", images, *options, root=place, setup=SMALL_CHUNKS)
+    options = ["--model", shop.served, "--out", place / "results.parquet", "--overwrite", "--workers", 2]
+    return command("blastlens.__main__", "score", shop.images, *options, root=place, setup=SMALL_CHUNKS)
 
 
 CASES = {
@@ -213,6 +225,9 @@ def shop(tmp_path_factory) -> Iterator[Workshop]:
     shop = Workshop(tmp_path_factory.mktemp("workshop") / "shop")
     yield shop
     shop.launcher.close()
+
+
+# Killed -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -236,6 +251,9 @@ def test_killed_at_random_moments_and_started_again_it_ends_the_same(name, shop,
         shutil.rmtree(place)
     assert killed >= wanted
     print(f"{name}: {killed} kills in {attempt} attempts")
+
+
+# Full, and read-only ------------------------------------------------------------------------------------------------
 
 
 @contextmanager

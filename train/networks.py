@@ -1,5 +1,6 @@
 """Networks: backbones with the heads the recipes ask for, and where their first weights come from."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,22 +10,30 @@ from torch import Tensor, nn
 
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling
-from train.modeling_blastlens import OURS, build_network
-from train.recipe import Recipe
+from train.modeling_blastlens import OURS, build_network, enhance
+from train.recipe import Preprocess, Recipe
 
 
 def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn.Module:
     """Build the recipe's network, (N, 3, H, W) normalised pixels -> (N, num_classes) logits.
 
     `weights` is where the backbone starts: "hub" (timm's `pretrained=True`), "scratch", or a folder that holds
-    `<backbone>.*.safetensors`, or one such file. Networks of ours are always random. The last linear layer always
-    starts near zero: timm's EfficientNet family starts a classifier of two classes at a loss of 2 instead of 0.69.
+    `<backbone>.*.safetensors`, or one such file. Networks of ours have no weights to start from and are always
+    random. The last linear layer always starts near zero: timm's EfficientNet family draws a small classifier from a
+    range of 1/sqrt(num_classes), which with two classes starts at a loss of 2 instead of 0.69.
     """
     if recipe.backbone in OURS:
         weights = "scratch"
-    head, hub = recipe.head, weights == "hub"
+    head = recipe.head
     try:
-        network = build_network(recipe.backbone, num_classes, recipe.image_size, head.hidden, head.dropout, hub)
+        network = build_network(
+            recipe.backbone,
+            num_classes,
+            image_size=recipe.image_size,
+            hidden=head.hidden,
+            drop_rate=head.dropout,
+            pretrained=weights == "hub",
+        )
     except (RuntimeError, ValueError) as error:
         raise BlastlensError(f"{recipe.backbone!r} cannot be built from {weights!r}: {error}") from None
     if weights not in ("hub", "scratch"):
@@ -39,6 +48,12 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
         if name.startswith(recipe.frozen):
             parameter.requires_grad_(False)
     return network
+
+
+def prepare(recipe: Recipe, images: Tensor) -> Tensor:
+    """The recipe's fixed steps on pixels (N, 3, H, W) on the 0 to 255 scale, which stay on that scale."""
+    steps = recipe.preprocess
+    return images if steps == Preprocess() else enhance(images.float(), **asdict(steps))
 
 
 def normalise(recipe: Recipe, images: Tensor) -> Tensor:
@@ -62,7 +77,11 @@ def head_linear(network: nn.Module) -> nn.Linear:
 
 
 def fold_head(network: nn.Module, scaling: Scaling | None = None) -> None:
-    """Fold the head's batch norm, then the calibration, if any, into the last linear layer, in place."""
+    """Fold the head's batch norm, then the calibration, if any, into the last linear layer, in place.
+
+    Both are affine, so the network stays a plain timm model (or one with hidden layers) and its softmax is
+    calibrated.
+    """
     *before, last = _head_layers(network)
     with torch.no_grad():
         if before and isinstance(before[-1], nn.BatchNorm1d):

@@ -1,7 +1,7 @@
 """What a recipe is: everything that decides how a model is trained, read from one YAML file and validated.
 
-A run is recipe + dataset + protocol + seed. Where a value comes from a paper, or was chosen because the paper does not
-state it, `sources` says so, field by field.
+A run is recipe + dataset + protocol + seed, and can be repeated from those four. Where a value comes from a
+paper, or was chosen because the paper is silent, `sources` says so, field by field.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from train.transforms import Augment
 RECIPES = Path(__file__).parent / "recipes"
 
 _STRICT = ConfigDict(extra="forbid")
+# Removed options, with the values that had no effect.
+_REMOVED = {"mixup": [0], "mixstyle": [0], "group_spread": [0], "small": [{"epochs": 0, "image_size": 128}]}
 # Fields of a recipe that do not decide how a run comes out.
 _WORDS = ("name", "title", "paper", "protocol", "sources")
 
@@ -71,23 +73,13 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Small:
-    """The first epochs on smaller images (progressive learning, Tan and Le 2021, arXiv:2104.00298)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    epochs: int = 0
-    image_size: int = 128
-
-
-@dataclass(frozen=True)
 class Distill:
-    """How much a network learns from another one's predictions of the same augmented images (Hinton et al. 2015,
-    arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
+    """How much a network learns from another one's answers to the very same augmented images, and how far these are
+    softened (Hinton et al. 2015, arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    weight: float = 0.0  # share of the loss that compares with the teacher, 0 to 1; 0 is off
+    weight: float = 0.0  # share of the loss that asks for the teacher's answers, 0 to 1; 0 is off
     temperature: float = 1.0  # that both networks' logits are divided by
     # Or what the network is taught instead of labels: a set of train.cell_features, see train.feature_network.
     features: Literal["", "area", "five", "nineteen", "all"] = ""
@@ -124,21 +116,15 @@ class Recipe:
     validation: float = 0.0
     early_stopping: int | None = None  # epochs without a better validation loss; None: train all epochs
     label_smoothing: float = 0.0
-    mixup: float = 0.0  # Beta(mixup, mixup); 0 is off
     ema: float = 0.0  # decay per step of the averaged weights that are kept; 0 is off
     # Share of the steps, the last ones, whose weights are averaged evenly and kept (stochastic weight averaging,
     # Izmailov et al. 2018, arXiv:1803.05407; step by step as in Cha et al. 2021, arXiv:2102.08604).
     average: float = 0.0
-    # Weight of a penalty on how far apart groups of one class lie in the pooled features, as a share of that class's
-    # spread, 0 to 1 (after Goswami et al. 2020, arXiv:2003.03295).
-    group_spread: float = 0.0
-    # Beta(mixstyle, mixstyle) of how far the first stages' channel statistics of an image are mixed with another's, in
-    # half of the batches (Zhou et al. 2021, arXiv:2104.02008); 0 is off.
-    mixstyle: float = 0.0
-    small: Small = field(default_factory=Small)
     distill: Distill = field(default_factory=Distill)
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     sources: dict[str, str] = field(default_factory=dict)
+    # Options that training no longer has, of experiments whose results are kept.
+    removed: dict[str, float] = field(default_factory=dict)
 
     @property
     def channel_mean(self) -> tuple[float, float, float]:
@@ -154,8 +140,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of what decides a run's outcome: values that are not at their defaults, without
-        names, texts and the default protocol."""
+        """Eight hexadecimal digits of what decides a run's outcome: every value but names, texts and the default
+        protocol. Values at their defaults do not count, so a new option leaves old digests as they were."""
         decides = {k: v for k, v in _without_defaults(self).items() if k not in _WORDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -183,6 +169,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Any, name: str = "recipe") -> "Recipe":
         """Validate plain data. Raises BlastlensError naming every unknown key and every bad value."""
+        if isinstance(data, dict):  # records of earlier runs list all options, also removed ones
+            data = {k: v for k, v in data.items() if k not in _REMOVED or v not in _REMOVED[k]}
         try:
             return TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
