@@ -93,10 +93,9 @@ class ModelFolder:
             raise _unusable(model_id, error) from error
         return cls(path, model_id, revision, config, labels, view, metrics, detector)
 
-    def protocol(self, level: str = "group") -> dict[str, Any] | None:
-        """The first protocol in metrics.json with this level of split, "group" (unseen groups) or "image"; or None."""
-        protocols = self.metrics.get("protocols") or ()
-        return next((protocol for protocol in protocols if protocol.get("level") == level), None)
+    def protocol(self) -> dict[str, Any] | None:
+        """The first protocol in metrics.json with a split into unseen groups, or None."""
+        return next((one for one in self.metrics.get("protocols") or () if one.get("level") == "group"), None)
 
     def check_networks(self) -> None:
         """Raise BlastlensError where its network files are damaged or of different networks.

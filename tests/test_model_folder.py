@@ -188,12 +188,11 @@ def test_a_folder_is_read(kind, frame):
     assert (folder.view.size, folder.view.frame, folder.metrics["schema"]) == (SIZE, frame, 1)
 
 
-def test_the_protocol_of_a_level_is_the_first_of_it_or_none(folder):
+def test_the_protocol_is_the_first_with_unseen_groups_or_none(folder):
     assert ModelFolder.load(folder).protocol() is None
     protocols = [{"name": name, "level": name.split("-")[0]} for name in ("image-10fold", "group-kfold:3", "group-x")]
     edit(folder / "metrics.json", protocols=protocols)
     assert ModelFolder.load(folder).protocol() == protocols[1]
-    assert ModelFolder.load(folder).protocol("image") == protocols[0]
     (folder / "metrics.json").unlink()
     assert ModelFolder.load(folder).metrics == {} and ModelFolder.load(folder).protocol() is None
 
