@@ -273,13 +273,17 @@ class Classifier:
         return _Change.of(sigma, seed, corruption).apply(read_view(image, self.folder.view)[0])
 
     def _predict(self, views: list[Viewed], change: "_Change") -> list[Prediction]:
+        """Predictions of views in their order.
+
+        The OOD check sees views without corruption: a deliberate change says nothing about the image. Its results for
+        views that are corrupted are kept.
+        """
         if not views:
             return []
-        clean, unchanged = [pixels for pixels, _ in views], change.is_none
-        # The OOD check sees the view without corruption: a deliberate change says nothing about the image.
+        clean, unchanged, detector = [pixels for pixels, _ in views], change.is_none, self._detector
         keys = [b"" if unchanged else blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in clean]
         reasons = [self._checked.get(key) for key in keys]
-        todo = [i for i, found in enumerate(reasons) if found is None] if self._detector else []
+        todo = [i for i, found in enumerate(reasons) if found is None] if detector else []
         unchecked = [clean[i] for i in todo]
         each: Any = self._network.map if len(views) > 1 else map
         seen = clean if unchanged else list(each(change.apply, clean))
@@ -289,9 +293,9 @@ class Classifier:
         logits, *features = self._network.run(outputs, seen)
         if unchecked and self._checks_features and not unchanged:
             features = self._network.run(["features"], unchecked)
-        for i, *found in zip(todo, statistics, *features, strict=True):
-            assert self._detector
-            reasons[i] = self._detector.check(*found)
+        if detector:
+            for i, *found in zip(todo, statistics, *features, strict=True):
+                reasons[i] = detector.check(*found)
         if not unchanged:
             with self._lock:
                 self._checked |= {keys[i]: reasons[i] for i in todo}
@@ -350,10 +354,7 @@ def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable
 
 @dataclass(frozen=True)
 class _Change:
-    """Applied to every view of a call: a corruption other than Gaussian noise and not neutral, then Gaussian noise.
-
-    And the prevalence that the probabilities assume.
-    """
+    """A corruption, not neutral, then Gaussian noise; and the prevalence that the probabilities assume."""
 
     sigma: float
     seed: int
@@ -365,9 +366,7 @@ class _Change:
         sigma, seed = checked_sigma(sigma), checked_seed(seed)
         if corruption is not None and corruption.kind == "gaussian_noise":
             if sigma:  # of one seed, so both would be the same field and add up
-                raise BlastlensError(
-                    f"Gaussian noise is given twice, as sigma {sigma:g} and as {corruption}; give one."
-                )
+                raise BlastlensError(f"Noise is given twice, as sigma {sigma:g} and as {corruption}; give one.")
             sigma, corruption = corruption.level, None
         if corruption is not None and corruption.is_neutral:
             corruption = None

@@ -246,7 +246,7 @@ def _explained(error: BaseException, repo_id: str, revision: str, at: str) -> Bl
         why = f"the Hub answers that it is busy or out of order ({status})"
     elif isinstance(error, errors.OfflineModeIsEnabled):
         why = "offline mode is on (HF_HUB_OFFLINE)"
-    elif isinstance(error, PermissionError):
+    elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = "the Hub's cache on this machine cannot be written to"
     else:
         why = f"the Hub at {hub} did not deliver it ({type(error).__name__})"

@@ -85,7 +85,8 @@ class View:
 
     @classmethod
     def _from_preprocessor(cls, size: int, preprocessor: dict[str, Any]) -> "View":
-        settings = {"resample": 2} | _DEFAULTS | preprocessor
+        missing = {"image_processor_type": None, "do_resize": True, "do_center_crop": None, "resample": 2}
+        settings = _PREPROCESSOR | missing | preprocessor
         settings["image_processor_type"] = str(settings.get("image_processor_type")).removesuffix("Pil")
         _require(settings, _PREPROCESSOR, "preprocessor_config.json")
         frame, crop = _side(settings.get("size")), _side(settings.get("crop_size"))
@@ -169,8 +170,9 @@ def _thumbnail_size(width: int, height: int, frame: int) -> tuple[int, int]:
     return new_width, new_height
 
 
-# The settings with which transformers' DonutImageProcessor does what `View` does (its Pillow twin gives the same to one
-# grey level), and those that it takes by itself where a file leaves them out.
+# The settings with which transformers' DonutImageProcessor does what `View` does; its Pillow twin gives the same to one
+# grey level. Where a file leaves one out, that class takes the same value, but for those that `_from_preprocessor`
+# calls missing.
 _PREPROCESSOR = {
     "image_processor_type": "DonutImageProcessor",
     "do_resize": False,
@@ -181,11 +183,6 @@ _PREPROCESSOR = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-}
-_DEFAULTS = {
-    key: value
-    for key, value in _PREPROCESSOR.items()
-    if key not in ("image_processor_type", "do_resize", "do_center_crop")
 }
 
 

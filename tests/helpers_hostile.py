@@ -1,4 +1,4 @@
-"""Over 400 files that nobody means well, each with what must come of it; seeded, so always the same.
+"""Over 400 hostile files, each with the outcome that is expected; seeded, so always the same.
 
 Names that no folder can hold are in the zips.
 """

@@ -21,6 +21,10 @@ def distance(a, b):
     return float(np.sqrt(np.mean((a.astype(float) - b) ** 2)))
 
 
+# Those that may change the black around a cell.
+SPREADS = ("gaussian_noise", "blur", "defocus", "motion_blur", "jpeg", "downsample", "shift", "scale_bar")
+
+
 # Every kind
 
 
@@ -55,19 +59,10 @@ def test_a_seed_repeats_only_seeded_kinds_differ_between_seeds_and_the_input_sta
     assert (one.dtype, one.shape) == (np.uint8, (200, 224, 3))
     assert np.array_equal(one, again) and np.array_equal(pixels, CELL[:200])
     assert np.array_equal(one, other) != KINDS[name].seeded
-    unchanged = Corruption.neutral(name).apply(pixels)
+    if name not in SPREADS:
+        assert not other[pixels.max(axis=2) == 0].any()
+    unchanged = Corruption(name, KINDS[name].neutral).apply(pixels)
     assert np.array_equal(unchanged, pixels) and not np.shares_memory(unchanged, pixels)
-
-
-SPREADS = ("gaussian_noise", "blur", "defocus", "motion_blur", "jpeg", "downsample", "shift", "scale_bar")
-
-
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in SPREADS])
-def test_black_around_a_cell_stays_black(name):
-    black = CELL.max(axis=2) == 0
-    assert black.mean() > 0.3
-    for level in KINDS[name].levels:
-        assert not Corruption(name, level).apply(CELL)[black].any()
 
 
 # One by one
@@ -150,12 +145,6 @@ def test_motion_blur_turns_a_point_into_a_line_of_its_length_in_some_direction(s
     across, along = np.sqrt(np.linalg.eigvalsh(spread))
     assert along == pytest.approx(np.hypot(30 / 12**0.5, 2**0.5), rel=0.05)
     assert across == pytest.approx(2**0.5, rel=0.2)
-
-
-def test_blurs_keep_an_even_picture_and_do_not_darken_its_edges():
-    grey = np.full((60, 90, 3), 117, np.uint8)
-    for name in ("blur", "defocus", "motion_blur"):
-        assert np.array_equal(Corruption(name, KINDS[name].high).apply(grey, 3), grey)
 
 
 @pytest.mark.parametrize(
@@ -242,17 +231,6 @@ def test_a_scale_bar_covers_the_lower_right_corner_only():
     assert 0.1 < (plate[..., 0] < 60).mean() < 0.6  # a bar and a number on it
 
 
-def test_downsampling_averages_blocks():
-    checks = np.indices((224, 224)).sum(axis=0) % 2 * 200
-    pixels = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
-    assert np.unique(Corruption("downsample", 2).apply(pixels)).tolist() == [100]
-    halves = np.zeros((224, 224, 3), np.uint8)
-    halves[:, 112:] = 200
-    row = Corruption("downsample", 16).apply(halves)[100, :, 0].astype(int)
-    assert (row[:96].max(), row[128:].min()) == (0, 200)
-    assert (np.diff(row) >= 0).all() and 0 < row[111] < 200
-
-
 # Refusals
 
 
@@ -287,6 +265,5 @@ def test_a_text_that_is_no_corruption_is_refused(text):
 
 @pytest.mark.parametrize("kind", ["fog", "", None, ["jpeg"]])
 def test_an_unknown_kind_is_refused_and_the_known_ones_are_named(kind):
-    for call in (Corruption.neutral, lambda kind: Corruption(kind, 1)):
-        with pytest.raises(BlastlensError, match=f"There is no corruption .*; one of {', '.join(KINDS)}"):
-            call(kind)
+    with pytest.raises(BlastlensError, match=f"There is no corruption .*; one of {', '.join(KINDS)}"):
+        Corruption(kind, 1)

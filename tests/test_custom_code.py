@@ -2,9 +2,7 @@
 
 import ast
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,28 +188,6 @@ def test_a_pipeline_that_trusts_the_code_gives_the_classifiers_answers(folders, 
     assert np.ptp(scores) > 0.1
 
 
-@pytest.mark.slow
-def test_a_stranger_needs_nothing_but_the_folder(folders, tmp_path):
-    script = (
-        "import sys; from transformers import pipeline;"
-        "classify = pipeline('image-classification', model=sys.argv[1], trust_remote_code=True);"
-        "answers = classify(sys.argv[2]);"
-        "assert not [m for m in sys.modules if m.split('.')[0] in ('blastlens', 'train')];"
-        "print(*[a['score'] for a in sorted(answers, key=lambda a: a['label'])])"
-    )
-    Image.fromarray(blobs(0, 64, 64)).save(tmp_path / "field.png")
-    printed = subprocess.run(
-        [sys.executable, "-c", script, folders["hidden"], tmp_path / "field.png"],
-        cwd=tmp_path,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    ours = Classifier.from_pretrained(folders["hidden"]).predict(tmp_path / "field.png").probabilities
-    assert [float(score) for score in printed.split()] == pytest.approx(list(ours.values()), abs=1e-4)
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_folder_answers_like_the_trained_network_with_its_calibration(folders, name):
     changed, folder = RECIPES[name], folders[name]
@@ -231,7 +207,7 @@ def test_serving_never_runs_the_code_of_a_folder(folders, name, tmp_path):
     (folder / "modeling_blastlens.py").write_text("raise SystemExit('run')\n")
     with pytest.raises(BlastlensError, match=r"modeling_blastlens\.py, of 24 bytes, is .* not the file"):
         Classifier.from_pretrained(folder)
-    record = json.loads((folder / "metrics.json").read_text())  # which whoever changes the code may change as well
+    record = json.loads((folder / "metrics.json").read_text())  # an attacker who changes the code may change it as well
     write_json(folder / "metrics.json", record | {"sha256": digests(folder, RECORDED)})
     assert Classifier.from_pretrained(folder).predict(blobs(0)).label in LABELS
     assert Classifier.from_pretrained(folder, precision="int8").predict(blobs(0)).label in LABELS

@@ -17,7 +17,6 @@ from PIL import Image
 
 from blastlens import Classifier
 from blastlens import hub as hub_module
-from blastlens.cli import main
 from blastlens.errors import BlastlensError
 from blastlens.hub import fetch
 from blastlens.model_folder import ModelFolder
@@ -379,18 +378,6 @@ def test_a_full_disk_is_reported_and_the_next_download_succeeds(hub, refused):
 
 
 # Other interfaces
-
-
-def test_the_command_line_takes_a_revision_with_the_name(hub, tmp_path, capsys):
-    commit = upload(hub)
-    image = tmp_path / "cell.png"
-    Image.fromarray(blobs(1)).save(image)
-    assert main(["classify", str(image), "--model", f"{REPO}@{commit}", "--format", "json"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)
-    assert (answer["model_id"], answer["revision"], answer["probabilities"]) == (REPO, commit, in_folder())
-    assert main(["classify", str(image), "--model", f"{REPO}@v9"]) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and "has no revision v9" in err
 
 
 def test_a_fresh_process_imports_no_torch_and_shows_no_token(hub, tmp_path):

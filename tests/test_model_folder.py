@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from blastlens import BlastlensError, Classifier
 from blastlens.hub import fetch
 from blastlens.integrity import digests
-from blastlens.model_folder import OOD_FILES, ModelFolder, bundled_models, bundled_root
+from blastlens.model_folder import OOD_FILES, ModelFolder, bundled_models
 from blastlens.serving import Wanted, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,12 +204,6 @@ def test_either_kind_of_weights_is_enough(folder):
         ModelFolder.load(folder)
     (folder / "aside").rename(weights)
     assert ModelFolder.load(folder)
-
-
-def test_files_of_the_record_may_be_absent(recorded):
-    (recorded / SAFETENSORS).unlink()  # is not downloaded beside an ONNX file
-    (recorded / INT8).unlink()
-    assert Classifier.from_pretrained(recorded).predict(blobs(0)).label in ("ALL", "HEM")
 
 
 def test_pickles_in_the_hubs_cache_are_ignored(folder):
@@ -402,24 +394,8 @@ def test_an_output_of_another_shape_than_declared_is_rejected(folder):
     assert "does not map" in refusal(folder)
 
 
-def test_every_interface_rejects_a_folder_before_the_first_prediction(recorded, tmp_path):
-    edit(recorded / "config.json", label_names=["HEM", "ALL"])
-    for command in (["classify", "x.png"], ["score", str(tmp_path), "--out", str(tmp_path / "scores.csv")]):
-        done = subprocess.run(
-            [sys.executable, "-m", "blastlens", *command, "--model", str(recorded)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-        assert "label_names in metrics.json says" in done.stderr and not (tmp_path / "scores.csv").exists()
-    with pytest.raises(BlastlensError, match=r"label_names in metrics\.json says"):
-        serve([Wanted(str(recorded))])
-
-
-@pytest.mark.parametrize("change", [swapped(ONNX), swapped(INT8), cut(ONNX)])
-def test_a_download_is_checked_like_a_local_folder(hub, recorded, other, change):
-    change(recorded, other)
+def test_a_download_is_checked_like_a_local_folder(hub, recorded, other):
+    swapped(ONNX)(recorded, other)
     commit = hub.add_folder("owner/cells", recorded)
     with pytest.raises(BlastlensError, match=NOT_THE_FILE):
         fetch("owner/cells")
@@ -469,13 +445,3 @@ def test_a_bundled_model_records_its_digests(name):
     assert folder.metrics["sha256"].keys() == {"fp32", "int8", "safetensors"}
     assert folder.metrics["label_names"] == list(folder.label_names)
     assert json.loads((folder.path / "gate.json").read_text())["features"]["sha256"] == digests(folder.path, OOD_FILES)
-
-
-def test_a_bundled_model_with_the_network_of_another_is_rejected(tmp_path):
-    cells, small = (bundled_root() / name for name in ("mobilenetv1-cnmc2019", "mobilenetv4_small_035-cnmc2019"))
-    copy = shutil.copytree(small, tmp_path / "small", ignore=shutil.ignore_patterns("figures"))
-    swapped(ONNX)(copy, cells)
-    assert ONNX in (said := refusal(copy)) and NOT_THE_FILE in said
-    (copy / "metrics.json").unlink()
-    (copy / "gate.json").unlink()
-    assert "are two different networks" in refusal(copy)

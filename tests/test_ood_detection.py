@@ -56,89 +56,68 @@ def test_an_all_black_view_has_no_cell_to_measure():
     assert all(math.isnan(value) for value in found.values())
 
 
-def test_a_view_of_one_colour_has_its_colour_and_no_contrast():
-    found = statistics_of(canvas(colour=PURPLE))
-    luma = 0.299 * 75 + 0.587 * 35 + 0.114 * 90
-    expected = {"black": 0, "brightness": luma, "blue": (90 - luma) / 1.772, "red": (75 - luma) / 1.402}
-    expected |= {"contrast": 0, "colours": 0, "fine_detail": 0, "coarse_detail": 0, "large_parts": 0, "off_centre": 0}
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+def in_blocks(values, side, part):
+    """Means of blocks from the corner of the view."""
+    block = max(1, round(side * part))
+    end = side // block * block
+    return values[:end, :end].reshape(end // block, block, end // block, block).mean(axis=(1, 3))
 
 
-def test_a_disc_has_spread_1_and_a_ring_or_two_pieces_more():
-    found = statistics_of(disc())
-    assert found["spread"] == pytest.approx(1, abs=0.01)
-    assert found["black"] == pytest.approx(1 - math.pi * 60**2 / 224**2, abs=0.002)
-    assert found["black_border"] == 1
-    ring = disc()
-    ring[disc(50).any(axis=2)] = 0
-    assert statistics_of(ring)["spread"] == pytest.approx((60**4 - 50**4) / (60**2 - 50**2) ** 2, rel=0.02)
-    assert statistics_of(np.maximum(disc(30, (40, 112)), disc(30, (180, 112))))["spread"] > 5
-    assert statistics_of(disc(30, (112 + 42, 112 - 56)))["off_centre"] == pytest.approx(70 / 224, abs=1e-3)
+def by_definition(view):
+    """The statistics as their meanings in STATISTICS say, of a view that is not all black."""
+    side, lit = len(view), view.max(axis=2) > 8
+    grey = view @ [0.299, 0.587, 0.114]
+    blue, red = (view[..., 2] - grey) / 1.772, (view[..., 0] - grey) / 1.402
+    contrast, of_blue, of_red = (values[lit].std() for values in (grey, blue, red))
+    ring = np.ones_like(lit)
+    width = max(1, round(side / 28))
+    ring[width:-width, width:-width] = False
+    places = np.argwhere(lit) - (side - 1) / 2
+    above = np.where(lit, grey - grey[lit].mean(), 0)
+    steps = np.diff(above, axis=1)[lit[:, 1:] & lit[:, :-1]]
+    whole = in_blocks(lit, side, 1 / 56) == 1
+    coarse_steps = np.diff(in_blocks(above, side, 1 / 56), axis=1)[whole[:, 1:] & whole[:, :-1]]
+    shares = in_blocks(lit, side, 1 / 20)
+    inside = shares >= 0.5
+    large = math.nan
+    if inside.any():
+        means = in_blocks(above, side, 1 / 20)[inside] / shares[inside]
+        large = np.sqrt(np.cov(means, aweights=shares[inside], ddof=0))
+    tint = (above[lit] * blue[lit]).mean() - above[lit].mean() * blue[lit].mean()
+    return {
+        "black": 1 - lit.mean(),
+        "brightness": grey[lit].mean(),
+        "contrast": contrast,
+        "blue": blue[lit].mean(),
+        "red": red[lit].mean(),
+        "colours": math.hypot(of_blue, of_red),
+        "tint": tint / max(contrast * of_blue, 0.25),
+        "black_border": 1 - lit[ring].mean(),
+        "spread": 2 * math.pi * places.var(axis=0).sum() / lit.sum(),
+        "off_centre": math.hypot(*places.mean(axis=0)) / side,
+        "fine_detail": np.sqrt((steps**2).sum() / max(steps.size, 1)) / max(contrast, 0.5),
+        "coarse_detail": np.sqrt((coarse_steps**2).sum() / max(coarse_steps.size, 1)) / max(contrast, 0.5),
+        "large_parts": large / max(contrast, 0.5),
+    }
 
 
-def test_the_outermost_ring_is_the_border():
-    pixels = canvas()
-    pixels[:8] = PURPLE
-    assert statistics_of(pixels)["black_border"] == pytest.approx(1 - 224 * 8 / (224**2 - 208**2))
-    pixels[:] = 0
-    pixels[8:-8, 8:-8] = PURPLE
-    assert statistics_of(pixels)["black_border"] == 1
-
-
-def test_detail_is_the_step_between_neighbours_in_standard_deviations():
-    stripes = canvas()
-    stripes[:, ::2] = 100
-    stripes[:, 1::2] = 140  # two greys 40 apart have a standard deviation of 20
-    found = statistics_of(stripes)
-    assert (found["contrast"], found["fine_detail"]) == pytest.approx((20, 2), rel=1e-4)
-
-
-@pytest.mark.parametrize("side", [37, 160, 224])
-def test_blocks_lie_from_the_corner_of_the_view_wherever_its_lit_part_is(side):
+@pytest.mark.parametrize("side", [24, 37, 160, 224, 331])
+def test_statistics_are_those_of_their_definitions_wherever_the_lit_part_is(side):
     rng = np.random.default_rng(side)
-    for _ in range(20):
+    views = [blobs(1, side, side), canvas(side, PURPLE)]
+    for _ in range(12):
         (top, bottom), (left, right) = (np.sort(rng.integers(0, side, 2)) for _ in "yx")
-        view = np.zeros((side, side, 3), np.uint8)
+        view = canvas(side)
         view[top : bottom + 1, left : right + 1] = rng.integers(100, 256)
-        view[top : bottom + 1, left : right + 1, 0] = rng.integers(100, 256, (bottom + 1 - top, right + 1 - left))
-        mask = view.any(axis=2)
-        grey = np.where(mask, 0.299 * view[..., 0], 0)
-        grey = np.where(mask, grey - grey[mask].mean(), 0)
-
-        def blocks(values, part, side=side):
-            block = max(1, round(side * part))
-            end = side // block * block
-            return values[:end, :end].reshape(end // block, block, end // block, block).mean(axis=(1, 3))
-
-        contrast = max(grey[mask].std(), 0.5)
-        means, whole = blocks(grey, 1 / 56), blocks(mask, 1 / 56) == 1
-        steps = np.diff(means, axis=1)[whole[:, 1:] & whole[:, :-1]]
-        shares = blocks(mask, 1 / 20)
-        inside = shares >= 0.5
-        large = blocks(grey, 1 / 20)[inside] / shares[inside]
-        found = statistics_of(view)
-        coarse = np.sqrt((steps**2).sum() / max(steps.size, 1)) / contrast
-        assert found["coarse_detail"] == pytest.approx(coarse, rel=1e-4)
-        if inside.any():
-            spread = np.sqrt(np.cov(large, aweights=shares[inside], ddof=0))
-            assert found["large_parts"] == pytest.approx(spread / contrast, rel=1e-4, abs=1e-4)
-        else:
-            assert math.isnan(found["large_parts"])
+        view[top : bottom + 1, left : right + 1, ::2] = rng.integers(100, 256, (bottom + 1 - top, right + 1 - left, 2))
+        views.append(view)
+    for view in views:
+        assert statistics_of(view) == pytest.approx(by_definition(view), rel=1e-3, abs=1e-3, nan_ok=True)
 
 
-def test_tint_is_the_correlation_of_brightness_and_blueness():
-    ramp = np.arange(224, dtype=np.uint8)[:, None] // 2 + 60
-    same, opposed = canvas(), canvas()
-    same[..., 2] = ramp  # more blue is brighter here
-    opposed[..., :2] = ramp[..., None]
-    opposed[..., 2] = 60
-    assert statistics_of(same)["tint"] == pytest.approx(1, abs=0.01)
-    assert statistics_of(opposed)["tint"] == pytest.approx(-1, abs=0.01)
-
-
-@pytest.mark.parametrize("side", [24, 56, 160, 331])
-def test_every_view_size_is_measured(side):
-    assert all(math.isfinite(value) for value in statistics_of(blobs(1, side, side)).values())
+def test_a_disc_has_spread_1_and_two_pieces_more():
+    assert statistics_of(disc())["spread"] == pytest.approx(1, abs=0.01)
+    assert statistics_of(np.maximum(disc(30, (40, 112)), disc(30, (180, 112))))["spread"] > 5
 
 
 # Reasons
@@ -398,7 +377,7 @@ def test_bundled_models_accept_the_examples_of_their_own_kind_and_reject_the_oth
 
 @pytest.mark.data
 def test_real_images_pass_at_the_rate_that_was_measured(data_dir):
-    paths = [data_dir / "cnmc2019" / row.file_name for row in load_rows(data_dir / "cnmc2019")[::40]]
+    paths = [data_dir / "cnmc2019" / row.file_name for row in load_rows(data_dir / "cnmc2019")[::80]]
     classifier = Classifier.from_pretrained(CELLS)
     assert np.mean([accepted(classifier, path) for path in paths]) >= 0.97
     frames = sorted((data_dir / "cnmc2019_raw_sample").rglob("*.bmp"))
@@ -407,8 +386,8 @@ def test_real_images_pass_at_the_rate_that_was_measured(data_dir):
 
 @pytest.mark.data
 def test_other_images_are_rejected_and_each_model_rejects_the_others_images(data_dir):
-    fields = sorted((data_dir / "aria2021").rglob("*.jpg"))[::20]
-    cells = sorted((data_dir / "cnmc2019").rglob("*.webp"))[::80]
+    fields = sorted((data_dir / "aria2021").rglob("*.jpg"))[::40]
+    cells = sorted((data_dir / "cnmc2019").rglob("*.webp"))[::160]
     others = sorted((data_dir / "other_images").rglob("*.jpg"))
     assert len(others) == 67
     for name, own, foreign in ((CELLS, cells, fields + others), (FIELDS, fields, cells + others)):

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers_batch import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from blastlens import Classifier, metrics
+from blastlens import metrics
 from blastlens.noise import MAX_SIGMA, add_gaussian_noise
 from blastlens.view import View
 
@@ -66,27 +65,6 @@ def test_a_picture_within_the_frame_is_moved_not_changed(pixels):
     top, left = (40 - height) // 2 - margin, (40 - width) // 2 - margin
     assert np.array_equal(seen[top : top + height, left : left + width], pixels)
     assert int(seen.sum()) == int(pixels.sum())
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    return Classifier.from_pretrained(tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-# Hypothesis runs one test function many times over one fixture, which is what is wanted here.
-@always_the_same
-@given(pixels=pictures(low=16), levels=st.lists(SIGMAS, min_size=1, max_size=6), seed=SEEDS)
-def test_a_curve_says_at_each_level_what_a_prediction_says(classifier, pixels, levels, seed):
-    curve = classifier.curve(pixels, levels=levels, seeds=(seed,))
-    assert curve.levels == tuple(levels)
-    np.testing.assert_allclose(curve.probabilities.sum(axis=1), 1, atol=1e-9)
-    assert (curve.low <= curve.probabilities).all() and (curve.probabilities <= curve.high).all()
-    for level, row in zip(levels, curve.probabilities, strict=True):
-        expected = classifier.predict(pixels, level, seed).probabilities
-        np.testing.assert_allclose(row, list(expected.values()), atol=1e-6)
-    label = classifier.predict(pixels).label
-    flips = [one for one in levels if classifier.predict(pixels, one, seed).label != label]
-    assert curve.flip_level == min(flips, default=None)
 
 
 @always_the_same

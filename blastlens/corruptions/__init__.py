@@ -306,11 +306,6 @@ class Corruption:
         object.__setattr__(self, "level", value)
 
     @classmethod
-    def neutral(cls, kind: str) -> "Corruption":
-        """The kind at its neutral level; raises BlastlensError for an unknown one."""
-        return cls(kind, kind_of(kind).neutral)
-
-    @classmethod
     def parse(cls, text: str) -> "Corruption":
         """Read "kind:level", such as "jpeg:40".
 

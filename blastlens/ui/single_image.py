@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ..classifier import Classifier, suggesting
-from ..corruptions import KINDS, Corruption
+from ..corruptions import KINDS, Corruption, kind_of
 from ..errors import BlastlensError
 from ..images import ACCEPTED
 from ..noise import checked_seed
@@ -159,7 +159,7 @@ class SingleImageTab:
 
     def controls(self, kind: str) -> tuple[gr.Slider, gr.Dropdown]:
         """The controls of another kind of corruption, at the level that changes nothing."""
-        return _controls(Corruption.neutral(kind))
+        return _controls(Corruption(kind, kind_of(kind).neutral))
 
     def _example(self, path: str, classifier: Classifier) -> Example | None:
         return next((one for one in self.shelf.examples_of(classifier) if one.path.name == Path(path).name), None)
