@@ -69,6 +69,8 @@ def test_a_run_that_fails_leaves_its_reason_and_stops_nothing(compared, capsys):
     assert compare.main([*compared[1], "--list"]) == 0
     listed = capsys.readouterr().out
     assert "no_such_net" in listed and "1 failed" in listed and "1 done" in listed
+    assert jobs.reason_of(1, "Traceback\n\r 10%\r 20%\nValueError: no such thing\n\n") == "ValueError: no such thing"
+    assert jobs.reason_of(-9, "") == "killed by signal 9 (out of memory?)"
 
 
 def test_finished_runs_are_kept(compared, data):
@@ -125,11 +127,6 @@ def test_a_run_of_another_process_is_left_alone(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["train.jobs", str(folder / jobs.LOCK)])
         assert jobs.main() == 2 and "another process" in capsys.readouterr().err
     assert queue.state(job()) == "to do"
-
-
-def test_the_reason_of_a_failure_is_its_last_line_or_the_signal():
-    assert jobs.reason_of(1, "Traceback\n\r 10%\r 20%\nValueError: no such thing\n\n") == "ValueError: no such thing"
-    assert jobs.reason_of(-9, "") == "killed by signal 9 (out of memory?)"
 
 
 def test_without_a_gpu_runs_are_shortened_unless_as_published(data, capsys, monkeypatch):

@@ -123,12 +123,12 @@ def _floors(per_class: dict[str, Any], baselines: dict[str, Any]) -> dict[str, f
         floors[f"{best.removesuffix(' alone')} alone, no network (without noise)"] = found[best]
     supports = {name: row["support"] for name, row in per_class.items()}
     most = max(supports, key=lambda name: supports[name])
-    return {**floors, f"always answering {most}": constant_weighted_f1(supports[most] / sum(supports.values()))}
+    return {**floors, f"always predicting {most}": constant_weighted_f1(supports[most] / sum(supports.values()))}
 
 
 def _by_answer(reliability: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """By answer, `count`, mean `stated` probability and share `right` of the answers below the highest bin, whose lower
-    end is `sure`; the answer that promises the most too much comes first. Empty where it was not measured."""
+    """By predicted label, `count`, mean `stated` probability and share `right` of the predictions below the highest
+    bin, whose lower end is `sure`; the most overconfident label first. Empty where it was not measured."""
     sure = max((one["low"] for bins in reliability.values() for one in bins), default=1.0)
     found = {}
     for answer, bins in reliability.items():

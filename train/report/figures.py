@@ -154,19 +154,19 @@ def card_noise(rows: Sequence[Mapping[str, Any]], label: str, floors: Mapping[st
 
 @matplotlib.rc_context(CARD_STYLE)
 def card_calibration(bins: Sequence[Mapping[str, float]]) -> Figure:
-    """The share of right answers by stated probability, and the number of answers in each bin."""
+    """Accuracy by predicted probability, and the number of predictions in each bin."""
     figure = Figure(figsize=CARD_SIZE, dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     left = math.floor(10 * bins[0]["low"]) / 10
     above.plot([0, 1], [0, 1], color=QUIET, linewidth=1.2, linestyle=":", label="perfectly calibrated")
-    for name, hollow in (("held-out answers", False), (f"fewer than {FEW} answers", True)):
+    for name, hollow in (("held-out predictions", False), (f"fewer than {FEW}", True)):
         if some := [b for b in bins if (b["count"] < FEW) == hollow]:
             marks = MARKS["group"] | {"markersize": 7, "markerfacecolor": "white" if hollow else GROUP}
             xs, ys = [b["confidence"] for b in some], [b["accuracy"] for b in some]
             above.plot(xs, ys, linestyle="none", label=name, clip_on=False, zorder=3, **marks)
     above.set_xlim(left, 1)
     above.set_ylim(min(left, 0.1 * math.floor(10 * min(b["accuracy"] for b in bins))), 1)
-    above.set_ylabel("share right")
+    above.set_ylabel("accuracy")
     centres = [(b["low"] + b["high"]) / 2 for b in bins]
     width = [0.92 * (b["high"] - b["low"]) for b in bins]
     bars = below.bar(centres, [b["count"] for b in bins], width=width, color="#BBBBBB")
@@ -175,7 +175,7 @@ def card_calibration(bins: Sequence[Mapping[str, float]]) -> Figure:
     below.margins(y=0.35)
     below.spines["left"].set_visible(False)
     below.set_ylabel("images")
-    below.set_xlabel("stated probability of the answer")
+    below.set_xlabel("predicted probability")
     handles = above.get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=3, columnspacing=1.2, handletextpad=0.3)
     return figure

@@ -147,21 +147,17 @@ def paired(a: RunSet, b: RunSet) -> Interval | None:
 
 
 def choose(results: Iterable[Result]) -> dict[tuple[str, str], RunSet]:
-    """What is shown, by system and protocol.
-
-    The runs of the recipe as it is, if all its folds are there; otherwise the variant with the most folds, then seeds.
-    """
+    """What is shown, by system and protocol: the variant with the most folds; of these, the recipe as it is."""
     variants: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for run in sorted(results, key=lambda r: (r.seed, r.fold)):
         # Equal for runs that trained the same thing on the same images.
         variant = json.dumps([run.recipe_digest, run.changes, run.dataset["hash"]], sort_keys=True)
         variants.setdefault((run.system, run.protocol), {}).setdefault(variant, []).append(run)
-    return {key: max((_pool(runs) for _, runs in sorted(of_it.items())), key=_rank) for key, of_it in variants.items()}
-
-
-def _rank(runs: RunSet) -> tuple[bool, int, int, bool]:
-    unchanged = not runs.first.changes
-    return runs.complete and unchanged, len(runs.folds), len(runs.seeds), unchanged
+    shown = {}
+    for key, of_it in variants.items():
+        pools = [_pool(runs) for _, runs in sorted(of_it.items())]
+        shown[key] = max(pools, key=lambda m: (len(m.folds), not m.first.changes, len(m.seeds)))
+    return shown
 
 
 def _pool(runs: Sequence[Result]) -> RunSet:

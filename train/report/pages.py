@@ -149,7 +149,7 @@ def claimed_noise(evidence: Evidence, row: SystemRow) -> dict[str, dict[str, Any
 
 
 def _fold_title(fold: int, published: int, runs: RunSet | None) -> str:
-    """Says how many images were tested, of how much of the published fold, and which interval means little."""
+    """How many images were tested, how much of the published fold is available, and labels from a single group."""
     if runs is None:
         return f"Fold {fold}: not run yet"
     images = runs.first.images

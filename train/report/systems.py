@@ -154,9 +154,6 @@ class Evidence:
     def of(self, dataset: str) -> list[SystemRow]:
         return [row for row in self.rows if row.recipe.dataset == dataset]
 
-    def row(self, name: str) -> SystemRow:
-        return next(row for row in self.rows if row.name == name)
-
     def images_at_hand(self, dataset: str) -> int | None:
         """How many images of a data set the scores come from."""
         return max((r.first.dataset["images"] for row in self.of(dataset) for r in row.measured.values()), default=None)
