@@ -1,27 +1,34 @@
 """Commands that are killed at chosen moments, started again, and looked at in between.
 
 A moment is a number: the command's n-th change to the file system under one folder (a file opened for writing, a
-rename, a removal, a new folder), counted by an audit hook of Python, so that "killed at every moment" can be meant
-literally; some seconds may pass between it and the kill, to hit what happens between two changes. Commands are forked
-off one process that has imported PyTorch already; each has a process group of its own, which is killed as a whole.
+rename, a removal, a new folder), counted by an audit hook of Python; some seconds may pass between it and the kill.
+Commands are forked off one process that has imported PyTorch already; each process group is killed as a whole.
 """
 
 import csv
 import hashlib
+import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
-import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
 ROOT = Path(__file__).resolve().parents[1]
-HIDDEN_FOREVER = ".lock"  # files that only say who is at work; they stay
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 PRELOAD = (
@@ -62,17 +69,12 @@ class Ended:
     out: str
     err: str
     changes: int
-    seconds: float
-
-
-# In the process that is killed --------------------------------------------------------------------------------------
 
 
 def count_changes(root: str, kill_at: int, delay: float, counter: Path) -> None:
     """Count this process's changes under `root` into a file, one byte each, and kill the process group at one."""
     tally = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    count = 0
-    busy = threading.local()
+    count, busy = 0, threading.local()
 
     def kill() -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -112,13 +114,8 @@ def _become(command: dict[str, Any], scratch: Path) -> None:
         os.dup2(os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     status = 1
     try:
-        import importlib
-
-        if command["setup"]:
-            exec(command["setup"], {})
+        exec(command["setup"], {})
         if command["file_limit"] is not None:
-            import resource
-
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"], resource.RLIM_INFINITY))
         module = importlib.import_module(command["module"])
@@ -127,8 +124,6 @@ def _become(command: dict[str, Any], scratch: Path) -> None:
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -138,24 +133,16 @@ def _become(command: dict[str, Any], scratch: Path) -> None:
 
 def _serve(scratch: Path) -> None:
     """Fork a command for each line of stdin and answer with a line."""
-    import importlib
-    import warnings
-
-    warnings.simplefilter("ignore")
     for name in PRELOAD:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         (scratch / "changes").unlink(missing_ok=True)
-        started = time.monotonic()
         if (child := os.fork()) == 0:
             _become(json.loads(line), scratch)
         _, status = os.waitpid(child, 0)
-        answers.write(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]) + "\n")
+        answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
         answers.flush()
-
-
-# In the test --------------------------------------------------------------------------------------------------------
 
 
 class Launcher:
@@ -168,6 +155,7 @@ class Launcher:
             "OMP_NUM_THREADS": "1",
             "HF_HOME": str(scratch / "huggingface"),
             "TQDM_DISABLE": "1",
+            "PYTHONWARNINGS": "ignore",
         }
         code = f"import helpers_kills, pathlib; helpers_kills._serve(pathlib.Path({str(scratch)!r}))"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -180,10 +168,9 @@ class Launcher:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, f"the process that commands are forked off has ended ({self._process.wait(timeout=30)})"
-        status, seconds = json.loads(answer)
         out, err = ((self.scratch / name).read_text(errors="replace") for name in ("out", "err"))
         changes = self.scratch / "changes"
-        return Ended(status, out, err, changes.stat().st_size if changes.exists() else 0, seconds)
+        return Ended(int(answer), out, err, changes.stat().st_size if changes.exists() else 0)
 
     def close(self) -> None:
         assert self._process.stdin
@@ -213,22 +200,21 @@ def survive(
 def final_files(root: Path) -> list[Path]:
     """The files under `root` that have their final names: none that is hidden, or in a folder that is, none that ends
     in .tmp, and of checkpoints only those that are marked as complete."""
-    found = []
-    for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
+
+    def final(path: Path) -> bool:
         checkpoint = next((parent for parent in path.parents if parent.name.startswith("checkpoint-")), None)
-        if any(part.startswith(".") or part.endswith(".tmp") for part in parts) or not path.is_file():
-            continue
-        if checkpoint is None or (checkpoint / "complete").exists():
-            found.append(path)
-    return found
+        parts = path.relative_to(root).parts
+        unfinished = any(part.startswith(".") or part.endswith(".tmp") for part in parts)
+        return path.is_file() and not unfinished and (checkpoint is None or (checkpoint / "complete").exists())
+
+    return sorted(filter(final, root.rglob("*")))
 
 
 def leftovers(root: Path) -> list[str]:
     """Hidden files and folders with something in them under `root`, but for locks."""
     hidden = (path for path in root.rglob("*") if path.name.startswith("."))
     names = (path for path in hidden if path.is_file() or any(path.iterdir()))
-    return sorted(str(path.relative_to(root)) for path in names if not path.name.endswith(HIDDEN_FOREVER))
+    return sorted(str(path.relative_to(root)) for path in names if not path.name.endswith(".lock"))
 
 
 def assert_all_load(root: Path) -> None:
@@ -240,43 +226,10 @@ def assert_all_load(root: Path) -> None:
             raise AssertionError(f"{path} is there and does not load: {error!r}") from error
 
 
-def _safetensors(path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    assert load_file(path)
-
-
-def _onnx(path: Path) -> None:
-    import onnx
-
-    onnx.checker.check_model(onnx.load(path))
-
-
 def _arrays(path: Path) -> None:
-    import numpy as np
-
     found = np.load(path)
     assert all(found[name] is not None for name in getattr(found, "files", ()))
     assert path.suffix != ".npy" or found.nbytes + 64 <= path.stat().st_size
-
-
-def _torch(path: Path) -> None:
-    import torch
-
-    torch.load(path, weights_only=False)
-
-
-def _parquet(path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    pq.read_table(path)
-
-
-def _picture(path: Path) -> None:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
 
 
 def _table(path: Path) -> None:
@@ -286,13 +239,13 @@ def _table(path: Path) -> None:
 
 LOADERS: dict[str, Callable[[Path], Any]] = {
     ".json": lambda path: json.loads(path.read_text()),
-    ".safetensors": _safetensors,
-    ".onnx": _onnx,
-    **dict.fromkeys((".npz", ".npy"), _arrays),
-    **dict.fromkeys((".pt", ".pth"), _torch),
-    ".parquet": _parquet,
+    ".safetensors": load_file,
+    ".onnx": lambda path: onnx.checker.check_model(onnx.load(path)),
+    ".parquet": pq.read_table,
     ".csv": _table,
-    **dict.fromkeys((".png", ".webp", ".jpg", ".bmp"), _picture),
+    **dict.fromkeys((".npz", ".npy"), _arrays),
+    **dict.fromkeys((".pt", ".pth"), lambda path: torch.load(path, weights_only=False)),
+    **dict.fromkeys((".png", ".webp", ".jpg", ".bmp"), lambda path: Image.open(path).load()),
 }
 
 

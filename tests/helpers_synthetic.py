@@ -22,25 +22,10 @@ def drawn_dataset(
     size: int = FIELD_FRAME,
     seed: int = 0,
 ) -> Path:
-    """Write a small prepared dataset of drawn images, in the form the published ones are prepared to.
+    """Write a small prepared dataset of drawn images into `folder`, in the form the published ones are prepared to.
 
-    Images lie in `fold_*/label/`; `metadata.csv` has file_name, label, subject, group, fold and
-    sha256_of_original_drawn (of the pixels). Cells are cropped to the centre and resized as C-NMC is. Each
-    group has its own tint and magnification, so that groups matter as they do in real data.
-
-    Args:
-        folder: made if absent; files of the same name are replaced.
-        labels: labels of `synthetic_image`; the CSV spells those of cells in lower case.
-        per_group: images per group.
-        groups_per_label: groups, each of one label, spread over three folds.
-        size: side of the images in px.
-        seed: of the whole dataset.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: unknown label.
+    Cells are cropped to the centre and resized as C-NMC is; labels of cells are lower case in the table. Each group has
+    its own tint and magnification, so that groups matter as they do in real data; groups are spread over three folds.
     """
     folder = Path(folder)
     rows = []

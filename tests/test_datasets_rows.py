@@ -9,16 +9,16 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 
 from blastlens.errors import BlastlensError
 from train.datasets import Row, dataset_hash, labels_of, load_rows
-from train.datasets.groups import components, link_subjects
+from train.datasets.groups import link_subjects
 
 HEADER = "file_name,label,subject,group,fold,sha256_of_original_bmp"
 A, B = "a" * 64, "b" * 64
 
 
-def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
+def write(folder: Path, *lines: str) -> Path:
     for name in ("1.webp", "2.webp"):
         (folder / name).touch()
-    (folder / "metadata.csv").write_text("\n".join((header, *lines)) + "\n")
+    (folder / "metadata.csv").write_text("\n".join((HEADER, *lines)) + "\n")
     return folder
 
 
@@ -53,23 +53,19 @@ def test_a_bad_row_is_one_sentence_that_names_it(tmp_path: Path, line: str, reas
 
 
 @pytest.mark.parametrize(
-    ("header", "reason"),
+    ("table", "reason"),
     [
         ("file_name,label", "has the columns file_name, label; it needs file_name, label, subject"),
         (HEADER.replace("bmp", "bmp,sha256_of_original_jpeg"), "it needs file_name"),
         (HEADER, "lists no image"),
+        (b"\xff\xfe\x00\x01", "cannot be read as a CSV table"),
+        (None, "does not exist; a prepared dataset is written by"),
     ],
 )
-def test_a_bad_table_is_refused(tmp_path: Path, header: str, reason: str) -> None:
+def test_a_bad_table_is_refused(tmp_path: Path, table: str | bytes | None, reason: str) -> None:
+    if table is not None:
+        (tmp_path / "metadata.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(BlastlensError, match=reason):
-        load_rows(write(tmp_path, header=header))
-
-
-def test_a_missing_or_binary_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BlastlensError, match="does not exist; a prepared dataset is written by"):
-        load_rows(tmp_path)
-    (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(BlastlensError, match="cannot be read as a CSV table"):
         load_rows(tmp_path)
 
 
@@ -93,23 +89,13 @@ def test_subjects_are_linked_through_chains_of_equal_images() -> None:
     assert link_subjects(["1", "2"], ["x", "y"], same=[("2", "1"), ("2", "absent")]) == ["1+2", "1+2"]
 
 
-def test_components_are_numbered_by_their_first_items() -> None:
-    assert components(6, [(4, 5), (2, 4), (1, 0)]).tolist() == [0, 0, 1, 2, 1, 1]
-    assert components(3, []).tolist() == [0, 1, 2]
-
-
 @pytest.mark.data
-def test_equal_bytes_alone_give_the_groups_of_the_real_metadata(data_dir: Path) -> None:
+def test_groups_of_the_real_metadata_follow_from_equal_bytes_and_known_persons(data_dir: Path) -> None:
     rows = load_rows(data_dir / "cnmc2019", same_person=False)
     assert len(rows) == 7651
     linked = link_subjects([row.subject for row in rows], [row.sha256 for row in rows])
     assert linked == [row.group for row in rows]
-
-
-@pytest.mark.data
-def test_groups_of_one_person_are_joined(data_dir: Path) -> None:
-    before = {row.group for row in load_rows(data_dir / "cnmc2019", same_person=False)}
-    after = {row.group for row in load_rows(data_dir / "cnmc2019")}
+    before, after = set(linked), {row.group for row in load_rows(data_dir / "cnmc2019")}
     assert after - before == {"H14+H24", "H2+H4+H5+H6+H7", "43+44", "1+15+16+17+20+21"}
     assert (len(before), len(after)) == (42, 35)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from blastlens.errors import BlastlensError
 from train import finetune
 from train.datasets import dataset_hash, load_rows
-from train.distillation import Teacher, imitation_loss, load_teacher
+from train.distillation import imitation_loss, load_teacher
 from train.finetune import contiguous
 from train.networks import create_network
 from train.recipe import Recipe
@@ -88,9 +88,6 @@ def test_a_student_approaches_its_teacher(drawn, cv, tmp_path):
 def test_a_teacher_sees_pixels_as_it_was_trained_to(drawn, cv):
     teacher = finetune.teacher_of(taught(drawn, cv, **LEARNS), dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
     images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    other = Teacher(teacher.network, (0.2,) * 3, (0.5,) * 3, 64, "")
-    shifted = images.float() + 255 * (0.5 - 0.2) * -1
-    np.testing.assert_allclose(teacher.logits(images).numpy(), other.logits(shifted).numpy(), rtol=0.05)
     with torch.inference_mode():
         exact = teacher.network((images.float() / 255 - 0.5) / 0.5)
     np.testing.assert_allclose(teacher.logits(images).numpy(), exact.numpy(), rtol=0.05)

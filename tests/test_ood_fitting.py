@@ -71,14 +71,6 @@ def test_ranges_are_quantiles_of_all_ways_widened_by_the_margin_or_a_grain():
     assert not fitting.outside(np.array([[np.nan]]), np.array([[0.0], [1.0]])).any()
 
 
-def test_part_of_the_images_keeps_their_own_varied_copies():
-    varied = values_of(np.array([10.0, 40, 70]))[None]
-    whole = fitting.TrainingStatistics(rows_of(range(10)), values_of(np.arange(10.0)), np.array([1, 4, 7]), varied)
-    part = whole.only([2, 4, 7, 9])
-    assert [row.group for row in part.rows] == ["g2", "g4", "g7", "g9"] and part.values[:, 0].tolist() == [2, 4, 7, 9]
-    assert part.sample.tolist() == [1, 2] and part.varied[0, :, 0].tolist() == [40, 70]
-
-
 def test_groups_that_differ_need_a_margin_and_similar_groups_none():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 50)

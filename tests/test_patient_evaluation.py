@@ -7,6 +7,7 @@ import statistics
 import numpy as np
 import pytest
 from helpers_fold_networks import cell, networks_of
+from scipy.stats import t
 
 from blastlens.errors import BlastlensError
 from blastlens.metrics import Interval
@@ -29,25 +30,16 @@ def test_wilson_intervals_are_the_published_ones(count, of, low, high):
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((interval.low, interval.high), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("freedom", "quantile"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423), (120, 1.9799), (4999, 1.9604)],
-)
-def test_students_t_is_that_of_the_tables(freedom, quantile):
-    assert t_quantile(freedom) == pytest.approx(quantile, abs=1e-4)
-
-
 def test_a_mean_has_the_interval_of_students_t_cut_off_at_0_and_1():
+    for freedom in (1, 2, 3, 9, 30, 120, 4999):
+        assert t_quantile(freedom) == pytest.approx(t.ppf(0.975, freedom), abs=1e-4)
     values = [0.5, 0.6, 0.7, 0.6]
     half = 3.182446 * statistics.stdev(values) / 2
     interval = mean_interval(values)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half), abs=1e-6)
     assert mean_interval([0.01, 0.99]) == Interval(0.5, 0.0, 1.0)
-
-
-def test_copies_of_one_image_have_no_interval():
-    interval = mean_interval([0.9, 0.9, 0.9])
-    assert interval.value == pytest.approx(0.9) and math.isnan(interval.low) and math.isnan(interval.high)
+    copies = mean_interval([0.9, 0.9, 0.9])
+    assert copies.value == pytest.approx(0.9) and math.isnan(copies.low) and math.isnan(copies.high)
 
 
 def test_images_are_counted_by_patient_in_natural_order_and_the_unnamed_come_last():
@@ -74,12 +66,8 @@ def test_the_interval_of_a_mean_over_photographs_is_the_published_one():
     half = 4.302653 * math.sqrt(1.5 * 0.14 / 36)
     interval = mean_interval(values, photographs)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half), abs=1e-6)
-
-
-def test_images_that_share_nothing_have_the_usual_interval_and_one_photograph_has_none():
-    values = [0.4, 0.5, 0.6, 0.9]
-    assert mean_interval(values, [1, 2, 3, 4]) == mean_interval(values)
-    assert math.isnan(mean_interval(values, ["a"] * 4).low)
+    assert mean_interval(values, range(6)) == mean_interval(values)
+    assert math.isnan(mean_interval(values, ["a"] * 6).low)
 
 
 def cohort_of(means: dict[str, float], folds: dict[str, int] | None = None, cells: int = 4) -> tuple:
@@ -125,8 +113,9 @@ def test_a_patient_has_no_part_in_its_own_threshold():
 
 
 def test_rates_count_patients_not_cells():
-    means = {"1": 0.9, "2": 0.8, "3": 0.2, "4": 0.85, "H1": 0.1, "H2": 0.3, "H3": 0.4, "H4": 0.25}
-    found = classified(*cohort_of(means))
+    found = classified(
+        *cohort_of({"1": 0.9, "2": 0.8, "3": 0.2, "4": 0.85, "H1": 0.1, "H2": 0.3, "H3": 0.4, "H4": 0.25})
+    )
     assert found["sensitivity"] == found["at_half"]["sensitivity"] == wilson(3, 4)
     assert found["specificity"] == wilson(4, 4) and found["auroc"].value == 13 / 16
     assert [row["group"] for row in found["patients"] if not row["right"]] == ["3"]

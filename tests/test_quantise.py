@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from train import quantise
 from train.export import write_onnx
-from train.quantise import training_sample, write_int8
+from train.quantise import write_int8
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,3 @@ def test_the_images_that_check_do_not_calibrate(network, tmp_path, monkeypatch):
     known = {image.tobytes() for image in calibrating[0]}
     assert checking and not any(image.tobytes() in known for part in checking for image in part)
     assert len(calibrating[0]) + len(checking[0]) == len(images)
-
-
-def test_the_sample_is_of_training_images_and_always_the_same():
-    train = range(1000, 3000, 2)
-    chosen = training_sample(train)
-    assert len(set(chosen)) == 300 and set(chosen) <= set(train)
-    assert np.array_equal(chosen, training_sample(train))
-    assert sorted(training_sample([5, 9])) == [5, 9]

@@ -7,7 +7,6 @@ import pytest
 from helpers_fold_networks import SIDE, cell, field, networks_of
 
 from train import shortcut_probes
-from train.baselines import WITHOUT_NETWORK
 from train.masks import cell_mask, nuclei_mask
 from train.probe_images import (
     CORNER,
@@ -130,13 +129,9 @@ def test_the_record_is_reproducible_json_whose_limits_decide():
     record, again = (shortcut_probes.measure(networks, every=2) for _ in range(2))
     assert record == again == json.loads(json.dumps(record, allow_nan=False))
     assert record["images"] == len(networks.every(2)) and record["every"] == 2
-    assert {row["name"] for row in record["without_network"]} == set(WITHOUT_NETWORK["cnmc2019"])
     for row in record["rows"]:
         score = row[row["measure"]]["value"]
         assert row["passed"] == (score >= -row["limit"] if row["expect"] == "keeps" else score <= row["limit"])
-        assert row["difference"]["value"] == pytest.approx(
-            row["weighted_f1"]["value"] - record["clean"]["weighted_f1"]["value"], abs=2e-5
-        )
 
 
 def test_what_is_typical_comes_from_training_images_only():

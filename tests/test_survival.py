@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from helpers_batch import cells, tiny_model
@@ -138,14 +140,6 @@ class Workshop:
 
         return self.once("models/model", make)
 
-    @property
-    def images(self) -> Path:
-        return self.once("images", lambda folder: cells(folder, 60))
-
-    @property
-    def served(self) -> Path:
-        return self.once("served", tiny_model)
-
 
 SIGMAS = ("--sigmas", 0, 20)
 
@@ -182,14 +176,7 @@ def an_earlier_model(shop: Workshop, place: Path) -> None:
 
 
 def an_earlier_table(shop: Workshop, place: Path) -> None:
-    (place / "results.parquet").write_bytes(shop.once("earlier.parquet", _earlier_table).read_bytes())
-
-
-def _earlier_table(file: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"precious": [1, 2, 3]}), file)
+    pq.write_table(pa.table({"precious": [1, 2, 3]}), place / "results.parquet")
 
 
 def measuring(shop: Workshop, place: Path) -> Command:
@@ -205,8 +192,9 @@ def comparing(shop: Workshop, place: Path) -> Command:
 
 
 def scoring(shop: Workshop, place: Path) -> Command:
-    options = ["--model", shop.served, "--out", place / "results.parquet", "--overwrite", "--workers", 2]
-    return command("blastlens.__main__", "score", shop.images, *options, root=place, setup=SMALL_CHUNKS)
+    images, model = shop.once("images", lambda folder: cells(folder, 60)), shop.once("served", tiny_model)
+    options = ["--model", model, "--out", place / "results.parquet", "--overwrite", "--workers", 2]
+    return command("blastlens.__main__", "score", images, *options, root=place, setup=SMALL_CHUNKS)
 
 
 CASES = {
@@ -225,9 +213,6 @@ def shop(tmp_path_factory) -> Iterator[Workshop]:
     shop = Workshop(tmp_path_factory.mktemp("workshop") / "shop")
     yield shop
     shop.launcher.close()
-
-
-# Killed -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -251,9 +236,6 @@ def test_killed_at_random_moments_and_started_again_it_ends_the_same(name, shop,
         shutil.rmtree(place)
     assert killed >= wanted
     print(f"{name}: {killed} kills in {attempt} attempts")
-
-
-# Full, and read-only ------------------------------------------------------------------------------------------------
 
 
 @contextmanager

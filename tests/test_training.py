@@ -16,12 +16,9 @@ import yaml
 from helpers_models import make_model_folder
 from helpers_results import made_up_result
 from helpers_synthetic import drawn_dataset
-from PIL import Image
 from safetensors.torch import load_file
 
-from blastlens import Classifier, external_result, metrics
-from blastlens.corruptions.colour import BLACK
-from blastlens.donor_metrics import donor_weights
+from blastlens import Classifier, external_result
 from blastlens.errors import BlastlensError
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
@@ -92,9 +89,6 @@ def test_a_finished_run_records_what_is_needed_to_repeat_it(cross_validated, dra
     log = list(csv.DictReader((cross_validated / "seed0-fold0/log.csv").open()))
     assert log and float(log[0]["loss"]) > 0
     assert not (cross_validated / "seed0-fold0/checkpoints").exists()
-
-
-def test_every_image_is_held_out_exactly_once(cross_validated, drawn):
     held_out = HeldOut.read(runs_of(cross_validated))
     assert sorted(held_out.index) == list(range(len(load_rows(drawn))))
     assert held_out.logits.shape == (len(held_out.sigmas), len(held_out.index), 2)
@@ -239,62 +233,38 @@ def test_the_average_of_the_activation_map_is_the_logit(model_folder):
 def elsewhere(model_folder, tmp_path) -> tuple[Path, Path]:
     """A copy of the measured folder, and a small prepared dataset of other subjects."""
     shutil.copytree(model_folder, tmp_path / "model")
-    path = tmp_path / "model" / "metrics.json"
-    record = json.loads(path.read_text())
-    assert record["training"].pop("subjects")  # drawn subjects of both datasets have the same names
-    path.write_text(json.dumps(record))
     data = drawn_dataset(tmp_path / "elsewhere", ("ALL", "HEM"), per_group=4, groups_per_label=3, size=64, seed=9)
     return tmp_path / "model", data
 
 
-def externally(folder: Path, data: Path) -> int:
+def externally(folder: Path, data: Path, trained_on: list[str]) -> int:
+    path = folder / "metrics.json"
+    record = json.loads(path.read_text())
+    record["training"]["subjects"] = trained_on
+    path.write_text(json.dumps(record))
     return evaluate.main([str(folder), "--external", str(data), "--cache", str(folder.parent)])
 
 
 def test_external_subjects_become_the_external_block(elsewhere, capsys):
     folder, data = elsewhere
     for _ in range(2):  # measuring again replaces the block
-        assert externally(folder, data) == 0
+        assert externally(folder, data, []) == 0
         record = json.loads((folder / "metrics.json").read_text())
         assert [p["level"] for p in record["protocols"]] == ["group"]
     block = record["external"]
     counts = {"images": 24, "subjects": 3, "healthy_donors": 3, "healthy_images": 12, "min_images": 3}
     assert {key: block[key] for key in counts} == counts and block["data"] == "elsewhere"
-    assert block["sha256"] == record["sha256"]["safetensors"]
-    assert "no training subjects" in block["caveat"]
+    assert block["sha256"] == record["sha256"]["safetensors"] and "no training subjects" in block["caveat"]
     # The shipped network's own answers, through the same images.
-    answers = {row: [] for row in {r.subject for r in load_rows(data)}}
-    classifier = Classifier.from_pretrained(folder)
-    for row in load_rows(data):
+    rows, classifier = load_rows(data), Classifier.from_pretrained(folder)
+    answers = {row.subject: [] for row in rows}
+    for row in rows:
         answers[row.subject].append(classifier.predict(data / row.file_name).probabilities["ALL"] >= 0.5)
     assert {one["donor"]: one["rate"] for one in block["per_subject"]} == {k: np.mean(v) for k, v in answers.items()}
     wrong = np.mean([v for k, values in answers.items() if "hem" in k for v in values])
     assert block["metrics"]["specificity"]["value"] == pytest.approx(1 - wrong, abs=1e-5)
-    assert 0 <= block["metrics"]["auroc_per_donor"]["low"] <= block["metrics"]["auroc_per_donor"]["high"] <= 1
     assert set(block["baseline"]["metrics"]) == set(block["metrics"])
     assert external_result.sentence(record) in capsys.readouterr().out
-
-
-def test_the_baseline_counts_lit_pixels_of_the_published_frame(elsewhere, monkeypatch):
-    folder, data = elsewhere
-    rows = load_rows(data)
-    view = ModelFolder.load(folder).view
-    lit = {
-        row.file_name: np.count_nonzero(view.apply(Image.open(data / row.file_name)).max(axis=2) > BLACK)
-        for row in rows
-    }
-    areas = sorted(count * (320 / view.size) ** 2 for count in lit.values())
-    middle = sum(areas[len(areas) // 2 - 1 :][:2]) / 2
-    monkeypatch.setattr(external, "LEUKEMIC_AREA", middle)
-    assert externally(folder, data) == 0
-    block = json.loads((folder / "metrics.json").read_text())["external"]
-    right = {"ALL": 0, "HEM": 0}
-    for row in rows:
-        right[row.label] += (lit[row.file_name] * (320 / view.size) ** 2 >= middle) == (row.label == "ALL")
-    baseline = block["baseline"]["metrics"]
-    assert [baseline[key]["value"] for key in ("sensitivity", "specificity")] == pytest.approx(
-        [right["ALL"] / 12, right["HEM"] / 12], abs=1e-5
-    )
 
 
 @pytest.mark.parametrize("listed", ["drawn-hem-1", "17"])
@@ -303,15 +273,10 @@ def test_a_training_subject_is_refused_also_under_its_other_name(elsewhere, list
     if listed == "17":  # shares a cell with subject 18
         table = (data / "metadata.csv").read_text().replace(",drawn-hem-1,", ",18,")
         (data / "metadata.csv").write_text(table)
-    record = json.loads((folder / "metrics.json").read_text())
-    record["training"]["subjects"] = [listed]
-    (folder / "metrics.json").write_text(json.dumps(record))
-    assert externally(folder, data) == 2
+    assert externally(folder, data, [listed]) == 2
     told = capsys.readouterr().err.strip()
     assert re.fullmatch(r".* has images of (drawn-hem-1|18), on which model was trained; an external .*", told)
-    record["training"]["subjects"] = ["another subject"]
-    (folder / "metrics.json").write_text(json.dumps(record))
-    assert externally(folder, data) == 0
+    assert externally(folder, data, ["another subject"]) == 0
     assert "caveat" not in json.loads((folder / "metrics.json").read_text())["external"]
 
 
@@ -338,14 +303,6 @@ def test_the_external_validation_is_kept_as_long_as_the_weights_are_the_same(mod
     assert "external" not in changed
 
 
-def test_a_score_that_an_absent_class_leaves_undefined_is_null_and_not_nan():
-    undefined = plain(metrics.summary([0, 0], [[0.9, 0.1], [0.2, 0.8]], ["ALL", "HEM"], positive=0))
-    assert undefined["specificity"] is None and undefined["sensitivity"] == 0.5
-    nothing = {"value": None, "low": None, "high": None}
-    assert interval(nothing) == "undefined"
-    json.dumps(undefined, allow_nan=False)
-
-
 @pytest.mark.parametrize("model", ["mobilenetv1-cnmc2019", "mobilenetv2-aria2021"])
 def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     record = json.loads((Path(__file__).parents[1] / "models" / model / "metrics.json").read_text())
@@ -357,17 +314,13 @@ def test_a_bundled_models_calibration_follows_from_its_recorded_runs(model):
     probabilities = np.concatenate([calibrated(h, cross_fitted(h, by_donor))[0] for h in by_seed])
     held_out = joined(by_seed)
     found = plain(reliability_of(held_out.label, probabilities, held_out.group, record["label_names"]))
-    # Recorded in steps of a probability, and of networks rounded to half precision after their calibration was fitted,
-    # so that images beside a bin's edge may be counted on its other side.
+    # Probabilities are recorded rounded, so that an image beside a bin's edge may be counted on its other side.
     assert found["classwise_ece"] == pytest.approx(protocol["classwise_ece"], abs=1e-3)
     pairs = [(found["reliability"], protocol["reliability"])]
     pairs += [(bins, protocol["reliability_by_answer"][name]) for name, bins in found["reliability_by_answer"].items()]
     for ours, theirs in pairs:
-        assert [one["low"] for one in ours] == [one["low"] for one in theirs]
         for one, other in zip(ours, theirs, strict=True):
-            few = max(5.01, 0.02 * other["count"])
-            assert abs(one["count"] - other["count"]) <= few
-            assert abs(one["count"] * one["accuracy"] - other["count"] * other["accuracy"]) <= few
+            assert one["low"] == other["low"] and abs(one["count"] - other["count"]) <= max(5, 0.02 * other["count"])
 
 
 def test_the_card_is_rendered_from_the_metrics(model_folder):
@@ -379,7 +332,7 @@ def test_the_card_is_rendered_from_the_metrics(model_folder):
     assert "not a medical device" in text and "{% " not in text
 
 
-def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(drawn, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
     finetune.execute(run_of(drawn), tmp_path / "whole", tmp_path / "cache", sigmas=(0,))
     seen = []
 
@@ -507,17 +460,7 @@ def test_the_learning_rate_drops_after_as_many_stale_epochs_as_the_recipe_says()
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.1])
 
 
-def test_group_weights_balance_classes_and_temper_large_groups():
-    labels = np.array([0] * 90 + [0] * 10 + [1] * 20)
-    groups = ["a"] * 90 + ["b"] * 10 + ["c"] * 20
-    even = donor_weights(labels, groups, 0.0)
-    assert even[:90].sum() == pytest.approx(0.25) and even[90:100].sum() == pytest.approx(0.25)
-    assert even[100:].sum() == pytest.approx(0.5)
-    by_image = donor_weights(labels, groups, 1.0)
-    assert by_image[:90].sum() == pytest.approx(0.45)
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_together(drawn, recipe_file, tmp_path):
     # What `accelerate launch` starts for several GPUs; it starts no second process on a CPU itself.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

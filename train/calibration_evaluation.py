@@ -202,11 +202,8 @@ def set_thresholds(probabilities: Floats, labels: NDArray[Any], groups: NDArray[
 
 
 def groups_needed(target: float) -> int:
-    """Return how many groups a guarantee for any new group needs.
-
-    Of k groups and a new one, each is equally likely to have the lowest score (Lee, Barber and Willett 2023,
-    arXiv:2306.06342), so 1 / (k + 1) may not exceed 1 - target.
-    """
+    """Return how many groups a guarantee for any new group needs: of k groups and a new one, each is equally likely to
+    have the lowest score (Lee, Barber and Willett 2023, arXiv:2306.06342), so 1 / (k + 1) may not exceed 1 - target."""
     return math.ceil(round(target / (1 - target), 9))
 
 

@@ -4,7 +4,6 @@ They are the baselines that a network has to beat, and what a network can be tau
 `FEATURE_SETS` names the sets; `LogisticModel` is the classifier that goes with them.
 """
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,23 +101,16 @@ def cell_features(pixels: np.ndarray) -> Floats:
 
 def dataset_features(folder: Path, rows: Sequence[Row], cache: Path) -> Floats:
     """Features of every image of a prepared dataset at 224 px, (N, F), kept in `cache` by the dataset's hash."""
-    view = View(224, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
-    pixels = load_pixels(folder, rows, view, cache)
-    return measure(pixels, cache / f"cell-features-{dataset_hash(rows)[:16]}.npy")
 
+    def measure(part: Path) -> None:
+        pixels = load_pixels(folder, rows, View(224, None, "bicubic", (0.5,) * 3, (0.5,) * 3), cache)
+        with ThreadPoolExecutor(usable_cores()) as pool, part.open("wb") as file:
+            found = pool.map(cell_features, pixels)
+            np.save(file, np.stack(list(tqdm(found, total=len(pixels), desc="cell features", unit="img"))))
 
-def measure(pixels: Sequence[np.ndarray] | np.ndarray, cache: Path | None = None) -> Floats:
-    """`cell_features` of each image (N, F), kept in the file `cache` (.npy) if one is given."""
-
-    def compute() -> Floats:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            found = pool.map(lambda image: cell_features(np.asarray(image)), pixels)
-            return np.stack(list(tqdm(found, total=len(pixels), desc="cell features", unit="img")))
-
-    if cache is None:
-        return compute()
-    make_once(cache, lambda part: part.write_bytes(_npy(compute())))
-    return np.load(cache)
+    file = cache / f"cell-features-{dataset_hash(rows)[:16]}.npy"
+    make_once(file, measure)
+    return np.load(file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +183,3 @@ def _mean(density: Floats, where: np.ndarray, otherwise: Floats) -> Floats:
 def _skew(values: Floats) -> float:
     centred = values - values.mean()
     return float((centred**3).mean() / max(centred.std(), 1e-9) ** 3)
-
-
-def _npy(array: Floats) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()

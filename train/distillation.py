@@ -25,13 +25,8 @@ ALL = "all"  # the protocol that holds nothing out
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A frozen network.
-
-    Attributes:
-        network: normalised pixels (N, 3, S, S) to logits (N, C), in evaluation mode.
-        mean, std: per channel, on the 0 to 1 scale, that it was trained with. size: S.
-        source: what it is, for the record.
-    """
+    """A frozen network, normalised pixels (N, 3, size, size) to logits (N, C); the mean and std per channel that it was
+    trained with; and what it is, for the record."""
 
     network: nn.Module
     mean: tuple[float, ...]
@@ -46,8 +41,7 @@ class Teacher:
         Computed in bf16 where that is faster: a hundredth of a logit does not matter to the student.
         """
         device = images.device
-        if next(self.network.parameters()).device != device:
-            self.network.to(device)
+        self.network.to(device)
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         x = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=_fast_in_bf16(device)):
@@ -55,9 +49,8 @@ class Teacher:
 
 
 def _fast_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    on_gpu, on_cpu = torch.cuda.is_bf16_supported, torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return bool(on_gpu() if device.type == "cuda" else on_cpu())
 
 
 def imitation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -70,10 +63,9 @@ def imitation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tens
 def load_teacher(
     folder: Path, recipe: Recipe, protocol: str, fold: int, seed: int, dataset: str, label_names: tuple[str, ...]
 ) -> Teacher:
-    """Load the network in `folder` that may teach this run.
+    """Load the network in `folder`, of train.crossval or a model folder, that may teach this run.
 
     Args:
-        folder: of train.crossval, or a model folder.
         recipe, protocol, fold, seed: of the student's run. dataset: its images' hash.
         label_names: in the student's order.
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from tqdm.auto import tqdm
 
 from blastlens import bootstrap, external_result, metrics
@@ -38,7 +37,7 @@ from train.crossval import describe
 from train.external import external_block
 from train.folds import FoldNetworks
 from train.held_out import plain
-from train.quantise import onnx_logits, training_sample, write_int8
+from train.quantise import onnx_logits, onnx_session, training_sample, write_int8
 
 SCHEMA = 1
 HEADLINE = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "ece")
@@ -97,9 +96,7 @@ def measure(networks: FoldNetworks, steps: Sequence[str], every: int, cache: Pat
 
 def latency_ms(path: Path, view: View, repeats: int = 50) -> float:
     """Return the median milliseconds of one bare ONNX Runtime run on one prepared image."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = usable_cores(), 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     x = np.zeros((1, 3, view.size, view.size), np.float32)
     times = []
     for _ in range(repeats + 5):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from blastlens import inference, metrics
 from blastlens.errors import BlastlensError
-from blastlens.files import partial_folder, put_in_place, writing
+from blastlens.files import partial_folder, put_in_place, write_json, writing
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from blastlens.view import View
@@ -47,13 +47,8 @@ PARITY = 1e-4  # largest difference in probability between the torch network and
 
 
 class ExportGraph(nn.Module):
-    """The exported graph of a network, with the outputs that it can give.
-
-    Attributes:
-        outputs: "logits"; with "cam" the class activation map (Zhou et al. 2016), the last linear layer applied to the
-            last feature map, for networks that end in global average pooling and that layer; with "features" what the
-            last linear layer sees.
-    """
+    """The exported graph of a network. `outputs`: "logits"; "features", what the last linear layer sees; and, for
+    networks that end in global average pooling and that layer, "cam", the class activation map (Zhou et al. 2016)."""
 
     def __init__(self, network: nn.Module, outputs: Sequence[str] = ("logits",)):
         super().__init__()
@@ -73,10 +68,8 @@ class ExportGraph(nn.Module):
 
 @torch.inference_mode()
 def as_graph(network: nn.Module, size: int) -> ExportGraph:
-    """Return the graph with the most outputs that a network can give.
-
-    Found by running it: timm's heads come in too many kinds to list.
-    """
+    """Return the graph with the most outputs that a network can give, found by running it: timm's heads come in too
+    many kinds to list."""
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     expected = ExportGraph(network).eval()(probe)
     for outputs in (("logits", "cam", "features"), ("logits", "features")):
@@ -99,16 +92,10 @@ def needs_code(recipe: Recipe) -> bool:
 
 
 def load_network(run: Path, scaling: Scaling | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained network of a finished run as it is served, normalised pixels to logits, and the run's record.
-
-    Its head is folded.
-    """
-    record_path = run / "run.json"
-    if not record_path.exists():
+    """The trained network of a finished run as it is served, its head folded, and the run's record."""
+    if not (record := _read(run / "run.json")):
         raise BlastlensError(f"{run} is not a finished run: it has no run.json.")
-    record = json.loads(record_path.read_text())
-    recipe = Recipe.from_dict(record["recipe"])
-    names = record["label_names"]
+    recipe, names = Recipe.from_dict(record["recipe"]), record["label_names"]
     network = create_network(recipe, len(names), "scratch")
     network.load_state_dict(load_file(run / "model.safetensors"))
     fold_head(network, scaling)
@@ -128,7 +115,7 @@ def as_served(network: nn.Module, recipe: Recipe, label_names: Sequence[str]) ->
 def config_json(network: nn.Module, recipe: Recipe, label_names: Sequence[str], view: View) -> dict[str, Any]:
     """timm's config.json, in the form that both timm and transformers' TimmWrapper accept; with what custom code
     reads where the recipe needs it. `network` is the bare one, in evaluation mode."""
-    known = network.pretrained_cfg
+    known, own = network.pretrained_cfg, needs_code(recipe)
     with torch.inference_mode():
         features = network.forward_features(torch.zeros(1, 3, view.size, view.size))
     pool = getattr(network, "global_pool", None)  # a word in transformers, a module in convolutional networks
@@ -154,7 +141,7 @@ def config_json(network: nn.Module, recipe: Recipe, label_names: Sequence[str], 
             "classifier": classifier_name(network),
         },
     }
-    if needs_code(recipe):
+    if own:
         code, model = modeling_blastlens.__name__.rpartition(".")[2], BlastlensForImageClassification.__name__
         config |= {
             "model_type": BlastlensConfig.model_type,
@@ -177,12 +164,11 @@ def config_json(network: nn.Module, recipe: Recipe, label_names: Sequence[str], 
 
 
 def preprocessor_json(view: View) -> dict[str, Any]:
-    """Framing of single cells in words of a stock transformers processor.
+    """Framing of single cells as a stock transformers processor.
 
     Donut's is the one whose steps depend on an image's absolute size: a 450 px frame as published is shrunk, an
-    already prepared one is left alone, both end in the same centre crop. timm's own transform cannot say that.
+    already prepared one is left alone, both end in the same centre crop. timm's own transform cannot express that.
     """
-    assert view.frame
     return {
         "image_processor_type": "DonutImageProcessor",
         "do_resize": False,
@@ -225,9 +211,8 @@ def torch_logits(network: nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | None) -> dict[str, float]:
-    """Write the model folder; returns the largest differences in probability to the torch network.
-
-    The old folder, if any, is replaced only at the end.
+    """Write the model folder, at the end in place of an old one; returns the largest differences in probability to the
+    torch network.
 
     Args:
         images: (N, size, size, 3) uint8 of training images; they calibrate the int8 file and check both.
@@ -243,11 +228,11 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     with partial_folder(out) as part, writing(out):
         (part / "onnx").mkdir()
         bare = network.network if needs_code(recipe) else network
-        _dump(part / "config.json", config_json(bare, recipe, record["label_names"], view))
+        write_json(part / "config.json", config_json(bare, recipe, record["label_names"], view), indent=2)
         if needs_code(recipe):
             shutil.copy(modeling_blastlens.__file__, part)
         if view.frame:
-            _dump(part / "preprocessor_config.json", preprocessor_json(view))
+            write_json(part / "preprocessor_config.json", preprocessor_json(view), indent=2)
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, part / "model.safetensors")
         write_onnx(network, part / "onnx/model.onnx", view.size)
         write_int8(part / "onnx/model.onnx", part / "onnx/model_int8.onnx", batch)
@@ -267,17 +252,13 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         if all(earlier.get(key) == value for key, value in files.items()):
             shutil.copy(out / "metrics.json", part)
         else:  # figures of another network are not this one's
-            _dump(part / "metrics.json", {"schema": 1, "model": out.name, **files, "protocols": []})
+            write_json(part / "metrics.json", {"schema": 1, "model": out.name, **files, "protocols": []}, indent=2)
         put_in_place(out, part)
     return parity
 
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -290,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         summary = json.loads((arguments.cv / "summary.json").read_text()) if arguments.cv else None
-        _, record = load_network(arguments.run)
+        record = load_network(arguments.run)[1]
         rows = load_rows(arguments.data)
         split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
         pixels = load_pixels(arguments.data, rows, view_of(Recipe.from_dict(record["recipe"])), arguments.cache)

@@ -1,12 +1,10 @@
 """A network that is taught measurements of a cell instead of its label, and a logistic regression on what it measures.
 
 A recipe with `distill.features` trains in two steps. First the backbone learns to predict the standardized features of
-`train.cell_features` from noisy, flipped and turned pixels; no label is used. Then `LogisticModel` is fitted to the
-predicted features of the training cells, classes and donors weighted equally. Both last layers are linear, so they are
-folded into one and the result is a plain timm model. With few labelled donors this transfers better than fine-tuning:
-the labels decide only as many numbers as there are features.
-
-The backbone of one run may serve others (`--backbone`): it has seen pixels, but no label, of what they hold out.
+`train.cell_features` from augmented pixels; no label is used. Then `LogisticModel` is fitted to the predicted features
+of the training cells. Both last layers are linear, so they are folded into one and the result is a plain timm model.
+With few labelled donors this transfers better than fine-tuning: the labels decide only as many numbers as there are
+features. The backbone of one run may serve others (`--backbone`): it has seen no label of what they hold out.
 """
 
 import hashlib
@@ -15,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -28,6 +25,7 @@ from blastlens.noise import add_gaussian_noise
 from train import transforms
 from train.cell_features import Floats, LogisticModel, columns
 from train.networks import create_network, head_linear, normalise
+from train.quantise import onnx_session
 from train.recipe import Recipe
 
 CHECKPOINT = "feature_network.pt"
@@ -65,35 +63,31 @@ def train_backbone(
         optimizer, [g["lr"] for g in groups], total_steps=recipe.epochs * steps, pct_start=recipe.schedule.warmup or 0.1
     )
     checkpoint, first = out / CHECKPOINT, 0
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         first = state["epochs"]
     for epoch in range(first, recipe.epochs):
         network.train()
-        _frozen_to_eval(network, recipe)
+        for name, module in network.named_modules():
+            if recipe.frozen and name.startswith(recipe.frozen):
+                module.eval()  # frozen batch norms keep their statistics, too
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(rows), generator=generator).numpy()
         progress = tqdm(range(steps), desc=f"features, epoch {epoch + 1} of {recipe.epochs}", unit="batch")
         for step in progress:
             chosen = np.sort(rows[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
             images = torch.from_numpy(np.ascontiguousarray(pixels[chosen])).permute(0, 3, 1, 2)
-            loss = F.mse_loss(
-                network(normalise(recipe, transforms.apply(recipe.augment, images, generator))), wanted[chosen]
-            )
+            augmented = transforms.apply(recipe.augment, images, generator)
+            loss = F.mse_loss(network(normalise(recipe, augmented)), wanted[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             progress.set_postfix(loss=f"{loss.item():.3f}")
-        state = {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "epochs": epoch + 1,
-        }
+        state = {name: part.state_dict() for name, part in parts.items()} | {"epochs": epoch + 1}
         replace(checkpoint, lambda part, state=state: torch.save(state, part))
     return network.eval()
 
@@ -138,10 +132,7 @@ def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, s
             opset_version=18,
             dynamo=False,
         )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = ort.InferenceSession(exported.getvalue(), options, providers=["CPUExecutionProvider"])
-        found = []
+        session, found = onnx_session(exported.getvalue(), torch.get_num_threads()), []
         for start in tqdm(range(0, len(pixels), 16), desc=f"features at sigma {sigma:g}", unit="batch"):
             few = range(start, min(start + 16, len(pixels)))
             batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=i) for i in few])
@@ -175,10 +166,3 @@ def logits_of(model: LogisticModel, features: Floats) -> Floats:
     """Logits (N, 2) of predicted features, those of `fitted_head`'s network."""
     score = model.pipeline.decision_function(features)
     return np.stack([-score, score], axis=1) / 2
-
-
-def _frozen_to_eval(network: nn.Module, recipe: Recipe) -> None:
-    """Frozen batch norms keep their statistics, too."""
-    for name, module in network.named_modules():
-        if recipe.frozen and name.startswith(recipe.frozen):
-            module.eval()

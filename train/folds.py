@@ -27,6 +27,7 @@ from train.export import load_network, write_onnx
 from train.finetune import view_of
 from train.held_out import HeldOut, calibrated, cross_fitted, runs_of
 from train.pixels import load_pixels
+from train.quantise import onnx_session
 from train.recipe import Recipe
 
 BATCH = 16
@@ -113,9 +114,7 @@ class FoldNetworks:
     @cached_property
     def sessions(self) -> tuple[ort.InferenceSession, ...]:
         """Each fold's network in ONNX Runtime on one core: several batches run in parallel."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        return tuple(ort.InferenceSession(str(f), options, providers=["CPUExecutionProvider"]) for f in self.files)
+        return tuple(onnx_session(file, threads=1) for file in self.files)
 
     @cached_property
     def digest(self) -> str:

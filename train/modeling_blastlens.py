@@ -1,9 +1,9 @@
 """What stock timm and transformers lack to run some of this project's models: transformers custom code, copied as it
 is into the model folders that need it, so it imports nothing of the project.
 
-`CustomCNN` and `ALNett` are networks that are used like timm's. `enhance` is the fixed image enhancement with which
-some published systems begin. `build_network` makes any of the project's networks; `BlastlensForImageClassification`
-is what `pipeline("image-classification", model=FOLDER, trust_remote_code=True)` loads.
+`CustomCNN` and `ALNett` are used like timm's networks; `enhance` is the fixed image enhancement with which some
+published systems begin. `pipeline("image-classification", model=FOLDER, trust_remote_code=True)` loads
+`BlastlensForImageClassification`.
 """
 
 from collections.abc import Sequence
@@ -198,8 +198,8 @@ def enhance(
 def _median(images: Tensor, side: int) -> Tensor:
     """Median over each `side` x `side` window by minima and maxima alone, which every runtime has and runs quickly.
 
-    "Forgetful selection": of n // 2 + 2 of the n values neither the smallest nor the largest can be the median of
-    all; forget both, take in the next value, and go on until one is left.
+    "Forgetful selection": of n // 2 + 2 of the n values neither the smallest nor the largest can be the median of all;
+    forget both, take in the next value, and repeat until one is left.
     """
     if side < 3 or side % 2 == 0:
         raise ValueError(f"A median filter's side is odd and at least 3, not {side}.")
@@ -207,10 +207,10 @@ def _median(images: Tensor, side: int) -> Tensor:
     padded = F.pad(images, (side // 2,) * 4, mode="reflect")
     values = [padded[:, :, y : y + height, x : x + width] for y in range(side) for x in range(side)]
     half = len(values) // 2 + 2
-    kept = values[:half]
+    kept = _without_extremes(values[:half])
     for value in values[half:]:
-        kept = [*_without_extremes(kept), value]
-    return _without_extremes(kept)[0]
+        kept = _without_extremes([*kept, value])
+    return kept[0]
 
 
 def _without_extremes(values: list[Tensor]) -> list[Tensor]:

@@ -18,22 +18,14 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
     """Build the recipe's network, (N, 3, H, W) normalised pixels -> (N, num_classes) logits.
 
     `weights` is where the backbone starts: "hub" (timm's `pretrained=True`), "scratch", or a folder that holds
-    `<backbone>.*.safetensors`, or one such file. Networks of ours have no weights to start from and are always
-    random. The last linear layer always starts near zero: timm's EfficientNet family draws a small classifier from a
-    range of 1/sqrt(num_classes), which with two classes starts at a loss of 2 instead of 0.69.
+    `<backbone>.*.safetensors`, or one such file. Networks of ours are always random. The last linear layer always
+    starts near zero: timm's EfficientNet family starts a classifier of two classes at a loss of 2 instead of 0.69.
     """
     if recipe.backbone in OURS:
         weights = "scratch"
-    head = recipe.head
+    head, hub = recipe.head, weights == "hub"
     try:
-        network = build_network(
-            recipe.backbone,
-            num_classes,
-            image_size=recipe.image_size,
-            hidden=head.hidden,
-            drop_rate=head.dropout,
-            pretrained=weights == "hub",
-        )
+        network = build_network(recipe.backbone, num_classes, recipe.image_size, head.hidden, head.dropout, hub)
     except (RuntimeError, ValueError) as error:
         raise BlastlensError(f"{recipe.backbone!r} cannot be built from {weights!r}: {error}") from None
     if weights not in ("hub", "scratch"):
@@ -77,11 +69,7 @@ def head_linear(network: nn.Module) -> nn.Linear:
 
 
 def fold_head(network: nn.Module, scaling: Scaling | None = None) -> None:
-    """Fold the head's batch norm, then the calibration, if any, into the last linear layer, in place.
-
-    Both are affine, so the network stays a plain timm model (or one with hidden layers) and its softmax is
-    calibrated.
-    """
+    """Fold the head's batch norm, then the calibration, if any, into the last linear layer, in place."""
     *before, last = _head_layers(network)
     with torch.no_grad():
         if before and isinstance(before[-1], nn.BatchNorm1d):

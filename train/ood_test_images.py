@@ -138,10 +138,6 @@ CORRUPTED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def _changed(kind: str, level: float) -> Callable[[np.ndarray], np.ndarray]:
-    return Corruption(kind, level).apply
-
-
 def _camera_noise(view: np.ndarray) -> np.ndarray:
     """Noise as a camera adds it, so before a cell is cut out onto black: that stays black."""
     return np.where((view.max(axis=2) > BLACK)[..., None], Corruption("gaussian_noise", 5).apply(view), view)
@@ -149,13 +145,13 @@ def _camera_noise(view: np.ndarray) -> np.ndarray:
 
 # By name, what another microscope, camera or file may do to a view without making it another kind of image.
 VARIED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "a fifth darker": _changed("brightness", -20),
-    "a fifth brighter": _changed("brightness", 20),
-    "a fifth less contrast": _changed("contrast", -20),
-    "a fifth more contrast": _changed("contrast", 20),
-    "a quarter less colour": _changed("saturation", -25),
-    "a quarter more colour": _changed("saturation", 25),
-    "JPEG of quality 75": _changed("jpeg", 25),
-    "a little out of focus": _changed("blur", 1),
+    "a fifth darker": Corruption("brightness", -20).apply,
+    "a fifth brighter": Corruption("brightness", 20).apply,
+    "a fifth less contrast": Corruption("contrast", -20).apply,
+    "a fifth more contrast": Corruption("contrast", 20).apply,
+    "a quarter less colour": Corruption("saturation", -25).apply,
+    "a quarter more colour": Corruption("saturation", 25).apply,
+    "JPEG of quality 75": Corruption("jpeg", 25).apply,
+    "a little out of focus": Corruption("blur", 1).apply,
     "a camera's noise of sigma 5": _camera_noise,
 }

@@ -4,16 +4,11 @@ A patient is classified as leukemic where the mean probability of leukemia over 
 threshold of a fold is chosen on the patients of the other folds. Patients are the groups of the data set: subjects that
 share images are one.
 
-How to read the intervals:
-
-- Cells of one photograph share its focus, light and stain. A patient's interval is therefore over photographs (the file
-  names say which), wider than one over cells. It leaves out what all photographs of a patient share, such as slide and
-  laboratory: it says how well this patient's mean is known, not how certain the classification is. How often
-  classifications are wrong is what sensitivity and specificity over patients say.
-- Healthy donors are few, so intervals over patients are wide: Wilson's for rates, Newcombe's for AUROC, since a
-  bootstrap of a few perfectly ranked patients would give no interval at all.
-- The data set has more leukemic than healthy subjects, unlike any clinic. Sensitivity and specificity do not depend on
-  that, nor does the threshold, in whose choice both have the same weight.
+Intervals: cells of one photograph share its focus, light and stain, so a patient's interval is over photographs (the
+file names say which). It leaves out what all photographs of a patient share, such as slide and laboratory: it says how
+well this patient's mean is known, not how certain the classification is. Healthy donors are few, so intervals over
+patients are wide: Wilson's for rates, Newcombe's for AUROC, since a bootstrap of a few perfectly ranked patients would
+give no interval. The share of leukemic subjects does not matter: both classes have the same weight in the threshold.
 """
 
 from collections.abc import Mapping, Sequence

@@ -23,12 +23,8 @@ CORNER = 0.16
 
 @dataclass(frozen=True, eq=False)
 class Typical:
-    """What training images of a fold look like, to fill in where a probe takes something away.
-
-    Attributes:
-        area: pixels of a cell between the classes: geometric mean of their medians (of all nuclei, in fields).
-        inside, outside: (3,) uint8, mean colour of cell (nuclei) and of the rest; black around single cells.
-    """
+    """What training images of a fold look like: area of a cell (of all nuclei, in fields) in pixels, the geometric mean
+    of the classes' medians; mean colour (3,) uint8 of cell (nuclei) and of the rest, black around single cells."""
 
     area: float
     inside: np.ndarray
@@ -62,12 +58,12 @@ def eighth_turn(mode: Literal["constant", "reflect"]) -> Alter:
 
 def shifted_cell(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:
     """A cell on black moved by `SHIFT` in a random direction, but never over the border."""
-    rows, columns = np.flatnonzero(cell_mask(pixels).any(axis=1)), np.flatnonzero(cell_mask(pixels).any(axis=0))
+    rows, columns = np.nonzero(cell_mask(pixels))
     if not len(rows):
         return pixels
     down, right = _direction(len(pixels), rng)
-    down = int(np.clip(down, -rows[0], len(pixels) - 1 - rows[-1]))
-    right = int(np.clip(right, -columns[0], len(pixels) - 1 - columns[-1]))
+    down = int(np.clip(down, -rows.min(), len(pixels) - 1 - rows.max()))
+    right = int(np.clip(right, -columns.min(), len(pixels) - 1 - columns.max()))
     return _moved(pixels, down, right, "constant")
 
 
@@ -82,10 +78,9 @@ def _direction(side: int, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _moved(pixels: np.ndarray, down: int, right: int, mode: Literal["constant", "reflect"]) -> np.ndarray:
-    margin = max(abs(down), abs(right))
+    margin, side = max(abs(down), abs(right)), len(pixels)
     padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode=mode)
-    top, left = margin - down, margin - right
-    return padded[top : top + len(pixels), left : left + len(pixels)]
+    return padded[margin - down :, margin - right :][:side, :side]
 
 
 def recompressed(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:
@@ -133,18 +128,14 @@ def cell_painted_out(pixels: np.ndarray, typical: Typical, rng: np.random.Genera
 def nuclei_painted_out(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:
     """A field without its nuclei and its scale bar: both get the field's own clear colour."""
     plain_field = without_corner(pixels, typical, rng)
-    mask = _widened(nuclei_mask(plain_field))
+    rim = 2 * max(1, len(pixels) // 100) + 1  # of 1 % of the side, where a nucleus fades into its surroundings
+    mask = maximum_filter(nuclei_mask(plain_field), rim, mode="constant", cval=False)
     if mask.all():
         return np.broadcast_to(typical.outside, pixels.shape).copy()
     rest = plain_field[~mask]
     brightness = rest.sum(axis=1)
     clear = np.median(rest[brightness >= np.median(brightness)], axis=0)
     return np.where(mask[..., None], clear, plain_field).astype(np.uint8)
-
-
-def _widened(mask: np.ndarray) -> np.ndarray:
-    """With a rim of 1 % of the side, where a nucleus fades into its surroundings."""
-    return maximum_filter(mask, 2 * max(1, len(mask) // 100) + 1, mode="constant", cval=False)
 
 
 def cell_silhouette(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:

@@ -35,7 +35,7 @@ WORTH = 1.1  # fewer fp32 convolutions may move probabilities by this factor mor
 
 class _Images(CalibrationDataReader):
     def __init__(self, images: np.ndarray):
-        self.batches = iter([{"pixel_values": images[i : i + 1]} for i in range(len(images))])
+        self.batches = iter([{"pixel_values": image[None]} for image in images])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.batches, None)
@@ -50,12 +50,10 @@ def training_sample(train: Sequence[int]) -> np.ndarray:
 def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> int:
     """Quantize a file; returns how many of its first convolutions had to stay in fp32.
 
-    These stay in fp32, too: the last linear layer and the activation map, a thousandth of the work, which carry the
-    calibration; image enhancement, whose values are pixels; batch norms not folded into a convolution; and padding,
-    whose value before max pooling may be minus infinity.
-
-    Args:
-        images: normalised training images (N, 3, H, W) in random order. Two thirds calibrate, the rest check.
+    Of normalised training images (N, 3, H, W) in random order, two thirds calibrate, the rest check. These stay in
+    fp32, too: the last linear layer and the activation map, which carry the calibration; image enhancement, whose
+    values are pixels; batch norms not folded into a convolution; and padding, whose value before max pooling may be
+    minus infinity.
     """
     calibrating = max(1, len(images) * CALIBRATION_IMAGES // (CALIBRATION_IMAGES + CHECK_IMAGES))
     check = images[calibrating:] if len(images) > calibrating else images
@@ -89,8 +87,7 @@ def write_int8(fp32: Path, int8: Path, images: np.ndarray) -> int:
             moved[floats] = _movement(expected, onnx_logits(int8, check))
             if moved[floats] <= LIMIT:
                 return floats
-        # None meets the limit. More fp32 layers are not always better, as where a range is cut is partly chance, and
-        # not worth their time where they bring next to nothing.
+        # None meets the limit. More fp32 layers are not always better: where a range is cut is partly chance.
         chosen = min(floats for floats, by in moved.items() if by <= WORTH * min(moved.values()))
         quantize(chosen)
         return chosen
@@ -114,10 +111,16 @@ def _before_weights(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
+def onnx_session(model: Path | bytes, threads: int | None = None) -> ort.InferenceSession:
+    """Open a file, or the bytes of one, on the CPU; with all usable cores by default."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads or usable_cores(), 1
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
 def onnx_logits(path: Path, images: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     """Return logits (N, C) of normalised images (N, 3, H, W), or of an iterable of batches of them."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = usable_cores(), 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     batches = [images[i : i + 8] for i in range(0, len(images), 8)] if isinstance(images, np.ndarray) else images
     return np.concatenate([session.run(["logits"], {"pixel_values": batch})[0] for batch in batches])

@@ -1,7 +1,7 @@
 """What a recipe is: everything that decides how a model is trained, read from one YAML file and validated.
 
-A run is recipe + dataset + protocol + seed, and can be repeated from those four. Where a value comes from a
-paper, or was chosen because the paper is silent, `sources` says so, field by field.
+A run is recipe + dataset + protocol + seed. Where a value comes from a paper, or was chosen because the paper does not
+state it, `sources` says so, field by field.
 """
 
 import hashlib
@@ -74,12 +74,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Distill:
-    """How much a network learns from another one's answers to the very same augmented images, and how far these are
-    softened (Hinton et al. 2015, arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
+    """How much a network learns from another one's predictions of the same augmented images (Hinton et al. 2015,
+    arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    weight: float = 0.0  # share of the loss that asks for the teacher's answers, 0 to 1; 0 is off
+    weight: float = 0.0  # share of the loss that compares with the teacher, 0 to 1; 0 is off
     temperature: float = 1.0  # that both networks' logits are divided by
     # Or what the network is taught instead of labels: a set of train.cell_features, see train.feature_network.
     features: Literal["", "area", "five", "nineteen", "all"] = ""
@@ -140,8 +140,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of what decides a run's outcome: every value but names, texts and the default
-        protocol. Values at their defaults do not count, so a new option leaves old digests as they were."""
+        """Eight hexadecimal digits of what decides a run's outcome: values that are not at their defaults, without
+        names, texts and the default protocol."""
         decides = {k: v for k, v in _without_defaults(self).items() if k not in _WORDS}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
 

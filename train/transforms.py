@@ -1,4 +1,4 @@
-"""Training-time transforms of a whole batch of images, on whatever device the batch lives.
+"""Training-time transforms of a whole batch of images, on the device of the batch.
 
 Everything random is drawn from one `torch.Generator`, so a run can be repeated and resumed. The steps a recipe
 can ask for are the fields of `Augment`; a field left at its default does nothing.
@@ -54,8 +54,8 @@ class Augment:
 def apply(augment: Augment, images: Tensor, generator: torch.Generator) -> Tensor:
     """Return randomly transformed copies of `images`.
 
-    `images` is uint8 or float (N, 3, H, W) on the 0 to 255 scale; the result is float32 on the same scale,
-    clipped to 0..255. `generator` lives on the CPU whatever the device, so that runs on any device draw alike.
+    `images` is uint8 or float (N, 3, H, W) on the 0 to 255 scale; the result is float32 on the same scale, clipped to
+    0..255. `generator` is on the CPU, so that runs on any device draw alike.
     """
     draws = _draw(augment, len(images), generator)
     # A GPU wants the whole batch. On a CPU a few images at a time stay in its cache: three times as fast.
@@ -193,8 +193,7 @@ def _blur(a: Augment, x: Tensor, d: dict[str, Tensor]) -> Tensor:
     radius = max(1, math.ceil(2.5 * a.blur))
     taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (taps / d["blur"][chosen].view(-1, 1)) ** 2)
-    kernel = kernel / kernel.sum(1, keepdim=True)
-    kernel = kernel.repeat_interleave(c, 0)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)
     groups = len(kernel)
     y = x[chosen].reshape(1, groups, h, w)
     y = F.conv2d(y, kernel.view(groups, 1, 1, -1), padding=(0, radius), groups=groups)
@@ -209,8 +208,6 @@ def _noise(x: Tensor, d: dict[str, Tensor], g: torch.Generator) -> Tensor:
         return x
     field = torch.randn((int(noisy.sum()), *x.shape[1:]), generator=g).to(x.device)
     field.mul_(d["noise"][noisy].view(-1, 1, 1, 1))
-    # Rounded and clipped like an image file with that noise, which is what the model meets at test time.
-    if noisy.all():
-        return x.add_(field).round_().clamp_(0, 255)
+    # Rounded and clipped like an image file with that noise, which is what the model sees at test time.
     x[noisy] = field.add_(x[noisy]).round_().clamp_(0, 255)
     return x

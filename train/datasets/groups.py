@@ -9,9 +9,8 @@ from scipy.sparse.csgraph import connected_components
 # Subjects of C-NMC 2019 who are one person although none of their files are equal: the publication holds the same
 # cells under both names, photographed or segmented twice. Found by correlating the texture inside all cells of folds
 # 0, 1 and a part of 2, shifted by up to 8 px, across groups, and then looked at. Given is how many cells correlate
-# above 0.7; of pairs of unrelated cells one in 100,000 reaches 0.56. Nine more subjects of fold 2 (H8, H9, H13, H23,
-# H46; 13, 18, 67, 74) were compared with all of these cells in the same way. The rest of fold 2 and the test sets were
-# not examined.
+# above 0.7; of pairs of unrelated cells one in 100,000 reaches 0.56. The rest of fold 2 (but for H8, H9, H13, H23, H46;
+# 13, 18, 67, 74) and the test sets were not examined.
 SAME_PERSON = (
     ("H14", "H24"),  # 29 cells
     ("43", "44"),  # 12
