@@ -182,6 +182,13 @@ ARIA2021 = DatasetInfo(
 )
 
 DATASETS = {one.name: one for one in (CNMC2019, ARIA2021)}
+# Images that OOD detection is tested with, by their names in gate.json.
+OOD_TEST_IMAGES = {
+    "photos": "photographs",
+    "bccd_fields": "whole smear fields (BCCD)",
+    "aria2021": "smear fields (4-class set)",
+    "cnmc2019": "single cells (C-NMC 2019)",
+}
 
 
 def dataset_info(labels: Sequence[str], name: str | None = None) -> DatasetInfo:

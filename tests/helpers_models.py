@@ -52,10 +52,15 @@ def make_model_folder(path: str | Path, kind: str = "cell", seed: int = 0) -> Pa
     return path
 
 
+def bundled_record(kind: str, name: str = "metrics.json") -> dict[str, Any]:
+    """A JSON file of the bundled model of a kind."""
+    model = {"cell": "mobilenetv1-cnmc2019", "field": "mobilenetv2-aria2021"}[kind]
+    return json.loads((Path(__file__).parents[1] / "models" / model / name).read_text(encoding="utf-8"))
+
+
 def write_record(folder: Path, kind: str) -> Path:
     """Give a folder the metrics.json of the bundled model of its kind, as if that had been measured of it."""
-    bundled = {"cell": "mobilenetv1-cnmc2019", "field": "mobilenetv2-aria2021"}[kind]
-    record = json.loads((Path(__file__).parents[1] / "models" / bundled / "metrics.json").read_text(encoding="utf-8"))
+    record = bundled_record(kind)
     files = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "safetensors": "model.safetensors"}
     digests = {name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in files.items()}
     record.pop("external", None)  # that is about other weights

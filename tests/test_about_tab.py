@@ -1,6 +1,7 @@
 """The "About" tab: limits in the model's own figures, credits, and a glossary."""
 
 import re
+from html import unescape
 
 import pytest
 from helpers_models import shared_model_folder
@@ -9,7 +10,7 @@ from blastlens.dataset_info import DATASETS
 from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
 from blastlens.predictions import DISCLAIMER
 from blastlens.published_systems import Comparison
-from blastlens.ui.about import about
+from blastlens.ui.about import about_html
 from blastlens.ui.words import MEANINGS, model_choice, term
 
 CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
@@ -22,33 +23,34 @@ def folders():
 
 def test_the_limits_are_the_figures_of_the_chosen_model(folders):
     protocol = folders[CELLS].metrics["protocols"][0]
-    text = about(folders[CELLS], [], None)
+    text = " ".join(about_html(folders[CELLS], [], None).split())
     score = protocol["by_sigma"][0]["donors"]["auroc_per_donor"]
     assert f"AUROC per donor is {score['value']:.2f} (95 % interval {score['low']:.2f} to {score['high']:.2f}" in text
     worst = min((one for one in protocol["per_group"] if one["label"] == "HEM"), key=lambda one: one["accuracy"])
-    assert f"({worst['group']}), only {worst['accuracy']:.0%} are classified as healthy" in text
+    assert f"({worst['group']}), only {100 * worst['accuracy']:.0f} % are classified as healthy" in text
 
 
 def test_smear_fields_are_compared_with_what_colour_alone_reaches(folders):
     record = Comparison.load()
     (score,) = record.datasets["aria2021"].without_network.values()
-    text = about(folders[FIELDS], [], record)
+    text = about_html(folders[FIELDS], [], record)
     assert f"alone, without any network, reaches {score.value:.2f}" in text and "cannot show" in text
 
 
 def test_data_sets_and_papers_are_credited_with_links(folders):
     record = Comparison.load()
-    text = about(folders[CELLS], list(folders.values()), record)
-    links = dict(re.findall(r"\[doi (\S+)\]\(https://doi\.org/(\S+)\)", text))
+    text = about_html(folders[CELLS], list(folders.values()), record)
+    links = dict(re.findall(r'<a href="https://doi\.org/([^"]+)">doi ([^<]+)</a>', text))
     assert all(shown == target for shown, target in links.items())
     assert {info.doi for info in DATASETS.values()} <= set(links)
-    assert len(record.papers) == 5 and all(f"**{name}**" in text for name in record.papers)
-    assert DISCLAIMER in text and all(f"**{word}**: {meaning}" in text for word, meaning in MEANINGS.items())
+    assert len(record.papers) == 5 and all(f"<strong>{name}</strong>" in text for name in record.papers)
+    glossary = dict(re.findall(r"<li><strong>(.+?)</strong>: (.+?)</li>", unescape(text.partition("Glossary")[2])))
+    assert DISCLAIMER in text and glossary == MEANINGS
 
 
 def test_a_model_without_figures_and_a_page_without_results_are_described():
     folder = ModelFolder.load(shared_model_folder("field"))
-    text = about(folder, [folder], None)
+    text = about_html(folder, [folder], None)
     assert "predictions mean nothing" in text and "is missing here" in text
 
 

@@ -23,10 +23,9 @@ from blastlens.ui.comparison import (
     noise_lines,
     noise_table,
     recipe_of,
-    speed_table,
     systems_html,
-    systems_table,
 )
+from blastlens.ui.rendering import render
 from blastlens.wording import with_interval
 
 CELLS, FIELDS = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
@@ -50,8 +49,15 @@ def text_of(markup: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
 
 
+def rows_of(markup: str) -> list[list[str]]:
+    """The cells of the table in HTML, spaces normalized."""
+    table = ElementTree.fromstring(f"<div>{markup}</div>").find(".//tbody")
+    return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table]
+
+
 def test_every_system_is_listed_once_with_its_figures_or_a_reason(record, folders):
-    rows = [row for name in record.datasets for row in systems_table(record, name, folders)["data"]]
+    pages = {name: systems_html(record, name, folders) for name in record.datasets}
+    rows = [row for page in pages.values() for row in rows_of(page)]
     by_title = {row[0].partition(" (on this page")[0]: row for row in rows}
     assert len(rows) == len(by_title) == len(record.systems)
     for system in record.systems:
@@ -63,15 +69,10 @@ def test_every_system_is_listed_once_with_its_figures_or_a_reason(record, folder
     assert sum(system.paper is not None for system in record.systems) == record.n_published
     on_page = {recipe_of(folder) for folder in folders}
     assert sum("on this page" in row[0] for row in rows) == sum(s.name in on_page for s in record.systems)
-
-
-def test_the_chart_has_both_protocols_of_each_measured_system(record):
-    for name in record.datasets:
-        chart = systems_html(record, name)
-        text_of(chart)
+    for name, page in pages.items():
         measured = [level for s in record.of(name) for level in (s.image, s.group) if not isinstance(level, str)]
-        assert chart.count('class="interval-row') - chart.count('class="interval-rows') == len(measured)
-    assert "no patient ids" in systems_html(record, "aria2021")
+        assert page.count('<li class="interval-row') == len(measured)
+    assert "no patient ids" in pages["aria2021"]
 
 
 def test_the_models_own_curve_is_its_record_and_others_are_added_on_demand(record, folders):
@@ -84,7 +85,7 @@ def test_the_models_own_curve_is_its_record_and_others_are_added_on_demand(recor
     more = noise_lines(record, folders[0], ["mobilenet_m", "alnett", "p0_cnn"])
     assert [line.name for line in more][1:-1] == ["MobileNet_M", "ALNett (Jawahar et al., as compared in P4)"]
     assert noise_html(more).count("<polyline") == 4
-    assert noise_table(more)["data"][0][1] == f"{own.ys[0]:.2f}"
+    assert rows_of(noise_table(more))[0][1] == f"{own.ys[0]:.2f}"
 
 
 def test_calibration_and_confusion_are_the_models_own(folders):
@@ -112,7 +113,7 @@ def test_recorded_reliability_agrees_with_the_other_figures(folders):
 
 
 def test_speed_and_size_of_models_and_systems(record, folders):
-    rows = speed_table(record, folders)["data"]
+    rows = rows_of(render("comparison.html", "speed", record, folders))
     size, time_of = (folders[0].metrics[key] for key in ("size_bytes", "latency_ms"))
     assert rows[0] == [f"{CELLS}, fp32", "", f"{time_of['fp32']:.1f}", "", f"{size['fp32'] / 1e6:.1f}", ""]
     multiples = [float(row[1]) for row in rows if row[1]]
@@ -125,7 +126,7 @@ def test_a_model_without_measurements_or_an_installation_without_results_has_no_
     assert not any("this model" in line.name for line in noise_lines(record, folder, ["mobilenet_m"]))
     assert "not measured" in noise_html(noise_lines(None, folder, []))
     assert len(noise_lines(None, folders[0], [])) == 1
-    assert speed_table(None, [folder])["data"] == [[""] * 6]
+    assert rows_of(render("comparison.html", "speed", None, [folder])) == []
 
 
 def test_the_record_is_read_as_it_was_written(record):

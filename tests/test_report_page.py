@@ -9,7 +9,7 @@ import pytest
 from test_external_validation import CELL, GOOD, published, run, subjects
 
 from blastlens.folder_labels import LabelledImages, Reading
-from blastlens.ui import report
+from blastlens.ui.rendering import TEMPLATES
 from blastlens.ui.report import body, how_to_prepare, standalone
 from blastlens.validation_summary import caveats, conclude
 
@@ -29,7 +29,7 @@ def test_the_file_needs_no_network_and_no_script():
 
 
 def test_the_file_defines_every_colour_it_uses_in_all_themes():
-    styles = re.sub(r"/\*.*?\*/", "", (report.HERE / "validation.css").read_text(encoding="utf-8"), flags=re.S)
+    styles = re.sub(r"/\*.*?\*/", "", (TEMPLATES.parent / "validation.css").read_text(encoding="utf-8"), flags=re.S)
     used = set()
     for selector, rule in re.findall(r"([^{}]+)\{([^{}]*)\}", styles):
         if ".report" in selector or ".paper" in selector:

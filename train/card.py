@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import UndefinedError
 
 from blastlens import external_result
-from blastlens.dataset_info import UNKNOWN, DatasetInfo, dataset_info
+from blastlens.dataset_info import OOD_TEST_IMAGES, UNKNOWN, DatasetInfo, dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.files import replace
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
@@ -104,6 +104,7 @@ def _text(
         images_published=read_json(RESULTS / "comparison.json")["datasets"].get(data.name, {}).get("images_published"),
         parameters=read_json(RESULTS / "networks.json").get(training["recipe"]["name"], {}).get("parameters"),
         external_sentence=external_result.sentence(metrics),
+        ood_test_images=OOD_TEST_IMAGES,
         worst_groups=_worst_groups(protocol["per_group"], metrics["label_names"], data),
         by_answer=_by_answer(protocol.get("reliability_by_answer", {})),
         levels=LEVELS,

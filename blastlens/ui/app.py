@@ -14,7 +14,7 @@ from .. import temp_files
 from ..dataset_info import DATASETS
 from ..predictions import DISCLAIMER
 from ..serving import Loading, Wanted, begin, serve
-from . import about, code_snippets, comparison, folder, single_image, trust, validation
+from . import about, code_snippets, comparison, folder, reliability, single_image, validation
 from .links import TABS
 from .model_registry import Shelf, add_endpoint
 from .server import CONCURRENCY, MAX_FILE_SIZE, MAX_WAITING, Page, Shield, extend_gradio, stored_mb
@@ -24,7 +24,7 @@ from .words import facts
 OTHER_TABS = {
     "folder": folder,
     "slides": validation,
-    "trust": trust,
+    "trust": reliability,
     "compared": comparison,
     "code": code_snippets,
     "about": about,

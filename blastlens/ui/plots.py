@@ -1,4 +1,4 @@
-"""Line charts, interval rows, reliability diagrams and confusion tables as SVG and HTML. Pure functions, no Gradio.
+"""Line charts and reliability diagrams as SVG. Pure functions, no Gradio.
 
 Used by every tab and by the downloadable report, which puts `STYLES` into its head. `gr.LinePlot` draws neither bands
 nor vertical markers, tells lines apart by colour alone, and cannot be part of a report that needs no network. Positions
@@ -34,29 +34,6 @@ class Series:
     ys: Sequence[float]
     lows: Sequence[float] | None = None
     highs: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        lengths = {len(values) for values in (self.xs, self.ys, self.lows, self.highs) if values is not None}
-        if len(lengths) != 1 or (self.lows is None) != (self.highs is None):
-            raise ValueError(f"{self.name}: a series needs one y for each x, and both ends of its band")
-
-
-@dataclass(frozen=True)
-class IntervalRow:
-    """One row of `interval_rows`: a value with its interval, all 0 to 1, between a name and a remark.
-
-    Attributes:
-        kind: index of its colour and shape, 0 or 1.
-        hollow: whether its dot is drawn hollow.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    kind: int = 0
-    hollow: bool = False
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +108,6 @@ def line_chart(
     y_range: tuple[float, float],
     description: str,
     percent: bool = True,
-    percent_across: bool = False,
     marks: Sequence[tuple[float, str, str]] = (),
 ) -> str:
     """Draw lines with a legend; they differ in dashes as well as in colour.
@@ -141,13 +117,13 @@ def line_chart(
         x_label, y_label: what the axes show, with the unit.
         x_range, y_range: the ends of the axes; what lies outside is cut off.
         description: one or two sentences on what the chart shows: its caption and its text for screen readers.
-        percent, percent_across: whether y and x are shares, 0 to 1, to be shown in per cent.
+        percent: whether y is a share, 0 to 1, to be shown in per cent.
         marks: vertical lines: x, CSS class (`now` or `flip`) and label.
     """
     axes = _Axes(x_range, y_range)
     labels, rows = _marks(axes, marks)
     offset, height = _LABEL_HEIGHT * rows, axes.bottom + 42
-    ticks_x = [(x, _tick(x, percent_across)) for x in ticks(*x_range)]
+    ticks_x = [(x, f"{x:g}") for x in ticks(*x_range)]
     ticks_y = [(y, _tick(y, percent)) for y in ticks(*y_range)]
     drawing = axes.grid(ticks_x, ticks_y) + axes.x_title(x_label, axes.bottom + 36) + axes.lines(series) + labels
     return _figure(
@@ -156,22 +132,6 @@ def line_chart(
         height + offset,
         description,
         before=_legend_list([one.name for one in series]),
-    )
-
-
-def interval_rows(rows: Sequence[IntervalRow], *, threshold: float | None, description: str) -> str:
-    """Values from 0 to 1 with their intervals, one under the other, and a line across all of them at a threshold."""
-    body = "".join(
-        f'<li class="interval-row kind-{row.kind}{" hollow" if row.hollow else ""}">'
-        f'<span class="name">{escape(row.name)}</span>'
-        f'<span class="track" style="--low:{row.low:.4f};--high:{row.high:.4f};--at:{row.value:.4f}"></span>'
-        f'<span class="remark">{escape(row.remark)}</span></li>'
-        for row in rows
-    )
-    cut = '"' if threshold is None else f' cut" style="--cut:{threshold:.4f}"'
-    return (
-        f'<figure class="chart intervals"><ul class="interval-rows{cut} aria-hidden="true">{body}</ul>'
-        f"<figcaption>{escape(description)}</figcaption></figure>"
     )
 
 
@@ -198,28 +158,6 @@ def reliability_diagram(bins: Sequence[Bin], *, description: str) -> str:
         axes.bottom + 104,
         description,
         " reliability",
-    )
-
-
-def confusion_table(matrix: Sequence[Sequence[int]], label_names: Sequence[str]) -> str:
-    """HTML: how many images of each true label (row) got each predicted label (column), with their share of the row."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in label_names)
-    body = []
-    for truth, counts in enumerate(matrix):
-        total = sum(counts)
-        cells = []
-        for predicted, count in enumerate(counts):
-            share = count / total if total else 0.0
-            kind = "right" if predicted == truth else "wrong"
-            cells.append(
-                f'<td class="{kind}" style="--share:{40 * share:.0f}%"><b>{count:,}</b> '
-                f"<span>{f'{share:.1%}' if total else 'no images'}</span></td>"
-            )
-        body.append(f'<tr><th scope="row">{escape(label_names[truth])}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="chart-scroll" tabindex="0" role="region" aria-label="Confusion table">'
-        '<table class="confusion"><caption>Rows: true label. Columns: predicted label.</caption>'
-        f'<thead><tr><th scope="col">true</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 
