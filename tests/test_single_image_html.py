@@ -150,7 +150,7 @@ def test_a_batch_counts_rejected_images_and_names_the_model_that_they_fit(tab, t
     synthetic_image("ALL", 3).save(tmp_path / "cell.png")
     synthetic_image("Early", 3).save(tmp_path / "field.png")
     cell, field = (tab.shelf.classifiers[name] for name in ("tiny-cell", "tiny-field"))
-    run = BatchRun.of(cell, [str(tmp_path)], 0, others=(cell, field))
+    run = BatchRun(cell, [str(tmp_path)], 0, others=(cell, field))
     list(run.steps())
     rows = {row["file"]: row for row in image_rows(run)}
     assert rows["field.png"]["suggestion"] == "tiny-field" and rows["cell.png"]["suggestion"] is None

@@ -66,6 +66,7 @@ def ended(steps):
 def test_the_contents_of_a_zip_are_shown_before_the_run(tab, tmp_path):
     upload = write_zip(tmp_path / "a.zip", [*SLIDES, "odd/1.png"])
     found, *_, start, stop = tab.look(upload, CELL)
+    found = " ".join(found.split())
     assert "12 labelled images, 6 subjects" in found and "Folder odd (1 image) is named like none" in found
     assert "<strong>leukemia</strong> read as ALL · leukemic B-lymphoblast (6)" in found
     assert (start.interactive, stop.interactive) == (True, False)
@@ -119,14 +120,6 @@ def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
     assert len(reads) == 2
     steps.close()
     assert len(reads) == 2
-
-
-def test_only_one_test_runs_at_a_time(shelf):
-    with Page() as demo:
-        validation.build(shelf, gr.Radio([CELL, FIELD], value=CELL))
-    heavy = [fn for fn in demo.fns.values() if fn.concurrency_id == "many images"]
-    assert [fn.concurrency_limit for fn in heavy] == [1, 1]
-    assert [fn.api_name for fn in heavy if fn.api_visibility == "public"] == ["test_on_labelled_images"]
 
 
 def test_the_endpoint_answers_with_plain_figures_and_their_origin(client, tmp_path):
@@ -186,14 +179,20 @@ def test_only_zips_are_read_under_any_name(tab, tmp_path):
         tab.answer({"path": str(tmp_path / "cell.png")}, CELL)
 
 
-def test_a_cancelled_run_leaves_the_page_ready(shelf, tab, tmp_path):
+def test_a_cancelled_run_leaves_the_page_ready(tab, tmp_path):
     upload, odd = write_zip(tmp_path / "a.zip", SLIDES), write_zip(tmp_path / "odd.zip", ["odd/1.png"])
     for archive, ready in ((upload, True), (odd, False), (None, False)):
         progress, findings, start, stop = tab.stopped(archive, CELL)
         assert "Cancelled; nothing was kept." in progress and "report" not in findings
         assert (start.interactive, stop.interactive) == (ready, False)
+
+
+def test_runs_take_turns_and_a_cancelled_one_updates_the_page_last(shelf):
     with Page() as demo:
         validation.build(shelf, gr.Radio([CELL, FIELD], value=CELL))
+    heavy = [fn for fn in demo.fns.values() if fn.concurrency_id == "many images"]
+    assert [fn.concurrency_limit for fn in heavy] == [1, 1]
+    assert [fn.api_name for fn in heavy if fn.api_visibility == "public"] == ["test_on_labelled_images"]
     by_name = {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
     # Only after the run has ended: its last progress would otherwise stay on the page.
     stopped, run = by_name["stopped"], by_name["run"]

@@ -3,16 +3,15 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from .. import external_result
 from ..classifier import Classifier, suggesting
 from ..errors import BlastlensError
-from ..image_sources import LONGEST_RUN_S, Sources, list_sources
+from ..image_sources import LONGEST_RUN_S, Source, list_sources
 from ..images import ImageSource
 from ..metrics import Interval
-from ..model_folder import ModelFolder
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
 from ..predictions import DISCLAIMER, Prediction
@@ -29,61 +28,50 @@ _TOO_LONG = f"was left out, since the run took over {LONGEST_RUN_S // 60} minute
 
 @dataclass(frozen=True)
 class Answered:
-    """The prediction for one image of the run; `leukemia` is the probability of all leukemic labels together."""
+    """The prediction for one image of the run."""
 
     name: str
     subject: str | None
     prediction: Prediction
-    leukemia: float
 
 
-@dataclass
 class BatchRun:
     """One pass of a model over images. It is filled while `steps` goes on, and keeps what was done if it is stopped.
 
     Attributes:
-        classifier, others: the model, and those that may be suggested for images that it rejects; dropped when the run
-            is over, since the page keeps the run for its tables, and a network is large.
+        sources: the images; dropped when the run is over, and with them an open zip.
         total, done: number of images, and of those tried so far.
         answered, failures: so far; failures are name and reason.
+        notes: remarks on the files.
         seconds: taken so far.
         stopped: set from outside, ends the steps.
     """
 
-    classifier: Classifier | None
-    others: tuple[Classifier, ...]
-    folder: ModelFolder
-    sigma: float
-    seed: int
-    prevalence: float | None
-    listing: Sources
-    total: int
-    answered: list[Answered] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    done: int = 0
-    seconds: float = 0.0
-    stopped: bool = False
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         classifier: Classifier,
         paths: Sequence[str],
         sigma: float,
         seed: int = 0,
         others: Iterable[Classifier] = (),
         prevalence: float | None = None,
-    ) -> "BatchRun":
-        """List the images; raises BlastlensError if there are none, or too many."""
-        sigma, seed, prevalence = checked_sigma(sigma), checked_seed(seed), classifier.assumed(prevalence)
+    ) -> None:
+        """List the images; `others` are models to suggest for rejected ones.
+
+        Raises:
+            BlastlensError: no images, too many, or an invalid argument.
+        """
+        self.classifier, self.folder, self.others = classifier, classifier.folder, tuple(others)
+        self.sigma, self.seed = checked_sigma(sigma), checked_seed(seed)
+        self.prevalence = classifier.assumed(prevalence)
         listing = list_sources(paths)
-        failures = list(listing.refused)
-        folder, total = classifier.folder, len(listing.sources)
-        run = cls(classifier, tuple(others), folder, sigma, seed, prevalence, listing, total, failures=failures)
         if not listing.sources:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among these files.{reason}")
-        return run
+        self.sources: tuple[Source, ...] = listing.sources
+        self.notes, self.failures = listing.notes, list(listing.refused)
+        self.answered: list[Answered] = []
+        self.total, self.done, self.seconds, self.stopped = len(listing.sources), 0, 0.0, False
 
     @property
     def finished(self) -> bool:
@@ -92,43 +80,39 @@ class BatchRun:
 
     def steps(self) -> Iterator[None]:
         """Classify the images, one with each step."""
-        assert self.classifier is not None  # the steps are taken once
         start = time.perf_counter()
-        leukemic = leukemic_labels(self.folder.label_names)
-        images = cast(Iterable[ImageSource], self.listing.sources)  # each has a name and can be read, as a file does
+        images = cast(Iterable[ImageSource], self.sources)  # each has a name and can be read, as a file does
         outcomes = self.classifier.predict_each(images, self.sigma, self.seed, prevalence=self.prevalence)
         try:
-            for source in self.listing.sources:
+            for source in self.sources:
                 if self.stopped:
                     return
-                if self.seconds > LONGEST_RUN_S:
-                    self.failures.append((source.name, f"{source.name} {_TOO_LONG}"))
-                    self.done += 1
-                    continue
-                outcome = next(outcomes)
+                late = self.seconds > LONGEST_RUN_S
+                outcome = BlastlensError(f"{source.name} {_TOO_LONG}") if late else next(outcomes)
                 if isinstance(outcome, Prediction):
                     outcome = suggesting(outcome, cast(ImageSource, source), self.others)
-                    probability = math.fsum(outcome.probabilities[label] for label in leukemic)
-                    self.answered.append(Answered(source.name, source.subject, outcome, probability))
+                    self.answered.append(Answered(source.name, source.subject, outcome))
                 else:
                     self.failures.append((source.name, str(outcome)))
                 self.done += 1
                 self.seconds = time.perf_counter() - start
                 yield
         finally:
-            # The images, and with them an open zip, are not needed again, either.
-            self.classifier, self.others = None, ()
-            self.listing = replace(self.listing, sources=())
+            self.sources = ()
 
     def patients(self) -> list[Patient]:
         """The results so far by patient; none if it is unknown which of the model's labels are leukemic."""
         leukemic = leukemic_labels(self.folder.label_names)
-        if not leukemic:
-            return []
-        return by_patient(
-            Answer(one.subject, one.prediction.label in leukemic, one.leukemia, one.prediction.in_domain is not False)
+        answers = (
+            Answer(
+                one.subject,
+                one.prediction.label in leukemic,
+                math.fsum(one.prediction.probabilities[label] for label in leukemic),
+                one.prediction.in_domain is not False,
+            )
             for one in self.answered
         )
+        return by_patient(answers) if leukemic else []
 
     @property
     def rejected(self) -> int:
@@ -138,17 +122,14 @@ class BatchRun:
     def to_dict(self) -> dict[str, Any]:
         """The results as plain JSON values."""
         rejected = [_REJECTED.format(number=self.rejected, of=len(self.answered))] if self.rejected else []
+        validation = external_result.sentence(self.folder.metrics)
         return {
             "images": [_image_dict(one) for one in self.answered],
             "patients": [_patient_dict(patient) for patient in self.patients()],
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
             "prevalence": self.prevalence,
-            **provenance(
-                self.folder,
-                self.sigma,
-                [external_result.sentence(self.folder.metrics), *self.listing.notes, *rejected, CAVEAT],
-            ),
+            **provenance(self.folder, self.sigma, [validation, *self.notes, *rejected, CAVEAT]),
         }
 
 
@@ -190,25 +171,25 @@ def _or_none(value: float) -> float | None:
 
 def image_rows(run: BatchRun) -> Iterator[dict[str, object]]:
     """The rows of images for download, failures and their reasons included."""
-    origin, empty = _origin(run), dict.fromkeys(f"probability_{label}" for label in run.folder.label_names)
+    origin, probabilities = _origin(run), [f"probability_{label}" for label in run.folder.label_names]
+    columns = (
+        "file",
+        "patient",
+        "label",
+        *probabilities,
+        "label_set",
+        "flagged",
+        "in_domain",
+        "suggestion",
+        "warnings",
+    )
     for one in run.answered:
-        p = one.prediction
-        yield {
-            "file": one.name,
-            "patient": one.subject,
-            "answer": p.label,
-            **{f"probability_{label}": value for label, value in p.probabilities.items()},
-            "label_set": None if p.label_set is None else " or ".join(p.label_set),
-            "flagged": p.flagged,
-            "like_training_images": p.in_domain,
-            "suggestion": p.suggestion,
-            "warnings": "; ".join(p.warnings),
-            "problem": None,
-            **origin,
-        }
+        row = _image_dict(one)
+        row |= dict(zip(probabilities, row["probabilities"].values(), strict=True))
+        row |= {"label_set": " or ".join(row["label_set"] or ()), "warnings": "; ".join(row["warnings"])}
+        yield {**{column: row[column] for column in columns}, "reason": None, **origin}
     for name, reason in run.failures:
-        decided = dict.fromkeys(("label_set", "flagged", "like_training_images", "suggestion", "warnings"))
-        yield {"file": name, "patient": None, "answer": None, **empty, **decided, "problem": reason, **origin}
+        yield {**dict.fromkeys(columns), "file": name, "reason": reason, **origin}
 
 
 def patient_rows(run: BatchRun) -> Iterator[dict[str, object]]:
@@ -226,6 +207,7 @@ def _origin(run: BatchRun) -> dict[str, object]:
         "prevalence": run.prevalence,
         "images_given": run.total,
         "images_tried": run.done,
+        "external_validation": external_result.sentence(run.folder.metrics),
         "disclaimer": DISCLAIMER,
     }
 
@@ -234,6 +216,7 @@ def image_table(run: BatchRun) -> dict[str, Any]:
     """The table of images as `gr.Dataframe` takes it, probabilities in per cent."""
     labels = run.folder.label_names
     headers = ["File", "Patient", "Prediction", *(f"{label} (%)" for label in labels)]
+    headers += ["Not ruled out", "Operating point", "OOD check", "Remarks"]
     rows = []
     for one in run.answered:
         p = one.prediction
@@ -251,7 +234,7 @@ def image_table(run: BatchRun) -> dict[str, Any]:
                 "; ".join(remarks),
             ]
         )
-    return {"headers": [*headers, "Not ruled out", "Operating point", "OOD check", "Remarks"], "data": rows}
+    return {"headers": headers, "data": rows}
 
 
 def patient_table(run: BatchRun) -> dict[str, Any]:

@@ -4,8 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
-from pathlib import PurePosixPath
 from typing import Any
 
 import gradio as gr
@@ -15,29 +13,19 @@ from ..errors import BlastlensError
 from ..image_sources import MAX_IMAGES
 from ..patients import CAVEAT
 from ..predictions import DISCLAIMER
-from ..wording import count, duration
+from ..wording import duration
 from .batch import NOT_NAMED, BatchRun, image_rows, image_table, patient_rows, patient_table
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .examples import drawn_zip
 from .model_registry import Shelf
+from .rendering import UPDATE_S, progress_html, render
 from .single_image_html import error_html
 from .uploads import Upload, uploaded, write_csv
 from .words import task_of
 
-SECONDS_BETWEEN_UPDATES = 0.4
 # As many failures as fit on a page; the CSV file has all of them.
 FAILURES_SHOWN = 100
-
 _WAITING = '<div class="nothing">Progress, and files that could not be read.</div>'
-_HOW = f"""
-<p>Upload the images of one or more patients: files, a folder, or zips. Up to {MAX_IMAGES:,} at a time; files that
-cannot be read are listed and skipped.</p>
-<details class="how"><summary>How are images assigned to patients?</summary>
-<p>By a CSV file among the uploads with the columns <code>file_name</code> and <code>subject</code>, or by file names as
-in C-NMC 2019, such as <code>UID_H3_12_1_hem.bmp</code>. All other images form one row, &ldquo;{NOT_NAMED}&rdquo;. A zip
-keeps the names of its folders; an uploaded folder loses them.</p>
-</details>
-"""
 
 
 @dataclass(frozen=True)
@@ -62,16 +50,16 @@ class FolderTab:
         """Progress, and then the tables."""
         try:
             others = self.shelf.classifiers.values()
-            run = BatchRun.of(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
+            run = BatchRun(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
         except BlastlensError as error:
             yield None, gr.Button(interactive=False), error_html(str(error)), *_NO_TABLES
             return
         shown = time.perf_counter()
-        yield run, gr.skip(), progress_html(run), *_KEEP_TABLES
+        yield run, gr.skip(), progress_html(run.done, run.total, run.seconds), *_KEEP_TABLES
         for _ in run.steps():
-            if time.perf_counter() - shown > SECONDS_BETWEEN_UPDATES:
+            if time.perf_counter() - shown > UPDATE_S:
                 shown = time.perf_counter()
-                yield gr.skip(), gr.skip(), progress_html(run), *_KEEP_TABLES
+                yield gr.skip(), gr.skip(), progress_html(run.done, run.total, run.seconds), *_KEEP_TABLES
         yield run, *_results(run)
 
     def cancel(self, run: BatchRun | None) -> tuple[Any, ...]:
@@ -114,68 +102,20 @@ def _status(text: str) -> str:
     return f'<div class="run"><p role="status" aria-live="polite">{text}</p></div>'
 
 
-def progress_html(run: BatchRun) -> str:
-    """How many images are done, the rate, and the time left."""
-    rate = run.done / run.seconds if run.seconds else 0
-    left = f"{rate:.0f} images per second, about {duration((run.total - run.done) / rate)} left" if rate else ""
-    return (
-        f'<div class="run"><progress max="{run.total}" value="{run.done}" aria-label="Images done"></progress>'
-        f'<p role="status" aria-live="polite"><strong>{run.done:,} of {run.total:,} images</strong> {left}</p></div>'
-    )
-
-
 def summary_html(run: BatchRun) -> str:
     """What was done, warnings, and failures."""
-    took = f"in {duration(run.seconds)}"
-    done = f"Done: {count(run.done, 'image')} {took}."
-    stopped = f"Stopped after {run.done:,} of {run.total:,} images, {took}. The results so far are below."
     named = {one.subject for one in run.answered if one.subject is not None}
-    patients = f"{count(len(named), 'patient')} named. " if named else "No patient is named. "
-    noise = f" Noise of sigma {run.sigma:g} was added." if run.sigma else ""
-    notes = [external_result.sentence(run.folder.metrics), *run.listing.notes]
-    if run.rejected:
-        better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
-        fits = "".join(f" {number:,} of them fit {name}: choose it above." for name, number in better.items())
-        rejected = f"{count(run.rejected, 'image')} of {len(run.answered):,} do not look like the training images; "
-        notes.append(f"{rejected}predictions for these are unreliable.{fits}")
-    warnings = "".join(f'<p class="warning">{escape(note)}</p>' for note in notes)
-    return (
-        f'<div class="run notes"><p role="status" class="headline"><strong>{done if run.finished else stopped}</strong>'
-        f"</p><p>{patients}Predicted by {escape(run.folder.model_id)}.{noise} {DISCLAIMER}</p>{warnings}"
-        f"{_failures(run)}</div>"
-    )
-
-
-def _failures(run: BatchRun) -> str:
-    if not run.failures:
-        return ""
-    items = "".join(f"<li>{_failure(name, reason)}</li>" for name, reason in run.failures[:FAILURES_SHOWN])
-    more = len(run.failures) - FAILURES_SHOWN
-    rest = f"<li>and {more:,} more, all in the CSV file</li>" if more > 0 else ""
-    number = count(len(run.failures), "file")
-    return (
-        f'<details class="failures" open><summary>{number} could not be used</summary><ul>{items}{rest}</ul></details>'
-    )
-
-
-def _failure(name: str, reason: str) -> str:
-    # Many reasons begin with the file's name, with its folders or without.
-    for start in (name, PurePosixPath(name).name):
-        if reason.startswith(f"{start} "):
-            return f"<b>{escape(name)}</b>{escape(reason[len(start) :])}"
-    return f"<b>{escape(name)}</b>: {escape(reason)}"
+    better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
+    external = external_result.sentence(run.folder.metrics)
+    took = duration(run.seconds)
+    return render("folder.html", "summary", run, took, len(named), better, external, DISCLAIMER, FAILURES_SHOWN)
 
 
 def _about_tables(run: BatchRun) -> str:
     """What the columns mean."""
-    labels = "; ".join(f"{label}: {meaning}" for label, meaning in task_of(run.folder).meanings.items())
-    patients = (
-        "Leukemic: images classified as leukemic, and their share; mean, lowest and highest probability of leukemia. "
-        f"95 % confidence intervals (CI): Wilson's for the share, Student's t for the mean. {CAVEAT}"
-    )
-    if not run.patients():
-        patients = "It is unknown which of this model's labels are leukemic, so there is no table of patients."
-    return f'<p class="quiet">{escape(labels)}. {patients}</p>' if run.answered else ""
+    if not run.answered:
+        return ""
+    return render("folder.html", "columns", task_of(run.folder).meanings, bool(run.patients()), CAVEAT)
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -184,7 +124,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
     run = gr.State(None, time_to_live=3000)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320), gr.Group(elem_classes="many"):
-            gr.HTML(_HOW, padding=True)
+            gr.HTML(render("folder.html", "how", MAX_IMAGES, NOT_NAMED), padding=True)
             files = gr.File(
                 label="Images, or zips of images", file_count="multiple", height=190, elem_classes="many-files"
             )
@@ -251,7 +191,7 @@ def _add_endpoint(tab: FolderTab) -> None:
         """
         others = tab.shelf.classifiers.values()
         classifier, paths = tab.shelf.classifier(model), uploaded(files, tab.keeper)
-        run = BatchRun.of(classifier, paths, sigma, seed, others, prevalence or None)
+        run = BatchRun(classifier, paths, sigma, seed, others, prevalence or None)
         for _ in while_wanted(run.steps()):
             pass
         return run.to_dict()

@@ -12,15 +12,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..metrics import Interval
-from ..wording import HasInterval, percent, with_interval
+from ..wording import HasInterval, count, duration, percent, with_interval
 from .words import headline_of, main_score, term
 
+# Seconds between two updates of a progress bar, at which a run can be cancelled.
+UPDATE_S = 0.4
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, macro: str, *values: Any) -> str:
     """Fill in a macro of a template; a value that is missing raises `jinja2.UndefinedError`."""
     return str(getattr(ENVIRONMENT.get_template(template).module, macro)(*values))
+
+
+def progress_html(done: int, total: int, seconds: float) -> str:
+    """A progress bar of a run over images, with the rate and the time left."""
+    rate = done / seconds if seconds else 0
+    left = f"{rate:.0f} images per second, about {duration((total - done) / rate)} left" if rate else ""
+    return render("parts.html", "progress", done, total, left)
 
 
 def _of(value: Any) -> HasInterval | None:
@@ -67,6 +76,7 @@ ENVIRONMENT.filters |= {
     "points": _points,
     # of a number
     "percent": percent,
+    "count": count,
     # of a text
     "linked": _linked,
     "term": lambda word, meaning="": Markup(term(word, meaning)),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from markupsafe import Markup
 
@@ -12,7 +11,7 @@ from ..model_folder import ModelFolder
 from ..predictions import DISCLAIMER
 from ..validation_scores import Score
 from ..validation_summary import caveats, conclude
-from ..wording import count, with_interval
+from ..wording import with_interval
 from .plots import Series, line_chart, reliability_diagram
 from .rendering import ENVIRONMENT, TEMPLATES, render
 from .words import MEANINGS, task_of, term
@@ -125,5 +124,4 @@ def _noise_chart(e: Evaluation) -> str:
     )
 
 
-_FILTERS: dict[str, Any] = {"cell": _cell, "score_name": _name, "count": count}
-ENVIRONMENT.filters |= _FILTERS
+ENVIRONMENT.filters |= {"cell": _cell, "score_name": _name}

@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from .. import external_result
 from ..classifier import Classifier
@@ -19,18 +19,16 @@ from ..folder_labels import MAX_LABELLED, LabelledImages, match_labels
 from ..image_sources import list_sources
 from ..predictions import DISCLAIMER
 from ..validation_summary import caveats, conclude
-from ..wording import count, duration
+from ..wording import count
 from ..zips import is_zip
 from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
 from .model_registry import Shelf, provenance
+from .rendering import UPDATE_S, progress_html, render
 from .report import body, how_to_prepare, standalone
-from .uploads import path_of, uploaded
+from .single_image_html import error_html
+from .uploads import Upload, path_of, uploaded
 from .words import label_text
 
-# An uploaded file as Gradio passes it with `preprocess=False`.
-Upload = dict[str, Any] | None
-# Seconds between two updates of the progress bar, at which a run can be cancelled.
-UPDATE_S = 0.4
 # The page lists so many refused files, the report more.
 MAX_LISTED = 8
 
@@ -47,7 +45,7 @@ class ValidationTab:
     shelf: Shelf
     keeper: gr.components.Component
 
-    def look(self, archive: Upload, model: str) -> tuple[str, str, str, Any, Any]:
+    def look(self, archive: Upload | None, model: str) -> tuple[str, str, str, Any, Any]:
         """The contents of the zip, empty progress and findings, and the buttons to start and to cancel."""
         found, ready = self._found(archive, model)
         return found, "", _NO_FINDINGS, *_buttons(ready, running=False)
@@ -56,25 +54,25 @@ class ValidationTab:
         """How to prepare images for a model."""
         return how_to_prepare(self.shelf.classifier(model).label_names)
 
-    def run(self, archive: Upload, model: str) -> Iterator[tuple[str, str, Any, Any]]:
+    def run(self, archive: Upload | None, model: str) -> Iterator[tuple[str, str, Any, Any]]:
         """Validate: progress, findings, and the buttons to start and to cancel."""
         busy, idle = _buttons(ready=False, running=True), _buttons(ready=True, running=False)
         try:
             classifier, labelled, steps = self._start(archive, model)
             outcomes: list[ImageOutcome | BlastlensError] = []
             start = shown = time.monotonic()
-            yield _progress(0, len(labelled.images), 0.0), _NO_FINDINGS, *busy
+            yield progress_html(0, len(labelled.images), 0.0), _NO_FINDINGS, *busy
             for outcome in steps:
                 outcomes.append(outcome)
                 if (now := time.monotonic()) - shown >= UPDATE_S:
                     shown = now
-                    yield _progress(len(outcomes), len(labelled.images), now - start), _NO_FINDINGS, *busy
+                    yield progress_html(len(outcomes), len(labelled.images), now - start), _NO_FINDINGS, *busy
             evaluation = evaluate(classifier, labelled, outcomes)
             yield _DONE, _findings(evaluation, classifier, Path(path_of(archive)).name), *idle
         except BlastlensError as error:
-            yield _alert(error), _NO_FINDINGS, *idle
+            yield error_html(str(error)), _NO_FINDINGS, *idle
 
-    def stopped(self, archive: Upload, model: str) -> tuple[str, str, Any, Any]:
+    def stopped(self, archive: Upload | None, model: str) -> tuple[str, str, Any, Any]:
         """After a cancelled run."""
         _, ready = self._found(archive, model)
         return (
@@ -83,7 +81,7 @@ class ValidationTab:
             *_buttons(ready, running=False),
         )
 
-    def answer(self, archive: Upload, model: str) -> dict[str, Any]:
+    def answer(self, archive: Upload | None, model: str) -> dict[str, Any]:
         """The findings as JSON values."""
         classifier, labelled, steps = self._start(archive, model)
         evaluation = evaluate(classifier, labelled, list(while_wanted(steps)))
@@ -98,14 +96,14 @@ class ValidationTab:
         }
 
     def _start(
-        self, archive: Upload, model: str
+        self, archive: Upload | None, model: str
     ) -> tuple[Classifier, LabelledImages, Iterator[ImageOutcome | BlastlensError]]:
         classifier = self.shelf.classifier(model)
         labelled = self._labelled(archive, classifier)
         others = tuple(self.shelf.classifiers.values())
         return classifier, labelled, measure(classifier, labelled.images, others=others)
 
-    def _found(self, archive: Upload, model: str) -> tuple[str, bool]:
+    def _found(self, archive: Upload | None, model: str) -> tuple[str, bool]:
         """HTML of the contents of the zip, and whether it can be used."""
         if not archive:
             return "", False
@@ -113,9 +111,9 @@ class ValidationTab:
             classifier = self.shelf.classifier(model)
             return _contents(self._labelled(archive, classifier), classifier), True
         except BlastlensError as error:
-            return _alert(error), False
+            return error_html(str(error)), False
 
-    def _labelled(self, archive: Upload, classifier: Classifier) -> LabelledImages:
+    def _labelled(self, archive: Upload | None, classifier: Classifier) -> LabelledImages:
         if not archive:
             raise BlastlensError("There is no zip yet; upload one with a folder of images for each class.")
         path = Path(uploaded(archive, self.keeper)[0])
@@ -191,35 +189,11 @@ def _buttons(ready: bool, running: bool) -> tuple[Any, Any]:
     return gr.Button(interactive=ready), gr.Button(interactive=running)
 
 
-def _alert(error: BlastlensError) -> str:
-    return f'<div class="notes"><p class="error" role="alert">{escape(str(error))}</p></div>'
-
-
 def _contents(labelled: LabelledImages, classifier: Classifier) -> str:
     """HTML: how folder names were read."""
     subjects = len({image.subject for image in labelled.images} - {None})
-    readings = "".join(
-        f"<li><strong>{escape(one.name)}</strong>{' read as' if one.by_synonym else ':'} "
-        f"{escape(label_text(classifier.folder, one.label))} ({one.images:,})</li>"
-        for one in labelled.readings[:MAX_LISTED]
-    )
-    notes = "".join(f"<p>{escape(note)}</p>" for note in labelled.notes)
-    if labelled.refused:
-        refused = "".join(f"<li>{escape(reason)}</li>" for _, reason in labelled.refused[:MAX_LISTED])
-        notes += f"<p><strong>Left out:</strong></p><ul>{refused}</ul>"
-        if (more := len(labelled.refused) - MAX_LISTED) > 0:
-            notes += f"<p>And {more:,} more, see the report.</p>"
-    images = count(len(labelled.images), "labelled image")
-    whose = count(subjects, "subject") if subjects else "no subjects"
-    return f'<div class="found" role="status"><p>{images}, {whose}.</p><ul>{readings}</ul>{notes}</div>'
-
-
-def _progress(done: int, of: int, seconds: float) -> str:
-    left = f", about {duration(seconds / done * (of - done))} left" if done and seconds > 1 else ""
-    return (
-        f'<div class="run"><progress max="{of}" value="{done}" aria-label="Images"></progress>'
-        f"<p>{done:,} of {count(of, 'image')}{left}.</p></div>"
-    )
+    meanings = {label: label_text(classifier.folder, label) for label in classifier.label_names}
+    return render("report.html", "contents", labelled, subjects, meanings, MAX_LISTED)
 
 
 def _findings(evaluation: Evaluation, classifier: Classifier, given: str) -> str:
@@ -227,8 +201,4 @@ def _findings(evaluation: Evaluation, classifier: Classifier, given: str) -> str
     now = datetime.now(UTC)
     data = base64.b64encode(standalone(evaluation, classifier.folder, given, now).encode()).decode()
     name = f"blastlens-{classifier.folder.model_id.replace('/', '-')}-{now:%Y-%m-%d}.html"
-    href = f"data:text/html;charset=utf-8;base64,{data}"
-    return (
-        f'<div class="handed" id="findings"><a download="{escape(name)}" href="{href}">Download this report</a><p>'
-        f"One HTML file. {escape(DISCLAIMER)}</p></div>{body(evaluation, classifier.folder)}"
-    )
+    return render("report.html", "findings", name, data, DISCLAIMER, Markup(body(evaluation, classifier.folder)))
