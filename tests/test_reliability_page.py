@@ -77,7 +77,7 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click
     synthetic_image("ALL", 41).save(cell, "PNG")
     file = {"name": "mine.png", "mimeType": "image/png", "buffer": cell.getvalue()}
     page.locator(".given input[type=file]").set_input_files(file)
-    button = page.get_by_role("button", name=re.compile(r"Open in: Single cell"))
+    button = page.get_by_role("button", name=re.compile(r"open in Single cell"))
     button.wait_for()
     assert page.locator(".notes .decision").count() == 0  # the figures do not hold for a rejected image
     assert opened.fits() and opened.barriers() == []
