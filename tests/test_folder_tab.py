@@ -1,7 +1,5 @@
-"""The tab of many images and its endpoint, with throw-away models: through Gradio's client and through MCP."""
+"""The tab of many images and its endpoint, with throw-away models."""
 
-import ast
-import asyncio
 import base64
 import csv
 import dataclasses
@@ -193,33 +191,12 @@ def call(address, data):
     return lines[-2].removeprefix("event: "), lines[-1].removeprefix("data: ")
 
 
-def test_an_mcp_client_finds_the_tool_and_calls_it(demo, client, tmp_path):
-    """With images as data: URIs, and with the address of an upload."""
-    from mcp import ClientSession
-    from mcp.client.streamable_http import streamable_http_client
-
-    (tmp_path / "UID_9_1_1_all.png").write_bytes(png(4))
-    stored = client.predict([handle_file(tmp_path / "UID_9_1_1_all.png")], api_name="/score_images")["images"]
-    path = next(Path(get_upload_folder()).rglob("UID_9_1_1_all.png"))
-    files = ["data:image/png;base64," + base64.b64encode(png(3)).decode(), f"{demo.address}/gradio_api/file={path}"]
-
-    async def ask():
-        async with (
-            streamable_http_client(f"{demo.address}/gradio_api/mcp/") as (read, write, _),
-            ClientSession(read, write) as session,
-        ):
-            await session.initialize()
-            tools = (await session.list_tools()).tools
-            return tools, await session.call_tool("score_images", {"files": files, "sigma": 0})
-
-    tools, reply = asyncio.run(ask())
-    (tool,) = [tool for tool in tools if tool.name.endswith("score_images")]
-    assert "Classify many images" in tool.description
-    assert tool.inputSchema["properties"]["files"]["type"] == "array"
-    assert not reply.isError, reply.content
-    answer = ast.literal_eval(reply.content[0].text)  # Gradio writes a dict as Python does
-    assert len(answer["images"]) == 2 and answer["disclaimer"] == DISCLAIMER
-    assert answer["images"][1]["probabilities"] == stored[0]["probabilities"]
+def test_files_of_mcp_clients_are_data_uris_and_addresses_of_uploads(tab, upload_folder):
+    (upload_folder / "UID_9_1_1_all.png").write_bytes(png(4))
+    address = f"http://127.0.0.1/gradio_api/file={upload_folder}/UID_9_1_1_all.png"
+    paths = uploaded(["data:image/png;base64," + base64.b64encode(png(3)).decode(), address], tab.keeper)
+    assert [Path(path).read_bytes() for path in paths] == [png(3), png(4)]
+    assert paths[0] in tab.keeper.temp_files  # which are deleted later
 
 
 # The tab

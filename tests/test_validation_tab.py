@@ -104,13 +104,6 @@ def test_images_that_cannot_be_read_are_listed_and_none_readable_is_said(tab, tm
     assert "None of the 12 labelled images could be read" in ended(tab.run(none, CELL))
 
 
-def test_names_cannot_write_into_the_page(tab, tmp_path):
-    hostile = "<img src=x onerror=alert(1)>"
-    names = [f"ALL/{hostile}/1.png", "ALL/p/1.png", f"HEM/q/{hostile}.png", f"{hostile}/1.png"]
-    findings = ended(tab.run(write_zip(tmp_path / "a.zip", names), CELL))
-    assert "&lt;img" in findings and "<img" not in findings
-
-
 def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "UPDATE_S", 0)
     reads = []
@@ -150,7 +143,11 @@ def test_the_endpoint_refuses_in_one_sentence(client, tmp_path, names, model, sa
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_the_endpoint_reads_only_what_was_uploaded(tab, tmp_path_factory):
+def test_only_uploaded_zips_are_read_under_any_name(tab, tmp_path, tmp_path_factory):
+    assert tab.answer(write_zip(tmp_path / "file.bin", SLIDES), CELL)["images"] == 12
+    (tmp_path / "cell.png").write_bytes(png(0))
+    with pytest.raises(validation.BlastlensError, match=r"cell\.png is not a zip"):
+        tab.answer({"path": str(tmp_path / "cell.png")}, CELL)
     elsewhere = write_zip(tmp_path_factory.mktemp("private") / "a.zip", SLIDES)
     for upload in (elsewhere, {"path": elsewhere["path"]}):
         with pytest.raises(validation.BlastlensError, match="was not uploaded here"):
@@ -169,14 +166,6 @@ def zip_of_cells(data_dir, file):
             for key in keys:
                 for name in chosen[key][:4]:
                     archive.write(data_dir / "cnmc2019" / name, f"{label}/{name.rpartition('/')[2]}")
-
-
-def test_only_zips_are_read_under_any_name(tab, tmp_path):
-    upload = write_zip(tmp_path / "file.bin", SLIDES)
-    assert tab.answer(upload, CELL)["images"] == 12
-    (tmp_path / "cell.png").write_bytes(png(0))
-    with pytest.raises(validation.BlastlensError, match=r"cell\.png is not a zip"):
-        tab.answer({"path": str(tmp_path / "cell.png")}, CELL)
 
 
 def test_a_cancelled_run_leaves_the_page_ready(tab, tmp_path):
