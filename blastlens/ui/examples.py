@@ -64,7 +64,7 @@ def drawn_zip(label_names: tuple[str, ...]) -> Path | None:
                 synthetic_image(label, 100 + image).save(file, "PNG")
                 archive.writestr(name, file.getvalue())
                 rows.append(f"{name},made-up {patient}")
-        archive.writestr("people.csv", "\n".join(rows))
+        archive.writestr("patients.csv", "\n".join(rows))
     return path
 
 

@@ -106,12 +106,10 @@ class Shield:
         """Answer one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path, started = _path(scope), False
+        path = _path(scope)
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 _set_headers(MutableHeaders(scope=message), path)
             await send(message)
 
@@ -122,9 +120,7 @@ class Shield:
                 scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
             try:
                 return await self.app(scope, _limited(receive, path), send_with_headers)
-            except route_utils.FnIndexInferError:
-                if started:
-                    raise
+            except route_utils.FnIndexInferError:  # before any response
                 answer = _refuse(404, "There is no endpoint of this name.", scope)
         await answer(scope, receive, send_with_headers)
 

@@ -184,7 +184,7 @@ def build(shelf: Shelf, demo: gr.Blocks, model: gr.Radio, about: gr.HTML) -> Non
         with gr.Column(scale=7, min_width=300), gr.Group():
             verdict = gr.Label(label="Prediction", elem_classes="verdict")
             details = gr.HTML(padding=True)
-            suggestion = gr.Button(visible=False)
+            suggestion = gr.Button(variant="primary", visible=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320), gr.Group():
             curve = gr.HTML(_NO_CURVE, padding=True)
