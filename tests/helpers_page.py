@@ -53,15 +53,16 @@ def predict(self, image, *args, **named):
     return given(self, image, *args, **named)
 
 Classifier.predict = predict
-import app
-from blastlens.ui import launch, single_image
 
 def tell():
+    while "demo" not in globals():
+        time.sleep(0.1)
+    from blastlens.ui import single_image
     while True:
         kept = {
             "caches": sum(one.cache_info().currsize for one in (single_image._pixels, single_image._untouched)),
-            "names": sum(len(files) for files in app.demo.temp_file_sets),
-            "visitors": len(app.demo.state_holder.session_data),
+            "names": sum(len(files) for files in demo.temp_file_sets),
+            "visitors": len(demo.state_holder.session_data),
         }
         with open(os.environ["KEPT"] + ".new", "w") as file:
             json.dump(kept, file)
@@ -69,7 +70,7 @@ def tell():
         time.sleep(0.5)
 
 threading.Thread(target=tell, daemon=True).start()
-app.launch(app.demo)
+exec(compile(open("app.py").read(), "app.py", "exec"))
 """
 
 
