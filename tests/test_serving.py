@@ -99,7 +99,7 @@ def test_a_pinned_model_is_loaded_from_the_hub_and_the_second_time_without_a_req
 
 FAILURES = {
     "busy": ({"status": 503}, "503"),
-    "gone": ({"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}, "There is no model owner/cells"),
+    "gone": ({}, "There is no model owner/cells"),
     "cut off": ({"drop": True}, "did not deliver it"),
     "slow": ({"delay": 60, "drop": True}, "did not deliver model owner/cells within"),
 }
@@ -112,7 +112,10 @@ def test_if_the_hub_fails_the_copy_gives_the_same_predictions_and_the_notice_say
     how, why = FAILURES[failure]
     expected = Classifier.from_pretrained("owner/cells", published.revision).predict(blobs(0))
     shutil.rmtree(constants.HF_HUB_CACHE)
-    hub.fail("GET", "owner/cells", times=math.inf, **how)
+    if failure == "gone":
+        del hub.repositories["model", "owner/cells"]
+    else:
+        hub.fail("GET", "owner/cells", times=math.inf, **how)
     monkeypatch.setattr(serving, "HUB_S", 0.5 if failure == "slow" else 15)
     (one,) = serve([published])
     folder = one.classifier.folder
