@@ -6,10 +6,9 @@
     python -m train.evaluate models/mobilenetv1-cnmc2019 --external OTHER_SUBJECTS
 
 The figures of a model come from the cross-validation of its recipe, never from images that the shipped network was
-fitted on. Each step is one function from held-out predictions, or from fold networks and their held-out images, to one
-block of metrics.json. Rerun the command to resume: the figures of finished steps are kept in --cache, separately for
-other networks, images or options; delete them after a change of the code. The exception is `--external`: the shipped
-network itself on subjects outside its training set.
+fitted on; the exception is `--external`, subjects outside its training set. Each step is one function from fold
+networks and their held-out images to one block of metrics.json. Rerun the command to resume: the figures of finished
+steps are kept in --cache, separately for other networks, images or options; delete them after a change of the code.
 """
 
 import argparse
@@ -158,11 +157,7 @@ def build_metrics(
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the command line names and write metrics.json, gate.json and --out; returns what was measured.
-
-    Raises:
-        BlastlensError: something is missing, or does not belong together.
-    """
+    """Measure what the command line names and write metrics.json, gate.json and --out; returns what was measured."""
     folder, cv, cache = arguments.folder, arguments.cv, arguments.cache
     steps = [*STEPS, GATE] if arguments.all else arguments.steps
     if steps and not (cv and arguments.data):

@@ -35,15 +35,12 @@ OUTLIER = 4.0  # standard deviations to which a feature is clipped, so that few 
 def train_backbone(
     recipe: Recipe, pixels: np.ndarray, targets: Floats, train: Sequence[int], weights: str, seed: int, out: Path
 ) -> nn.Module:
-    """Train a network to predict standardized features; no label is seen.
+    """Train a network that maps normalized pixels to F features, standardized over the training rows.
 
     Args:
         pixels: uint8 (N, S, S, 3). targets: (N, F). train: rows that may be looked at.
         weights: as for `create_network`.
         out: folder of the checkpoint, which is written after every epoch and resumed from.
-
-    Returns:
-        normalized pixels to F features, standardized over the training rows.
     """
     rows = np.asarray(train)
     standardized = (targets - targets[rows].mean(0)) / targets[rows].std(0).clip(1e-6)
@@ -93,11 +90,7 @@ def train_backbone(
 
 
 def load_backbone(recipe: Recipe, file: Path) -> nn.Module:
-    """A feature network that `save_backbone` wrote.
-
-    Raises:
-        BlastlensError: no such file, or one of another network or other features.
-    """
+    """A feature network that `save_backbone` wrote; raises BlastlensError for a file of another network or features."""
     network = create_network(recipe, len(columns(recipe.distill.features)), "scratch")
     try:
         network.load_state_dict(load_file(file))

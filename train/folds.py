@@ -74,11 +74,8 @@ class FoldNetworks:
 
     @classmethod
     def load(cls, cv: Path, data: Path, cache: Path, seed: int = 0) -> "FoldNetworks":
-        """Read the run folders of one seed in `cv`, a folder of train.crossval, and the dataset they were trained on.
-
-        Raises:
-            BlastlensError: a run is missing or not finished, or `data` is another dataset.
-        """
+        """Read the run folders of one seed in `cv`, a folder of train.crossval, and the dataset they were trained on;
+        raises BlastlensError where a run is missing or not finished, or `data` is another dataset."""
         runs = runs_of(cv, seed)
         if absent := [run for run in runs if not (run / "run.json").is_file()]:
             raise BlastlensError(f"{absent[0]} is not a finished run; rerun `python -m train.crossval` to finish it.")

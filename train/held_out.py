@@ -118,11 +118,7 @@ def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Recorded runs of two classes on repeated splits: calibrated probabilities of ALL by image.
-
-    Attributes:
-        sigmas: S of them. repeat, fold, index, group, sick: (N,). score: (S, N).
-    """
+    """Recorded runs of two classes on repeated splits: (N,) each, and calibrated probabilities of ALL, score (S, N)."""
 
     sigmas: tuple[float, ...]
     repeat: np.ndarray
@@ -175,11 +171,7 @@ class Recorded:
 
 
 def runs_of(folder: Path, seed: int = 0) -> list[Path]:
-    """Return the run folders of one seed of a cross-validation, in the order of folds.
-
-    Raises:
-        BlastlensError: there are none.
-    """
+    """Return the run folders of one seed of a cross-validation, by fold; raises BlastlensError where there are none."""
     runs = sorted(folder.glob(f"seed{seed}-fold*"), key=lambda path: int(path.name.rpartition("fold")[2]))
     if not runs:
         raise BlastlensError(f"{folder} has no runs of seed {seed}; make them with `python -m train.crossval`.")

@@ -195,14 +195,8 @@ def _features_record(
 
 
 def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[str, Any]:
-    """Fit and measure the OOD detection of a model folder; writes gate.json and, if it has features, gate.safetensors.
-
-    Returns:
-        the content of gate.json.
-
-    Raises:
-        BlastlensError: model and networks do not belong together, or there is an empty folder.
-    """
+    """Fit and measure the OOD detection of a model folder; writes and returns gate.json and, if it has features, writes
+    gate.safetensors. Raises BlastlensError where model and networks do not belong together, or a folder is empty."""
     folder = ModelFolder.load(model)
     if folder.label_names not in KINDS or networks.label_names != folder.label_names:
         raise BlastlensError(

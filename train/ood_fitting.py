@@ -2,15 +2,13 @@
 
 **Statistics.** Each range reaches from a low to a high quantile of the training images, and of the same images as
 another microscope, camera or file could have given them (`ood_test_images.VARIED`), widened on both sides by a margin.
-All margins start small, as room for further groups; in group cross-validation, the statistic that alone rejects most
-images gets the next wider margin until no more than the target is rejected: `STATISTICS_TARGET`, or all of `TARGET`
-where the network has no features.
+All margins start small; in group cross-validation, the statistic that alone rejects most images gets the next wider
+margin until no more than the target is rejected: `STATISTICS_TARGET`, or `TARGET` where the network has no features.
 
 **Features.** The distribution of pooled features is fitted to training images, and to varied ones, through the network
 that serves. Its limit is where `FEATURES_TARGET` of the held-out images would be rejected, each scored by the fold
-network that was not trained on its group, with the distribution of that network's own training images. That the
-serving network, fitted on all images, scores new subjects as the fold networks do is an assumption: nothing is held out
-from it.
+network that was not trained on its group. That the serving network, fitted on all images, scores new subjects as the
+fold networks do is an assumption: nothing is held out from it.
 
 Each fold also has a detector of its own, on which `train.ood_evaluation` measures: ranges and distribution from its
 training groups, limit from the *other* folds' held-out scores.
@@ -53,9 +51,7 @@ def fit_features(features: np.ndarray, directions: int = DIRECTIONS) -> FeatureD
     """Fit the distribution of features (N, F) of training images; its limit is still infinite.
 
     Of N images at most N / 4 directions have a variance of their own. Everything is rounded as `write_features` does.
-
-    Raises:
-        BlastlensError: fewer than four images, or a network without features.
+    Raises BlastlensError for fewer than four images, or a network without features.
     """
     images, length = features.shape
     kept = min(directions, length - 1, images // 4)

@@ -50,11 +50,7 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """Figures of the same n images under several corruptions, `ways`, pooled.
-
-    Attributes:
-        labels, groups: (n,). clean: without corruption.
-    """
+    """Figures of the same n images (labels and groups (n,)) under several corruptions, `ways`, pooled."""
 
     labels: np.ndarray
     groups: np.ndarray
@@ -178,11 +174,8 @@ def sigma_at(sigmas: Sequence[float], lost: Sequence[float], points: float) -> f
 def _kind(
     kind: Kind, found: Sequence[Sequence[Predictions]], scorer: Scorer
 ) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
-    """Return the entry of one kind, and by name the draws (1 + R,) of its figures, and each image's share of flips.
-
-    Args:
-        found: predictions under each severity, one or two ways each.
-    """
+    """Return the entry of one kind, and by name the draws (1 + R,) of its figures, and each image's share of flips, of
+    the predictions under each severity, one or two ways each."""
     severities = []
     for severity, ways in zip(SEVERITIES, found, strict=True):
         entry = {

@@ -24,10 +24,9 @@ _CANONICAL = {name.lower(): name for names in LABEL_SETS for name in names}
 class Row:
     """One image of a prepared dataset.
 
-    `file_name` is relative to the dataset's folder; `label` is a name from `LABEL_SETS`, or "" where none was
-    published; `subject` and `fold` are "" where the publication has none; `group` is what a split may never
-    cut ("" only without a label); `sha256` is the original file's; `duplicate_of` is the file name of the
-    first byte-identical copy, or "".
+    `file_name` is relative to the dataset's folder; `label` (of `LABEL_SETS`), `subject` and `fold` are "" where none
+    was published; `group` is what a split may never cut ("" only without a label); `sha256` is the original file's;
+    `duplicate_of` is the file name of the first byte-identical copy, or "".
     """
 
     file_name: str

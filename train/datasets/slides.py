@@ -2,16 +2,13 @@
 
 It is not published which fields come from one slide, but three traces of it can be measured:
 
-1. *Overlap.* The stage was moved by less than a field, or came back to a place later: among 2,467 of the
-   fields, 468 pairs (19 of them byte-identical) show the same cells, shifted. Those are certainly one
-   slide. They are found by phase correlation (Kuglin, C. D., & Hines, D. C. (1975), The phase correlation
-   image alignment method, Proc. IEEE Int. Conf. on Cybernetics and Society, 163-165) and accepted by the
-   correlation of the shared area, which separates cleanly: between fields of different classes, where no
-   overlap can be, it stays below 0.47 in 2.2 million pairs.
+1. *Overlap.* Among 2,467 of the fields, 468 pairs (19 of them byte-identical) show the same cells, shifted. Those are
+   certainly one slide. They are found by phase correlation (Kuglin and Hines 1975, Proc. IEEE Int. Conf. on Cybernetics
+   and Society, 163-165) and accepted by the correlation of the shared area, which separates cleanly: between fields of
+   different classes, where no overlap can be, it stays below 0.47 in 2.2 million pairs.
 2. *Colour.* Plasma, red cells and nuclei carry one slide's stain and one session's white balance and focus.
-3. *Order.* Files are numbered as they were taken. Slides are interleaved in places, in Benign throughout,
-   so that neighbouring numbers may look unlike; but each strand drifts smoothly in colour along the
-   numbers.
+3. *Order.* Files are numbered as they were taken. Slides are interleaved in places, in Benign throughout, but each
+   strand drifts smoothly in colour along the numbers.
 
 So each class is cut into small patches, alike in colour *and* near in order; patches that share an overlapping pair
 become one group; and the smallest groups join the group most like them until `GROUPS_PER_CLASS` are left.
