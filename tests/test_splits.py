@@ -10,7 +10,7 @@ from blastlens.errors import BlastlensError
 from train.datasets import Row, load_rows
 from train.datasets.splits import Split, check_split, make_splits, with_validation
 
-GROUP_PROTOCOLS = ("group-kfold:2", "group-kfold:3", "group-kfold:5", "group-holdout")
+GROUP_PROTOCOLS = ("group-kfold:2", "group-kfold:3", "group-kfold:5")
 IMAGE_PROTOCOLS = ("image-70-10-20-per-fold", "image-70-15-15", "image-80-10-10", "image-10fold")
 
 
@@ -53,10 +53,9 @@ def test_no_group_and_no_equal_image_is_on_two_sides_of_a_group_split(protocol: 
         for part in parts(split):
             for label in ("ALL", "HEM"):
                 assert not part or len({g for g in groups_of(ROWS, part) if g.startswith(label)}) >= 2
-    if "kfold" in protocol:
-        assert sorted(i for split in splits for i in split.test) == list(range(len(ROWS)))
-        assert [split.fold for split in splits] == list(range(int(protocol[-1])))
-        assert not any(split.val for split in splits)
+    assert sorted(i for split in splits for i in split.test) == list(range(len(ROWS)))
+    assert [split.fold for split in splits] == list(range(int(protocol[-1])))
+    assert not any(split.val for split in splits)
 
 
 @pytest.mark.parametrize("protocol", [*GROUP_PROTOCOLS, *IMAGE_PROTOCOLS])
@@ -117,8 +116,8 @@ def test_equal_images_in_two_groups_are_refused() -> None:
     ("split", "reason"),
     [
         (Split((0, 1), (), (1, 2), "image-80-10-10", 0, 0), "both have index 1"),
-        (Split((0,), (), (1, 2), "group-holdout", 0, 0), "both have group g"),
-        (Split((0, 1), (), (), "group-holdout", 0, 0), "1 of 3 rows are in no part"),
+        (Split((0,), (), (1, 2), "group-kfold:3", 0, 0), "both have group g"),
+        (Split((0, 1), (), (), "group-kfold:3", 0, 0), "1 of 3 rows are in no part"),
     ],
 )
 def test_a_leaking_split_is_refused(split: Split, reason: str) -> None:
@@ -146,7 +145,7 @@ def real_rows(data_dir: Path, request: pytest.FixtureRequest) -> list[Row]:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("protocol", ["group-kfold:3", "group-kfold:5", "group-holdout"])
+@pytest.mark.parametrize("protocol", ["group-kfold:3", "group-kfold:5"])
 def test_real_cells_never_leak_and_every_part_has_two_groups_of_each_label(real_rows: list[Row], protocol: str) -> None:
     for seed in range(2):
         for split in make_splits(protocol, real_rows, seed):

@@ -19,7 +19,6 @@ PROTOCOLS = (
     "image-80-10-10",
     "image-10fold",
     "group-kfold:K",
-    "group-holdout",
     "group-leave-out:NAMES",
     "all",
 )
@@ -51,7 +50,6 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
     image-80-10-10            images (P1)
     image-10fold              images, ten splits, no validation part (P2)
     group-kfold:K             whole groups, K splits, no validation part; K is 2 or more
-    group-holdout             whole groups, about 70/10/20 %
     group-leave-out:A,B,...   the groups A, B, ... are the test part, all others the training part
     all                       everything is training, for the model that is published
     ========================  ==============================================================================
@@ -139,9 +137,6 @@ def _parts(
         case ["group-kfold", number] if number.isdecimal() and int(number) >= 2:
             part = _groups_placed(rows, names, labels, np.full(int(number), 1 / int(number)), rng)
             return [(np.flatnonzero(part != k), nothing, np.flatnonzero(part == k)) for k in range(int(number))]
-        case ["group-holdout"]:
-            part = _groups_placed(rows, names, labels, np.array([0.7, 0.1, 0.2]), rng)
-            return [(np.flatnonzero(part == 0), np.flatnonzero(part == 1), np.flatnonzero(part == 2))]
         case ["group-leave-out", left_out]:
             groups = np.array([row.group for row in rows])
             if unknown := set(left_out.split(",")) - set(groups):
