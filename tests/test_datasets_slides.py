@@ -34,12 +34,6 @@ def test_overlapping_fields_are_found_and_no_others() -> None:
     assert overlapping_pairs(thumbnails, [np.array([0, 1, 7]), np.array([2, 6])]) == [(1, 7)]
 
 
-def test_a_flat_field_is_handled() -> None:
-    flat = np.full((2, 224, 224, 3), 200, np.uint8)
-    assert np.isfinite([appearance(f) for f in flat]).all()
-    assert overlapping_pairs(np.stack([thumbnail(f) for f in flat]), [np.arange(2)]) == []
-
-
 def test_appearance_is_lab_colour() -> None:
     plasma_b, *_ = appearance(np.full((224, 224, 3), (255, 255, 0), np.uint8))
     assert plasma_b == pytest.approx(94.48, abs=0.02)  # b of sRGB yellow
@@ -73,10 +67,13 @@ def test_linked_fields_share_a_group(interleaved: np.ndarray) -> None:
     assert all(group[i] == group[j] for i, j in links)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_a_handful_of_fields_can_be_grouped(n: int) -> None:
-    group = slide_groups(np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32), [])
-    assert group.tolist() == list(range(n))
+def test_flat_fields_and_a_handful_of_them_can_be_grouped() -> None:
+    flat = np.full((5, 224, 224, 3), 200, np.uint8)
+    features = np.stack([appearance(f) for f in flat])
+    assert np.isfinite(features).all()
+    assert overlapping_pairs(np.stack([thumbnail(f) for f in flat]), [np.arange(5)]) == []
+    for n in (1, 2, 5):
+        assert slide_groups(features[:n], []).tolist() == list(range(n))
 
 
 @pytest.mark.data

@@ -103,13 +103,6 @@ def test_hidden_layers_precede_the_last_one_and_stay_when_the_head_is_folded(bac
     assert [type(layer).__name__ for layer in kept] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
 
 
-def test_a_classifier_with_a_dotted_name_is_replaced():
-    network = create_network(recipe(backbone="test_nfnet", head={"batch_norm": True}), 2, "scratch")
-    assert classifier_name(network) == "head.fc" and head_linear(network) is network.head.fc[-1]
-    fold_head(network)
-    assert isinstance(network.head.fc, torch.nn.Linear)
-
-
 def test_a_transformer_takes_the_recipes_image_size_and_weights_of_another(tmp_path):
     source = create_network(recipe(backbone="test_vit", image_size=160), 2, "scratch")
     save_file(source.state_dict(), tmp_path / "test_vit.in1k.safetensors")
