@@ -5,6 +5,7 @@ part hides only itself. `templates/reliability.html` turns each of them into HTM
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -162,13 +163,13 @@ def _chart(lines: Sequence[Series], x_label: str, y_label: str) -> Markup:
     if not drawn:
         return Markup("")
     ends = listed([f"{one.name} {percent(one.ys[0])} to {percent(one.ys[-1])}" for one in drawn], "and")
-    highest = max(y for one in drawn for y in one.ys)
+    highest = max(y for one in drawn for y in (*one.ys, *(one.highs or ())) if math.isfinite(y))
     chart = line_chart(
         drawn,
         x_label=x_label,
         y_label=y_label,
         x_range=(0, max(max(one.xs) for one in drawn)),
-        y_range=(0, 1 if highest > 0.5 else max(0.1, 1.4 * highest)),
+        y_range=(0, 1 if highest > 0.5 else max(0.1, 1.1 * highest)),
         description=f"From left to right: {ends}.",
     )
     return Markup(chart)
