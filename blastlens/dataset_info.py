@@ -12,63 +12,33 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One data set.
+    """One data set. Texts without a final full stop become part of sentences."""
 
-    Attributes:
-        name: its folder name and its name in recipes; "" if unknown.
-        title: as its authors call it.
-        hub_name: in the front matter of a card. Neither of the known data sets is on the Hub.
-        input_kind: "Single cell" or "Smear field"; "" if unknown.
-        labels: in the order of a model's outputs.
-        meanings: label -> short explanation; empty if unknown.
-        leukemic: labels that count as leukemic.
-        question: what a model trained on it answers.
-        input_description: the kind of image, as a noun phrase.
-        input_format: which image files to give to a model, in a sentence.
-        example_file: a file name for code examples.
-        published_images: the images that its authors publish for training, as a noun phrase.
-        missing_images: which of them were not available to this project, in a sentence without the full stop.
-        manual_steps: what a user must do before an image can be classified; "" for nothing.
-        unseen: what group-disjoint figures are measured on, as a noun phrase.
-        group: what a group (the unit that a split keeps together) is, as a noun phrase.
-        setting: where the images were taken.
-        healthy_groups: label of the groups whose specificity is reported individually, and what these groups are
-            called; None if the data set has none.
-        citation: in one line, with the DOI.
-        doi: "" if there is none.
-        terms: licence or terms of use.
-        bibtex: entry to cite.
-        preparation: how the images become what a network sees, in sentences without the last full stop.
-        label_source: who assigned the labels.
-        caution: the sentence that must accompany every figure; "" for none.
-        limits: sentences on what the data set cannot show.
-    """
-
-    name: str
-    title: str
-    labels: tuple[str, ...]
-    hub_name: str = ""
-    input_kind: str = ""
-    meanings: dict[str, str] = field(default_factory=dict)
-    leukemic: tuple[str, ...] = ()
-    question: str = ""
+    name: str  # its folder name and its name in recipes; "" if unknown
+    title: str  # as its authors call it
+    labels: tuple[str, ...]  # in the order of a model's outputs
+    hub_name: str = ""  # in the front matter of a card; neither of the known data sets is on the Hub
+    input_kind: str = ""  # "Single cell" or "Smear field"
+    meanings: dict[str, str] = field(default_factory=dict)  # label -> short explanation
+    leukemic: tuple[str, ...] = ()  # labels that count as leukemic
+    question: str = ""  # that a model trained on it answers
     input_description: str = "images like its training images"
-    input_format: str = "Use images like the training images."
-    example_file: str = "image.png"
-    published_images: str = "published images"
-    missing_images: str = "The reason is not recorded"
-    manual_steps: str = ""
-    unseen: str = "groups of images that are not in its training data"
-    group: str = "what the data set defines as a group"
-    setting: str = UNKNOWN
-    healthy_groups: tuple[str, str] | None = None
-    citation: str = ""
+    input_format: str = "Use images like the training images."  # which files to give to a model
+    example_file: str = "image.png"  # for code examples
+    published_images: str = "published images"  # those that its authors publish for training
+    missing_images: str = "The reason is not recorded"  # which of them were not available to this project
+    manual_steps: str = ""  # what a user must do before an image can be classified
+    unseen: str = "groups of images that are not in its training data"  # what group-disjoint figures are measured on
+    group: str = "what the data set defines as a group"  # the unit that a split keeps together
+    setting: str = UNKNOWN  # where the images were taken
+    healthy_groups: tuple[str, str] | None = None  # label of those reported individually, and what they are called
+    citation: str = ""  # in one line, with the DOI
     doi: str = ""
-    terms: str = UNKNOWN
+    terms: str = UNKNOWN  # licence or terms of use
     bibtex: str = ""
     preparation: str = "How the images were prepared is not recorded"
     label_source: str = f"the labels that came with the images; how they were assigned is {UNKNOWN}"
-    caution: str = ""
+    caution: str = ""  # the sentence that must accompany every figure
     limits: tuple[str, ...] = ("What the data set cannot show is unknown; ask its authors.",)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import percentile_interval
+from .bootstrap import group_weights, percentile_interval
 from .metrics import ECE_BINS, Floats, Interval, ratio
 
 MIN_IMAGES = 3  # donors with fewer images have no meaningful rate
@@ -21,37 +21,23 @@ MIN_IMAGES = 3  # donors with fewer images have no meaningful rate
 
 @dataclass(frozen=True, eq=False)
 class DonorPairs:
-    """One repeat: how often positives rank above negatives, by donor, counting pairs of one test fold only.
+    """One repeat: how often positives rank above negatives, by donor, counting pairs of one test fold only."""
 
-    Attributes:
-        above, pairs: (D, S) for D healthy donors and S subjects with the disease; ties count 1/2.
-        fold: (D,) the test fold of each healthy donor, -1 where it has no image in this repeat.
-    """
-
-    above: Floats
-    pairs: Floats
-    fold: NDArray[np.int64]
+    above: Floats  # (D, S) for D healthy donors and S subjects with the disease; ties count 1/2
+    pairs: Floats  # (D, S)
+    fold: NDArray[np.int64]  # (D,) the test fold of each healthy donor, -1 where it has no image in this repeat
 
 
 @dataclass(frozen=True, eq=False)
 class DonorScores:
-    """Held-out scores summed up by donor, from which every metric and every bootstrap replicate follows.
+    """Held-out scores summed up by donor, from which every metric and every bootstrap replicate follows."""
 
-    Attributes:
-        names: (G,) donors, sorted. positive: (G,) bool, whether a donor has the disease.
-        images: (G,) images of each, counted once whatever the number of repeats.
-        rate: (G,) share of a donor's images that are classified as positive, averaged over repeats.
-        bins: (G, B) mean over a donor's images of predicted minus observed probability of the positive class, by bin of
-            that probability.
-        repeats: one per repetition of the cross-validation.
-    """
-
-    names: NDArray[np.str_]
-    positive: NDArray[np.bool_]
-    images: Floats
-    rate: Floats
-    bins: Floats
-    repeats: tuple[DonorPairs, ...]
+    names: NDArray[np.str_]  # (G,) donors, sorted
+    positive: NDArray[np.bool_]  # (G,) whether a donor has the disease
+    images: Floats  # (G,) counted once whatever the number of repeats
+    rate: Floats  # (G,) share of a donor's images that are classified as positive, averaged over repeats
+    bins: Floats  # (G, B) mean of predicted minus observed probability of the positive class, by bin of the former
+    repeats: tuple[DonorPairs, ...]  # one per repetition of the cross-validation
 
     @classmethod
     def of(
@@ -163,12 +149,7 @@ class DonorScores:
         A replicate draws as many donors of each class as there are, with replacement. The same donors and seed draw
         the same replicates, so that two models on the same images can be compared in pairs.
         """
-        rng = np.random.default_rng(seed)
-        weights = np.ones((1 + count, len(self.names)))
-        for of_class in (self.positive, ~self.positive):
-            size = of_class.sum()
-            weights[1:, of_class] = rng.multinomial(size, np.full(size, 1 / size), count)
-        return self.scores(weights)
+        return self.scores(group_weights(np.stack([self.positive, ~self.positive], axis=1), count, seed))
 
     def summary(self, count: int = 2000, seed: int = 0) -> dict[str, Any]:
         """Every metric with a 95 % bootstrap interval over donors.

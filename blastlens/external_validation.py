@@ -28,21 +28,13 @@ REPLICATES = 2000
 
 @dataclass(frozen=True, eq=False)
 class ImageOutcome:
-    """The result for one image.
+    """The result for one image."""
 
-    Attributes:
-        probabilities: (S, C), one row per noise level.
-        in_domain: whether OOD detection accepts it; None without OOD detection.
-        suggestion: model id of another model that it fits.
-        warnings: about the image.
-        digest: SHA-256 of the file.
-    """
-
-    probabilities: np.ndarray
-    in_domain: bool | None
-    suggestion: str | None
-    warnings: tuple[str, ...]
-    digest: str
+    probabilities: np.ndarray  # (S, C), one row per noise level
+    in_domain: bool | None  # whether OOD detection accepts it; None without OOD detection
+    suggestion: str | None  # model id of another model that it fits
+    warnings: tuple[str, ...]  # about the image
+    digest: str  # SHA-256 of the file
 
 
 @dataclass(frozen=True)
@@ -248,9 +240,7 @@ def evaluate(
     published = _published_by_sigma(classifier.folder.metrics)
     protocol, record = published.get(0, ({}, {}))
     right = probabilities[:, 0].argmax(axis=1) == truth
-    labels_of: dict[str, set[str]] = {}
-    for image, outcome in done:
-        labels_of.setdefault(outcome.digest, set()).add(image.label)
+    labels_of = _labels_by_digest(done)
     return Evaluation(
         counts=counts,
         subjects=len({image.subject for image, _ in done} - {None}),
@@ -274,6 +264,13 @@ def evaluate(
         refused=(*labelled.refused, *unreadable),
         left_out=labelled.left_out + len(unreadable),
     )
+
+
+def _labels_by_digest(done: Sequence[tuple[LabelledImage, ImageOutcome]]) -> dict[str, set[str]]:
+    labels: dict[str, set[str]] = {}
+    for image, outcome in done:
+        labels.setdefault(outcome.digest, set()).add(image.label)
+    return labels
 
 
 def _published_by_sigma(recorded: Mapping[str, Any]) -> dict[float, tuple[Mapping[str, Any], Mapping[str, Any]]]:

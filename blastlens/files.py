@@ -103,12 +103,15 @@ def only_run(lock: Path, message: str) -> Iterator[None]:
 
 
 @contextmanager
-def partial_folder(out: Path) -> Iterator[Path]:
-    """An empty hidden folder beside `out`, locked against a second run, and removed unless `put_in_place` moved it.
+def whole_folder(out: Path) -> Iterator[Path]:
+    """An empty hidden folder that replaces `out` at the end, unless an exception is raised; no second run may fill it.
 
-    What a killed run left is removed first. Raises BlastlensError where another run is at work, and Unwritable.
+    Of a killed run, what it left is removed, or `out` restored if the kill came between the two renames.
+
+    Raises:
+        BlastlensError: another run is at work, or the folder cannot be written.
     """
-    partial, replaced = _siblings(out)
+    partial, replaced = (out.parent / f".{out.name}.{state}" for state in ("partial", "replaced"))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with only_run(
@@ -117,23 +120,14 @@ def partial_folder(out: Path) -> Iterator[Path]:
         with writing(out):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            if replaced.exists():  # the last run was killed between the two renames of put_in_place
+            if replaced.exists():
                 replaced.rename(out) if not out.exists() else shutil.rmtree(replaced)
         try:
             yield partial
+            with writing(out):
+                if out.exists():
+                    out.rename(replaced)
+                partial.rename(out)
+            shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def put_in_place(out: Path, partial: Path) -> None:
-    """Replace `out` by a complete `partial_folder`. After a kill in between, the next run restores the old one."""
-    _, replaced = _siblings(out)
-    with writing(out):
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _siblings(out: Path) -> tuple[Path, Path]:
-    return out.parent / f".{out.name}.partial", out.parent / f".{out.name}.replaced"

@@ -32,19 +32,12 @@ OpenZip = Callable[[str], Zip]
 
 
 class Found(NamedTuple):
-    """A file that may be an image.
+    """A file that may be an image."""
 
-    Attributes:
-        name: what users know it by, printable, "/" between folders.
-        path: of the file, or of the zip that it is in.
-        entry: its number in the zip, None outside of zips.
-        error: one sentence where it is known already that it cannot be used.
-    """
-
-    name: str
-    path: str
-    entry: int | None = None
-    error: str | None = None
+    name: str  # what users know it by, printable, "/" between folders
+    path: str  # of the file, or of the zip that it is in
+    entry: int | None = None  # its number in the zip, None outside of zips
+    error: str | None = None  # one sentence where it is known already that it cannot be used
 
     @property
     def is_image(self) -> bool:
@@ -142,34 +135,21 @@ def _nested(shown: str, within: str) -> str | None:
 
 @dataclass(frozen=True)
 class Source:
-    """One image that is read when it is needed; `Classifier` takes it like a binary file.
+    """One image that is read when it is needed; `Classifier` takes it like a binary file."""
 
-    Attributes:
-        name: what users know it by, "/" between folders; unique within one listing.
-        read: returns its bytes; raises BlastlensError.
-        subject: the patient or donor, None if unknown.
-        label: as a table gives it, in its own spelling; None without one.
-    """
-
-    name: str
-    read: Callable[[], bytes]
-    subject: str | None = None
-    label: str | None = None
+    name: str  # what users know it by, "/" between folders; unique within one listing
+    read: Callable[[], bytes]  # returns its bytes; raises BlastlensError
+    subject: str | None = None  # the patient or donor, None if unknown
+    label: str | None = None  # as a table gives it, in its own spelling; None without one
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found: images in natural order, files that cannot be used, and remarks on the whole.
+    """What was found: images in natural order, files that cannot be used, and remarks on the whole."""
 
-    Attributes:
-        sources: `image 2.png` before `image 10.png`.
-        refused: name and one sentence each.
-        notes: one sentence each.
-    """
-
-    sources: tuple[Source, ...]
-    refused: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    sources: tuple[Source, ...]  # `image 2.png` before `image 10.png`
+    refused: tuple[tuple[str, str], ...] = ()  # name and one sentence each
+    notes: tuple[str, ...] = ()  # one sentence each
 
 
 def list_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:

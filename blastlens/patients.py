@@ -1,4 +1,4 @@
-"""What the images of one patient say together. Pure: no files, no models."""
+"""The images of each patient together."""
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
@@ -7,11 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from .dataset_info import dataset_info
 from .image_sources import natural
 from .metrics import Interval
 
-# By the labels of a model: which of them are leukemia.
-LEUKEMIC = {("ALL", "HEM"): ("ALL",), ("Benign", "Early", "Pre", "Pro"): ("Early", "Pre", "Pro")}
 # The normal distribution's 97.5 % quantile.
 NORMAL_QUANTILE = 1.959963984540054
 
@@ -23,48 +22,32 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What counts of one answered image.
-
-    Attributes:
-        subject: the patient, None where nobody said.
-        leukemic: whether the label is one of leukemia.
-        probability: of leukemia: that of all such labels together, 0 to 1.
-        fits: whether the image looks like those that the model knows; True where nobody checked.
-    """
+    """One classified image: its patient (None if unknown), whether its label is leukemic, the probability of leukemia
+    (of all such labels together, 0 to 1), and whether it is in distribution."""
 
     subject: str | None
     leukemic: bool
     probability: float
-    fits: bool = True
+    in_domain: bool = True
 
 
 @dataclass(frozen=True)
 class Patient:
-    """The images of one patient together.
+    """The images of one patient together."""
 
-    Attributes:
-        subject: None for the images that nobody said a patient of.
-        images, leukemic: how many there are, and how many of them were called leukemic.
-        share: leukemic / images, with its 95 % Wilson interval.
-        mean: mean probability of leukemia, with a 95 % interval by Student's t over the images, cut off at 0 and 1;
-            without spread, as of a single image, both ends are NaN.
-        lowest, highest: probability of leukemia.
-        unlike: how many of the images do not look like those that the model knows; their answers count all the same.
-    """
-
-    subject: str | None
+    subject: str | None  # None for all images of unknown patients
     images: int
-    leukemic: int
-    share: Interval
-    mean: Interval
+    leukemic: int  # images classified as leukemic
+    share: Interval  # leukemic / images, with its 95 % Wilson interval
+    mean: Interval  # probability of leukemia, by `mean_interval`
     lowest: float
     highest: float
-    unlike: int
+    unlike: int  # images that are out of distribution; they count all the same
 
 
 def leukemic_labels(label_names: Sequence[str]) -> tuple[str, ...]:
-    """Which labels of a model are leukemia; () for a model of other labels, of which nothing is known."""
-    return LEUKEMIC.get(tuple(label_names), ())
+    """Which labels of a model are leukemic; () if that is unknown."""
+    return dataset_info(label_names).leukemic
 
 
 def by_patient(answers: Iterable[Answer]) -> list[Patient]:
@@ -72,24 +55,23 @@ def by_patient(answers: Iterable[Answer]) -> list[Patient]:
     groups: dict[str | None, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.subject, []).append(answer)
-    named = sorted((subject for subject in groups if subject is not None), key=natural)
-    subjects = [*named, *([None] if None in groups else [])]
-    return [_patient(subject, groups[subject]) for subject in subjects]
-
-
-def _patient(subject: str | None, answers: Sequence[Answer]) -> Patient:
-    probabilities = [answer.probability for answer in answers]
-    leukemic = sum(answer.leukemic for answer in answers)
-    return Patient(
-        subject=subject,
-        images=len(answers),
-        leukemic=leukemic,
-        share=wilson(leukemic, len(answers)),
-        mean=mean_interval(probabilities),
-        lowest=min(probabilities),
-        highest=max(probabilities),
-        unlike=sum(not answer.fits for answer in answers),
-    )
+    patients = []
+    for subject in sorted(groups, key=lambda name: (name is None, natural(name or ""))):
+        probabilities = [answer.probability for answer in groups[subject]]
+        leukemic = sum(answer.leukemic for answer in groups[subject])
+        patients.append(
+            Patient(
+                subject=subject,
+                images=len(probabilities),
+                leukemic=leukemic,
+                share=wilson(leukemic, len(probabilities)),
+                mean=mean_interval(probabilities),
+                lowest=min(probabilities),
+                highest=max(probabilities),
+                unlike=sum(not answer.in_domain for answer in groups[subject]),
+            )
+        )
+    return patients
 
 
 def wilson(count: float, of: int) -> Interval:
@@ -117,19 +99,13 @@ def mean_interval(probabilities: Sequence[float], clusters: Sequence[Hashable] |
     """
     values = np.asarray(probabilities, dtype=np.float64)
     mean = float(values.mean())
-    of_cluster = np.arange(len(values)) if clusters is None else _numbered(clusters)
-    number = int(of_cluster.max()) + 1
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters or range(len(values))))}
+    number = len(numbers)
     if np.ptp(values) < 1e-9 or number < 2:  # a single value, or copies of one, which say nothing of others
         return Interval(mean, math.nan, math.nan)
-    off = np.bincount(of_cluster, values - mean)
+    off = np.bincount([numbers[name] for name in clusters or range(len(values))], values - mean)
     half = t_quantile(number - 1) * math.sqrt(number / (number - 1) * float(off @ off)) / len(values)
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
-
-
-def _numbered(names: Sequence[Hashable]) -> np.ndarray:
-    """Each name's number, counted from 0 in order of appearance."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 @lru_cache(maxsize=4096)

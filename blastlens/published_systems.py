@@ -18,14 +18,13 @@ RECORD = Path(__file__).resolve().parents[1] / "results" / "comparison.json"
 
 @dataclass(frozen=True)
 class Level:
-    """Results of one protocol, 0 to 1. `folds` is "2 of 3 folds" where some are missing, else empty; figures by donor
-    are averages over healthy donors, None where the data set has no donors."""
+    """Results of one protocol, 0 to 1."""
 
     protocol: str
-    folds: str
+    folds: str  # "2 of 3 folds" where some are missing, else empty
     accuracy: Interval
     weighted_f1: Interval
-    auroc_per_donor: Interval | None = None
+    auroc_per_donor: Interval | None = None  # means over healthy donors; None where the data set has no donors
     specificity_per_donor: Interval | None = None
 
 
@@ -39,39 +38,23 @@ class NoiseResult:
 
 @dataclass(frozen=True)
 class System:
-    """One published system, or one of our recipes.
+    """One published system, or one of our recipes."""
 
-    Attributes:
-        name: of its recipe.
-        title: as displayed.
-        paper: key of its paper; None for our own.
-        dataset: key of its data set.
-        first_weights: its initial weights, in words.
-        claimed: accuracy printed in the paper, 0 to 1; None without one. `claimed_in_words` is always a text.
-        image, group: on the paper's own image-level split and group-disjoint; a text with the reason if not measured.
-        leak: image-level minus group-disjoint accuracy.
-        changed: differences from the paper's settings, in words; "nothing", or "-" if it was not run.
-        noise: group-disjoint.
-        parameters: of the network.
-        milliseconds: for one image on `Comparison.machine`.
-        times_mobilenetv1: the same as a multiple of MobileNetV1's at 224 px, timed beside it.
-    """
-
-    name: str
+    name: str  # of its recipe
     title: str
-    paper: str | None
-    dataset: str
-    first_weights: str
-    claimed: float | None
+    paper: str | None  # key of its paper; None for our own
+    dataset: str  # key of its data set
+    first_weights: str  # its initial weights, in words
+    claimed: float | None  # accuracy printed in the paper, 0 to 1
     claimed_in_words: str
-    image: Level | str
-    group: Level | str
-    leak: Interval | None
-    changed: str
-    noise: NoiseResult | None
+    image: Level | str  # on the paper's own image-level split; the reason if not measured
+    group: Level | str  # group-disjoint; the reason if not measured
+    leak: Interval | None  # image-level minus group-disjoint accuracy
+    changed: str  # differences from the paper's settings, in words; "nothing", or "-" if it was not run
+    noise: NoiseResult | None  # group-disjoint
     parameters: int | None
-    milliseconds: float | None
-    times_mobilenetv1: float | None
+    milliseconds: float | None  # for one image on `Comparison.machine`
+    times_mobilenetv1: float | None  # the same as a multiple of MobileNetV1's at 224 px, timed beside it
 
     @property
     def measured(self) -> bool:
@@ -81,22 +64,14 @@ class System:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on which systems were measured.
-
-    Attributes:
-        title: as displayed.
-        labels: in the order of the logits of a model trained on it.
-        images_published, images_measured: by its authors, and here; the latter None where nothing was measured.
-        most_frequent_share: share of the most frequent label among the measured images, 0 to 1.
-        without_network: group-disjoint weighted F1 of a few features per image without a network, by their name.
-    """
+    """A data set on which systems were measured."""
 
     title: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # in the order of the outputs of a model
     images_published: int
-    images_measured: int | None
-    most_frequent_share: float | None
-    without_network: Mapping[str, Interval]
+    images_measured: int | None  # None where nothing was measured
+    most_frequent_share: float | None  # of the most frequent label among the measured images, 0 to 1
+    without_network: Mapping[str, Interval]  # group-disjoint weighted F1 of a few features per image, by their name
 
 
 @dataclass(frozen=True)
@@ -110,17 +85,11 @@ class PaperNotes:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole record; `systems` and `papers` in the papers' order, our own systems last.
+    """The whole record; `systems` and `papers` in the papers' order, our own systems last."""
 
-    Attributes:
-        honest_protocol: name of the group-disjoint split that all systems were measured with.
-        n_published: number of systems that the papers publish.
-        machine: on which the milliseconds were measured.
-    """
-
-    honest_protocol: str
-    n_published: int
-    machine: str
+    honest_protocol: str  # the group-disjoint split that all systems were measured with
+    n_published: int  # systems that the papers publish
+    machine: str  # on which the milliseconds were measured
     datasets: Mapping[str, Dataset]
     papers: Mapping[str, PaperNotes]
     systems: tuple[System, ...]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .classifier import Classifier
 from .errors import BlastlensError
@@ -28,17 +27,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to offer.
+    """A model to offer."""
 
-    Attributes:
-        model: as `Classifier.from_pretrained` takes it.
-        revision: branch, tag or commit on the Hub.
-        copy: a model folder made from that revision, served if the Hub's cannot be.
-    """
-
-    model: str
-    revision: str | None = None
-    copy: Path | None = None
+    model: str  # as `Classifier.from_pretrained` takes it
+    revision: str | None = None  # branch, tag or commit on the Hub
+    copy: Path | None = None  # a model folder made from that revision, served if the Hub's cannot be
 
 
 @dataclass(frozen=True)
@@ -99,9 +92,8 @@ def serve(models: Sequence[Wanted | Loading]) -> tuple[Served, ...]:
     if unavailable:
         served = _with_bundled(served, unavailable)
     names = [one.classifier.folder.model_id for one in served]
-    for name in names:
-        if names.count(name) > 1:
-            raise BlastlensError(f"Two of the models to offer are called {name}; leave one of them out.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BlastlensError(f"Two of the models to offer are called {twice[0]}; leave one of them out.")
     return tuple(served)
 
 
@@ -142,8 +134,10 @@ def _finish(loading: Loading) -> Served:
     except BlastlensError as other:
         raise BlastlensError(f"{error} Its copy cannot be served either: {other}") from other
     _logger.warning("%s Its copy %s is served instead.", error, one.copy)
-    where = f"{one.copy.parent.name}/{one.copy.name}"
-    return Served(copy, f"{_cause(error, one)}, so this page falls back to the bundled copy {where}.")
+    cause = _cause(error)
+    if one.revision:
+        cause = cause.replace(one.revision, one.revision[:7])
+    return Served(copy, f"{cause}, so this page falls back to the bundled copy {one.copy.parent.name}/{one.copy.name}.")
 
 
 def _with_bundled(served: Sequence[Served], unavailable: Sequence[HubUnavailableError]) -> list[Served]:
@@ -159,10 +153,9 @@ def _with_bundled(served: Sequence[Served], unavailable: Sequence[HubUnavailable
     return [replace(offered[0], notice=f"{causes}, so this page falls back to the bundled models."), *offered[1:]]
 
 
-def _cause(error: BlastlensError, one: Wanted | None = None) -> str:
+def _cause(error: BlastlensError) -> str:
     """What visitors may read of an error: not the advice after the semicolon, which may name a folder here."""
-    cause = str(error).split("; ")[0].rstrip(".")
-    return cause.replace(one.revision, one.revision[:7]) if one and one.revision else cause
+    return str(error).split("; ")[0].rstrip(".")
 
 
 def _is_remote(model: str) -> bool:
@@ -176,21 +169,20 @@ def _named(text: str) -> Wanted:
 
 
 def _read(file: Path) -> tuple[Wanted, ...]:
+    """The models of a space.json."""
     try:
-        models = tuple(_wanted(one, file.parent) for one in json.loads(file.read_text(encoding="utf-8"))["models"])
+        records = json.loads(file.read_text(encoding="utf-8"))["models"]
+        models = tuple(
+            Wanted(one["repo_id"], one.get("revision") or None, file.parent / one["copy"] if one.get("copy") else None)
+            for one in records
+        )
+        if not all(isinstance(text, str | None) for one in models for text in (one.model, one.revision)):
+            raise TypeError("a name is no text")
+        if not models:
+            raise ValueError("it names no model")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BlastlensError(
             f"{file} cannot be read ({type(error).__name__}: {error}); {{'models': [{{'repo_id': 'owner/name', "
             "'revision': ..., 'copy': 'models/name'}]} is expected."
         ) from error
-    if not models:
-        raise BlastlensError(f"{file} names no model; the page needs at least one.")
     return models
-
-
-def _wanted(record: dict[str, Any], root: Path) -> Wanted:
-    repo_id, revision, copy = (record.get(key) for key in ("repo_id", "revision", "copy"))
-    for text in (repo_id, revision or "-", copy or "-"):
-        if not (isinstance(text, str) and text):
-            raise ValueError(f"{text!r} is not a name")
-    return Wanted(record["repo_id"], revision or None, root / copy if copy else None)

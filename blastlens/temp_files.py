@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,13 +65,13 @@ def claim() -> Path:
     return folder
 
 
-def number(name: str, default: int, low: int, high: int, environment: Mapping[str, str] = os.environ) -> int:
-    """A whole number from the environment.
+def number(name: str, default: int, low: int, high: int) -> int:
+    """An integer from the environment.
 
     Raises:
-        BlastlensError: it is out of range, or no whole number.
+        BlastlensError: it is out of range, or no integer.
     """
-    given = environment.get(name, "")
+    given = os.environ.get(name, "")
     value = int(given) if given.isascii() and given.isdecimal() else default if not given else -1
     if not low <= value <= high:
         raise BlastlensError(f"{name} is {given!r}; a whole number from {low} to {high} is accepted.")
@@ -119,12 +119,10 @@ def sweep(folder: Path, older_than: float, now: float | None = None) -> int:
 
 def stored(folder: Path) -> tuple[int, int]:
     """Size in bytes and number of the files in a folder, at any depth."""
-    sizes = list(_sizes(folder))
-    return sum(sizes), len(sizes)
-
-
-def _sizes(folder: Path) -> Iterator[int]:
+    size = number = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):  # deleted meanwhile
-                yield os.lstat(os.path.join(parent, name)).st_size
+                size += os.lstat(os.path.join(parent, name)).st_size
+                number += 1
+    return size, number

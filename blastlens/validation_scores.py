@@ -35,21 +35,13 @@ class Score:
 
 @dataclass(frozen=True)
 class ScorePair:
-    """One score on these images and as published.
+    """One score on these images and as published."""
 
-    Attributes:
-        name: one of `SCORES`, or "recall of <label>".
-        here: on these images.
-        published: in metrics.json, None if it is not there.
-        difference: here minus published; None where the two cannot be compared.
-        always: score of always predicting the most frequent class here; None where that is undefined.
-    """
-
-    name: str
+    name: str  # one of `SCORES`, or "recall of <label>"
     here: Score
-    published: Score | None
-    difference: Score | None
-    always: float | None
+    published: Score | None  # in metrics.json, None if it is not there
+    difference: Score | None  # here minus published; None where the two cannot be compared
+    always: float | None  # score of always predicting the most frequent class here; None where that is undefined
 
 
 def _positive(names: Sequence[str]) -> str | None:

@@ -78,23 +78,6 @@ def test_strict_exits_with_3_where_an_image_is_refused_and_answers_all_the_same(
     assert run(capsys, images[0], tmp_path / "gone.png", "--model", "cells", "--strict")[0] == 2
 
 
-def test_what_is_decided_from_an_answer_reaches_every_format(capsys, images, tmp_path):
-    folder = shutil.copytree(CELL, tmp_path / "measured")
-    record = json.loads((folder / "metrics.json").read_text())
-    record["calibration"] = {
-        "operating_point": {"labels": ["ALL"], "threshold": 0.0},
-        "prediction_sets": {"asked": 0.9, "holds": True, "thresholds": {"ALL": 0.0, "HEM": 0.0}},
-    }
-    (folder / "metrics.json").write_text(json.dumps(record))
-    table = run(capsys, images[0], "--model", folder)[1].splitlines()
-    assert table[0].split() == ["image", "label", "ALL", "HEM", "set", "flagged"]
-    (answer,) = json.loads(run(capsys, images[0], "--model", folder, "--format", "json")[1])
-    assert (sorted(answer["label_set"]), answer["flagged"]) == (["ALL", "HEM"], True)
-    assert table[2].split()[-4:] == [answer["label_set"][0], "or", answer["label_set"][1], "yes"]
-    (row,) = csv.DictReader(io.StringIO(run(capsys, images[0], "--model", folder, "--format", "csv")[1]))
-    assert (row["label_set"], row["flagged"]) == (" ".join(answer["label_set"]), "yes")
-
-
 def test_the_external_validation_and_the_prevalence_reach_every_format(capsys, images, tmp_path):
     folder = shutil.copytree(CELL, tmp_path / "stating")
     record = json.loads((folder / "metrics.json").read_text())
@@ -109,17 +92,6 @@ def test_the_external_validation_and_the_prevalence_reach_every_format(capsys, i
     assert {(one["warnings"][0], one["prevalence"]) for one in answers} == {(NOT_VALIDATED, 0.1)}
     for row in csv.DictReader(io.StringIO(run(capsys, *given, "--format", "csv")[1])):
         assert (row["prevalence"], row["warnings"]) == ("0.1", NOT_VALIDATED)
-
-
-def test_csv_has_one_row_per_image(capsys, images):
-    code, out, _ = run(capsys, *images, "--model", CELL, "--format", "csv")
-    rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 0
-    assert [row["image"] for row in rows] == images
-    for row, prediction in zip(rows, Classifier.from_pretrained(CELL).predict(images), strict=True):
-        assert row["label"] == prediction.label
-        assert float(row["ALL"]) == prediction.probabilities["ALL"]
-        assert row["disclaimer"] == prediction.disclaimer
 
 
 def test_a_formula_inside_a_name_stays_inside_where_cells_are_parted_at_semicolons(
@@ -162,17 +134,6 @@ def test_a_request_that_cannot_be_met_is_one_sentence(capsys, images, arguments,
     code, out, err = run(capsys, images[0], *arguments)
     assert (code, out) == (2, "")
     assert sentence in err and len(err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["classify"], ["classify", "x.png", "--sigma", "much"], ["classify", "x.png", "--format", "xml"]],
-)
-def test_a_command_that_makes_no_sense_exits_with_2(capsys, arguments):
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 2
-    assert "usage: python -m blastlens" in capsys.readouterr().err
 
 
 def test_the_default_is_the_first_bundled_single_cell_model(capsys, images, tmp_path, monkeypatch):

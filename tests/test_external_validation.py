@@ -166,21 +166,6 @@ def test_a_missing_class_leaves_out_what_is_undefined():
     no_nan(one), no_nan(three)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [("ALL", "HEM", None)],
-        [("ALL", "ALL", "a")],
-        [("ALL", "ALL", "a"), ("HEM", "ALL", "a")],
-        [("ALL", "ALL", None), ("HEM", "ALL", "a")],
-        subjects(("ALL", 2, 2), ("ALL", 0, 2)),
-    ],
-)
-def test_next_to_nothing_still_gives_a_report_without_nan(rows):
-    found = no_nan(run(rows, published((0.85, 0.8, 0.9))))
-    assert found["images"] == len(rows)
-
-
 def test_unreadable_images_are_listed_and_none_readable_is_one_sentence():
     broken = BlastlensError("ALL/0.png is damaged.")
     found = run([("ALL", broken, "a"), *GOOD])

@@ -247,51 +247,46 @@ def test_a_table_of_any_spreadsheet_gives_subjects_and_labels(tmp_path, table):
     assert found.refused == () and found.notes == ()
 
 
-def test_a_table_has_priority_over_names(tmp_path):
-    for name in ("UID_1_1_1_all.png", "UID_2_1_1_all.png"):
-        (tmp_path / name).touch()
-    (tmp_path / "t.csv").write_text(TABLE + "UID_1_1_1_all.png,Anna,\n")
-    assert subjects(list_sources(sorted(tmp_path.iterdir()))) == {"UID_1_1_1_all.png": "Anna", "UID_2_1_1_all.png": "2"}
+def with_tables(tmp_path, images, tables):
+    """What is found in a zip of such images and tables, whose texts are by name."""
+    entries = [(name, b"") for name in images] + [(name, text.encode()) for name, text in tables.items()]
+    return list_sources([write_zip(tmp_path / "a.zip", entries)])
 
 
-def test_an_ambiguous_row_is_not_used(tmp_path):
-    entries = [("x/a.png", b""), ("y/a.png", b""), ("y/t.csv", (TABLE + "a.png,Beside,\n").encode())]
-    found = list_sources([write_zip(tmp_path / "a.zip", entries)])
+def test_a_table_has_priority_over_names_and_a_subject_of_cnmc_is_the_same_in_either_case(tmp_path):
+    images = ["UID_1_1_1_all.png", "UID_H3_1_1_hem.png", "a.png", "b.png", "c.png"]
+    table = TABLE + "UID_1_1_1_all.png,Anna,\na.png,h3,\nb.png,Hanna3,\nc.png,H3,\nc.png,h3,\n"
+    found = with_tables(tmp_path, images, {"t.csv": table})
+    assert subjects(found) == {
+        "UID_1_1_1_all.png": "Anna",
+        "UID_H3_1_1_hem.png": "H3",
+        "a.png": "H3",
+        "b.png": "Hanna3",
+        "c.png": "H3",
+    }
+    assert found.notes == ()
+
+
+def test_ambiguous_and_contradictory_rows_are_not_used(tmp_path):
+    images = ["x/a.png", "y/a.png"]
+    found = with_tables(tmp_path, images, {"y/t.csv": TABLE + "a.png,Beside,\n"})
     assert subjects(found) == {"x/a.png": None, "y/a.png": "Beside"}  # the one beside the table
-    entries[2] = ("t.csv", (TABLE + "a.png,Whose,\ngone.png,3,\n").encode())
-    found = list_sources([write_zip(tmp_path / "a.zip", entries)])
+    found = with_tables(tmp_path, images, {"t.csv": TABLE + "a.png,Whose,\ngone.png,3,\n"})
     assert subjects(found) == {"x/a.png": None, "y/a.png": None}
     assert found.notes == (
         "t.csv names 1 file that is not here.",
         "t.csv names 1 file of which there are several; write the folder before the name.",
     )
-
-
-def test_contradictory_rows_are_not_used(tmp_path):
-    table = (TABLE + "UID_1_1_1_all.png,Anna,\nUID_1_1_1_all.png,Bert,\n").encode()
-    found = list_sources([write_zip(tmp_path / "a.zip", [("UID_1_1_1_all.png", b""), ("t.csv", table)])])
-    assert subjects(found) == {"UID_1_1_1_all.png": None}
+    name = "UID_1_1_1_all.png"
+    found = with_tables(tmp_path, [name], {"t.csv": f"{TABLE}{name},Anna,\n{name},Bert,\n"})
+    assert subjects(found) == {name: None}
     assert "contradict each other about 1 file, such as UID_1_1_1_all.png" in found.notes[0]
 
 
 def test_tables_complete_each_other_column_by_column(tmp_path):
-    tables = {
-        "s.csv": "file_name,subject\na.png,p1\n",
-        "l.csv": "file_name,label\na.png,ALL\n",
-        "b.csv": TABLE + "a.png,p1,\n",
-    }
-    entries = [("a.png", b""), *((name, text.encode()) for name, text in tables.items())]
-    found = list_sources([write_zip(tmp_path / "a.zip", entries)])
-    assert [(source.subject, source.label) for source in found.sources] == [("p1", "ALL")]
-    assert found.notes == ()
-
-
-def test_a_subject_of_cnmc_is_the_same_in_either_case(tmp_path):
-    table = (TABLE + "a.png,h3,\nb.png,Hanna3,\nc.png,H3,\nc.png,h3,\n").encode()
-    entries = [(name, b"") for name in ("UID_H3_1_1_hem.png", "a.png", "b.png", "c.png")]
-    found = list_sources([write_zip(tmp_path / "a.zip", [*entries, ("t.csv", table)])])
-    assert subjects(found) == {"UID_H3_1_1_hem.png": "H3", "a.png": "H3", "b.png": "Hanna3", "c.png": "H3"}
-    assert found.notes == ()
+    tables = {"s.csv": "file_name,subject\na.png,p1\n", "l.csv": "file_name,label\na.png,ALL\n"}
+    found = with_tables(tmp_path, ["a.png"], tables | {"b.csv": TABLE + "a.png,p1,\n"})
+    assert [(source.subject, source.label) for source in found.sources] == [("p1", "ALL")] and found.notes == ()
 
 
 @pytest.mark.parametrize(

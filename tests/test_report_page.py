@@ -1,5 +1,6 @@
 """The report of an external validation: self-contained, complete, and safe against names chosen by a client."""
 
+import json
 import re
 from datetime import UTC, datetime
 from html import unescape
@@ -87,6 +88,8 @@ def test_names_chosen_by_a_client_become_no_markup():
 )
 @pytest.mark.parametrize("metrics", [None, published((0.9, 0.88, 0.92))])
 def test_undefined_figures_are_left_out(rows, metrics):
-    shown = text_of(body(run(rows, metrics), FOLDER))
+    evaluation = run(rows, metrics)
+    json.dumps(evaluation.to_dict(), allow_nan=False)
+    shown = text_of(body(evaluation, FOLDER))
     assert not re.search(r"\b(nan|None|inf)\b", shown)
     assert ("This model has no published figures" in shown) == (metrics is None)

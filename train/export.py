@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from blastlens import inference, metrics
 from blastlens.errors import BlastlensError
-from blastlens.files import partial_folder, put_in_place, write_json, writing
+from blastlens.files import whole_folder, write_json, writing
 from blastlens.integrity import digests
 from blastlens.model_folder import RECORDED
 from blastlens.view import View
@@ -225,7 +225,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
     recipe = Recipe.from_dict(record["recipe"])
     view = view_of(recipe)
     batch = inference.normalise(view, images)
-    with partial_folder(out) as part, writing(out):
+    with whole_folder(out) as part, writing(out):
         (part / "onnx").mkdir()
         bare = network.network if needs_code(recipe) else network
         write_json(part / "config.json", config_json(bare, recipe, record["label_names"], view), indent=2)
@@ -253,7 +253,6 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
             shutil.copy(out / "metrics.json", part)
         else:  # figures of another network are not this one's
             write_json(part / "metrics.json", {"schema": 1, "model": out.name, **files, "protocols": []}, indent=2)
-        put_in_place(out, part)
     return parity
 
 

@@ -42,21 +42,13 @@ Chunk = tuple[int, list[Found]]  # its number and images
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run did.
+    """What a finished run did."""
 
-    Attributes:
-        images: rows of the output.
-        failed: those that have an error instead of an answer.
-        unlike: those that are out of distribution for the model.
-        scored: those that this run scored; an interrupted run may have scored others before.
-        seconds: from listing the sources to the finished file, without loading the model.
-    """
-
-    images: int
-    failed: int
-    unlike: int
-    scored: int
-    seconds: float
+    images: int  # rows of the output
+    failed: int  # those that have an error instead of an answer
+    unlike: int  # those that are out of distribution for the model
+    scored: int  # those that this run scored; an interrupted run may have scored others before
+    seconds: float  # from listing the sources to the finished file, without loading the model
 
     @property
     def rate(self) -> float:
@@ -82,8 +74,8 @@ def score(
         engine: "local", threads of this process, or "ray".
         workers: threads, or Ray actors; by default as many as there are cores.
         ray_address: of a running cluster; by default one is started on this machine.
-        overwrite: whether an existing file may be replaced, once all is done.
-        show_progress: whether a progress bar is shown on stderr.
+        overwrite: an existing file, once all is done.
+        show_progress: on stderr.
         chunk: images that are finished together.
 
     Raises:
@@ -118,9 +110,8 @@ def score(
                 _follow(steps, bar)
             report = _merge(scorer, [part_file(work, number) for number in range(len(sizes))], out)
         except KeyboardInterrupt:
-            finished = sum(_rows(part) for part in work.glob("part-*.parquet"))
-            message = f"Stopped; {finished:,} images are finished. Rerun the command to resume."
-            raise KeyboardInterrupt(message) from None
+            rows = sum(_rows(part) for part in work.glob("part-*.parquet"))
+            raise KeyboardInterrupt(f"Stopped; {rows:,} images are finished. Rerun the command to resume.") from None
         finally:
             if not any(work.glob("part-*.parquet")):
                 _remove(work)

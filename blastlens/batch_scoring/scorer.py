@@ -34,15 +34,10 @@ Answer = Prediction | str  # or the sentence that says why there is none
 
 @dataclass(frozen=True)
 class Command:
-    """What is scored, and how; arguments as `Classifier` takes them.
+    """What is scored, and how; arguments as `Classifier` takes them."""
 
-    Attributes:
-        sources: folders, zips, images and patterns, as they were given.
-        model: bundled name, folder, or Hub repository.
-    """
-
-    sources: tuple[str, ...]
-    model: str
+    sources: tuple[str, ...]  # folders, zips, images and patterns, as they were given
+    model: str  # bundled name, folder, or Hub repository
     precision: str = "fp32"
     sigma: float = 0.0
     seed: int = 0

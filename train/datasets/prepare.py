@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
-from blastlens.files import partial_folder, put_in_place, writing
+from blastlens.files import whole_folder, writing
 from blastlens.inference import usable_cores
 from train.datasets import layouts, slides
 from train.datasets.groups import link_subjects
@@ -70,10 +70,9 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224) -> str:
     source, out = source.resolve(), out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise BlastlensError(f"{out} and {source} lie within each other; give an output folder elsewhere.")
-    with partial_folder(out) as partial:
+    with whole_folder(out) as partial:
         _check_replaceable(out, layout)
         report = _write(layout, source, partial, size)
-        put_in_place(out, partial)
     return report
 
 
