@@ -213,7 +213,6 @@ def evaluate(
     """Score the outcomes of `measure`.
 
     Args:
-        classifier: the model.
         labelled: the images.
         outcomes: one for each of them, in order, at these sigmas, the first of which is 0.
         replicates: of the bootstrap over subjects.

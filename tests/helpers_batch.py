@@ -15,7 +15,7 @@ from helpers_models import LABELS, PREPROCESSOR, config_json, write_json
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from blastlens.batch_scoring.scorer import Scorer
+from blastlens.batch_scoring.scorer import BatchScorer
 from blastlens.synthetic_images import synthetic_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +97,7 @@ def identity(file: Path) -> dict:
 
 def interrupt(monkeypatch, parts: int, run: Callable[[], object]) -> None:
     """A run in this process that is interrupted after so many parts are written."""
-    write_part = Scorer.write_part
+    write_part = BatchScorer.write_part
 
     def failing(self, part, *more):
         if part.name >= f"part-{parts:06d}":
@@ -105,5 +105,5 @@ def interrupt(monkeypatch, parts: int, run: Callable[[], object]) -> None:
         write_part(self, part, *more)
 
     with monkeypatch.context() as patch, suppress(InterruptedError):
-        patch.setattr(Scorer, "write_part", failing)
+        patch.setattr(BatchScorer, "write_part", failing)
         run()

@@ -17,7 +17,7 @@ from helpers_files import write_bad_files
 from blastlens import Classifier, Corruption, classifier
 from blastlens.batch_scoring import score as batch
 from blastlens.batch_scoring.score import Command, score
-from blastlens.batch_scoring.scorer import Scorer
+from blastlens.batch_scoring.scorer import BatchScorer
 from blastlens.cli import main
 from blastlens.errors import BlastlensError
 
@@ -317,8 +317,8 @@ def test_a_run_killed_at_any_moment_is_resumed_and_scores_nothing_twice(
     assert process.returncode == -signal.SIGKILL, err
     finished = {name for part in out.parent.glob("results.parquet.parts/part-*.parquet") for name in files(part)}
     scored = []
-    answers = Scorer.answers
-    monkeypatch.setattr(Scorer, "answers", lambda self, some: (scored.extend(some), answers(self, some))[1])
+    answers = BatchScorer.answers
+    monkeypatch.setattr(BatchScorer, "answers", lambda self, some: (scored.extend(some), answers(self, some))[1])
     report = run(archive, model, out)
     assert out.read_bytes() == uninterrupted
     assert len(scored) == len(set(scored)) == 53 - len(finished) == report.scored
@@ -335,13 +335,13 @@ def interrupted(number, frame):
     pathlib.Path({go!r}).touch()
     raise KeyboardInterrupt
 signal.signal(signal.SIGINT, interrupted)
-from blastlens.batch_scoring.scorer import Scorer
-answers, seen = Scorer.answers, []
+from blastlens.batch_scoring.scorer import BatchScorer
+answers, seen = BatchScorer.answers, []
 def waiting(self, images):
     seen.append(images)
     while len(seen) > 4 and not pathlib.Path({go!r}).exists(): time.sleep(0.01)
     return answers(self, images)
-Scorer.answers = waiting
+BatchScorer.answers = waiting
 """
 )
 

@@ -16,13 +16,13 @@ from typing import Any
 from ..errors import BlastlensError
 from ..image_sources import Found
 from ..inference import usable_cores
-from .scorer import Command, Scorer, in_batches, part_file
+from .scorer import BatchScorer, Command, in_batches, part_file
 
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # for lists of file names; by default Ray takes a third of the memory
 
 
 def score_on_ray(
-    scorer: Scorer,
+    scorer: BatchScorer,
     chunks: Iterable[tuple[int, list[Found]]],
     work: Path,
     workers: int | None,
@@ -67,8 +67,8 @@ class _Actor:
         self._command, self._identity, self._work = command, identity, work
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        scorer = Scorer(self._command)
+    def _scorer(self) -> BatchScorer:
+        scorer = BatchScorer(self._command)
         if scorer.identity != self._identity:
             raise BlastlensError(
                 f"On {platform.node()} the model {self._command.model} is another one; all machines must see the same."

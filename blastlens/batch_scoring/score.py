@@ -30,7 +30,7 @@ from ..inference import usable_cores
 from ..wording import listed
 from ..zips import Zip, is_zip
 from .on_ray import score_on_ray
-from .scorer import Answer, Command, Scorer, in_batches, part_file
+from .scorer import Answer, BatchScorer, Command, in_batches, part_file
 
 CHUNK = 1024  # images that are finished together: what an interruption can cost; a multiple of a batch
 ENGINES = ("local", "ray")
@@ -66,7 +66,7 @@ def score(
     show_progress: bool = False,
     chunk: int = CHUNK,
 ) -> Report:
-    """Score all images of a command into a Parquet file; see `scorer.Scorer` for its columns.
+    """Score all images of a command into a Parquet file; see `scorer.BatchScorer` for its columns.
 
     Args:
         command: what to score, and how.
@@ -76,7 +76,6 @@ def score(
         ray_address: of a running cluster; by default one is started on this machine.
         overwrite: an existing file, once all is done.
         show_progress: on stderr.
-        chunk: images that are finished together.
 
     Raises:
         BlastlensError: a source, model or setting that cannot be used, an output that exists or cannot be written,
@@ -90,7 +89,7 @@ def score(
     out = Path(os.path.abspath(out))
     work = out.with_name(f"{out.name}.parts")
     sources = expand(command.sources)
-    scorer = Scorer(command)
+    scorer = BatchScorer(command)
     _check_output(out, work, scorer, overwrite)
     start = time.perf_counter()
     with writing(work):
@@ -119,7 +118,7 @@ def score(
     return Report(*report, scored=total - finished, seconds=time.perf_counter() - start)
 
 
-def _score_here(scorer: Scorer, chunks: Iterable[Chunk], work: Path, workers: int) -> Iterator[tuple[int, int]]:
+def _score_here(scorer: BatchScorer, chunks: Iterable[Chunk], work: Path, workers: int) -> Iterator[tuple[int, int]]:
     """Score with threads that each read, decode and score a batch at a time; yields numbers of images and failures."""
     pool = ThreadPoolExecutor(workers)
     try:
@@ -246,7 +245,7 @@ def _chunks(sources: Iterable[tuple[str, str]], size: int) -> Iterator[Chunk]:
 # The work folder -----------------------------------------------------------------------------------------------------
 
 
-def _check_output(out: Path, work: Path, scorer: Scorer, overwrite: bool) -> None:
+def _check_output(out: Path, work: Path, scorer: BatchScorer, overwrite: bool) -> None:
     if out.is_dir():
         raise BlastlensError(f"{out} is a folder; name a file, or choose another --out.")
     # A run that was killed at its very end left both its output and its work folder.
@@ -317,7 +316,7 @@ def _rows(part: Path) -> int:
         return 0
 
 
-def _merge(scorer: Scorer, parts: Sequence[Path], out: Path) -> tuple[int, int, int]:
+def _merge(scorer: BatchScorer, parts: Sequence[Path], out: Path) -> tuple[int, int, int]:
     """Write the rows of all parts, of which one is in memory at a time; returns images, failures and OOD images."""
     images = failed = unlike = 0
 

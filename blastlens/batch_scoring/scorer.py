@@ -45,7 +45,7 @@ class Command:
     prevalence: float | None = None
 
 
-class Scorer:
+class BatchScorer:
     """The model of a command; threads may share it.
 
     Attributes:
