@@ -1,6 +1,5 @@
 """A model that turns images into rows of the results table."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from ..corruptions import Corruption
 from ..errors import BlastlensError
 from ..image_sources import Found, Source
 from ..images import ImageSource, printable
+from ..integrity import digests
 from ..model_folder import OOD_FEATURES, SAFETENSORS
 from ..predictions import DISCLAIMER, Prediction
 from ..zips import Zip
@@ -77,17 +77,12 @@ class BatchScorer:
             "precision": command.precision,
         }
         weights = folder.onnx_file(command.precision)
-        parts = [weights if weights.is_file() else folder.path / SAFETENSORS, *(folder.path / f for f in _SETTINGS)]
-        digests = {
-            part.relative_to(folder.path).as_posix(): hashlib.sha256(part.read_bytes()).hexdigest()
-            for part in parts
-            if part.is_file()
-        }
+        network = weights.relative_to(folder.path).as_posix() if weights.is_file() else SAFETENSORS
         self.identity: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "sources": list(self.command.sources),
             "seed": command.seed,
-            "sha256": digests,
+            "sha256": digests(folder.path, {file: file for file in (network, *_SETTINGS)}),
             **self._constants,
         }
         self.schema = self._schema().with_metadata(
