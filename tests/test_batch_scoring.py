@@ -11,7 +11,7 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_batch import cells, command_line, identity, interrupt, metadata, rows, tiny_model
+from helpers_batch import cells, command_line, identity, interrupt, rows, tiny_model
 from helpers_files import write_bad_files
 
 from blastlens import Classifier, Corruption, classifier
@@ -112,14 +112,10 @@ def test_every_row_is_the_prediction_of_the_classifier(archive, model, out, sett
 def test_columns_are_typed_and_the_metadata_state_the_command(archive, model, out):
     run(archive, model, out, corruption=Corruption("gaussian_noise", 9))
     schema = pq.read_schema(out)
-    text, word, number = pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.float64()
     types = dict(zip(schema.names, schema.types, strict=True))
-    assert [types[name] for name in ("file", "error", "label", "p_ALL", "sigma")] == [text, text, word, number, number]
-    assert [types[name] for name in ("flagged", "label_set")] == [pa.bool_(), pa.list_(text)]
-    assert metadata(out)["blastlens.disclaimer"] == "Research demonstration, not a medical device."
+    assert types["label"] == pa.dictionary(pa.int32(), pa.string()) and types["label_set"] == pa.list_(pa.string())
     command = identity(out)
-    assert (command["sigma"], command["corruption"], command["seed"]) == (9.0, None, 0)  # noise has one name
-    assert command["sources"] == [str(archive)]
+    assert (command["sigma"], command["corruption"], command["sources"]) == (9.0, None, [str(archive)])
     assert set(command["sha256"]) >= {"onnx/model.onnx", "gate.json", "metrics.json"}
 
 
@@ -205,12 +201,9 @@ def test_entries_that_a_zip_may_not_have_fail_one_by_one(archive, model, out, tm
     ],
 )
 def test_a_pattern_finds_what_a_shell_would(archive, model, out, pattern, number, first, monkeypatch):
-    run(archive / pattern, model, out)
-    assert (len(files(out)), files(out)[0]) == (number, first)
     monkeypatch.chdir(archive.parent)
-    again = out.with_name("again.parquet")
-    run(f"archive/{pattern}", model, again)
-    assert again.read_bytes() == out.read_bytes()
+    run(f"archive/{pattern}", model, out)
+    assert (len(files(out)), files(out)[0]) == (number, first)
 
 
 def test_a_pattern_may_find_zips_and_a_zip_inside_a_folder_is_an_error(archive, model, out, tmp_path):

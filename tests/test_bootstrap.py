@@ -80,15 +80,6 @@ def test_replicates_that_lose_a_class_are_discarded():
         bootstrap.summary(labels, probabilities, [0, 0, 1, 2], CELLS, replicates=1, seed=2)
 
 
-def test_draws_are_seeded_and_ignore_the_global_generator():
-    labels, probabilities, groups = predictions(150, 2)
-    np.random.seed(0)
-    first = bootstrap.summary(labels, probabilities, groups, CELLS, replicates=50, seed=1)
-    np.random.seed(1)
-    assert bootstrap.summary(labels, probabilities, groups, CELLS, replicates=50, seed=1) == first
-    assert bootstrap.summary(labels, probabilities, groups, CELLS, replicates=50, seed=2) != first
-
-
 def test_a_paired_difference_is_seen_where_separate_intervals_hide_it():
     labels, _, groups = predictions(2000, 2, n_groups=20)
     rng = np.random.default_rng(4)

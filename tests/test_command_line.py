@@ -35,14 +35,6 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_json_is_the_answer_of_the_classifier(capsys, images):
-    code, out, err = run(capsys, *images, "--model", CELL, "--sigma", 5, "--seed", 2, "--format", "json")
-    assert (code, err) == (0, "")
-    predictions = Classifier.from_pretrained(CELL).predict(images, sigma=5, seed=2)
-    expected = [{"image": i} | p.to_dict() for i, p in zip(images, predictions, strict=True)]
-    assert json.loads(out) == expected
-
-
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
     """Bundled models `cells`, which wants black, and `fields`, which wants none."""

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from blastlens import metrics
-from blastlens.donor_metrics import DonorScores, difference, donor_weights, weighted_f1_at
+from blastlens.donor_metrics import DonorScores, difference, donor_weights
 
 
 def scored(seed=0, sick=6, healthy=5, folds=2):
@@ -128,8 +127,3 @@ def test_a_model_differs_from_itself_by_nothing():
 def test_scores_that_have_no_figures_by_donor_are_refused(label, score, donor, reason):
     with pytest.raises(ValueError, match=reason):
         DonorScores.of(label, score, donor)
-
-
-def test_weighted_f1_at_the_ends():
-    assert weighted_f1_at(0.5, 1.0, 1.0) == 1
-    assert weighted_f1_at(0.68, 1.0, 0.0) == pytest.approx(metrics.constant_weighted_f1(0.68))

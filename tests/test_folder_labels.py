@@ -57,15 +57,6 @@ def test_folders_give_labels_and_the_folders_in_them_people():
     }
 
 
-def test_how_names_were_read_is_told_with_counts():
-    readings = match_labels(found("Blast/1.png", "Blast/2.png", "all/1.png", "hem/1.png"), CELL).readings
-    assert {(one.name, one.label, one.by_synonym, one.images) for one in readings} == {
-        ("all", "ALL", False, 1),
-        ("Blast", "ALL", True, 2),
-        ("hem", "HEM", False, 1),
-    }
-
-
 def test_folders_around_the_class_folders_change_nothing():
     assert set(read("lab/slides/ALL/1.png", "lab/slides/HEM/2.png").values()) == {("ALL", None), ("HEM", None)}
     # Here "all" means every image, not the class.
@@ -101,12 +92,6 @@ def test_what_has_no_clear_label_is_refused_by_name_and_the_rest_goes_on(name, l
     ((_, sentence),) = result.refused
     assert reason in sentence and sentence.endswith(".")
     assert result.left_out == 1
-
-
-def test_a_folder_that_is_no_class_is_refused_once_and_its_images_are_counted():
-    result = match_labels(found("lab/foo/p1/1.png", "lab/foo/p2/2.png", "lab/ALL/3.png"), CELL)
-    assert [name for name, _ in result.refused] == ["lab/foo"]
-    assert "(2 images)" in result.refused[0][1] and result.left_out == 2
 
 
 def test_without_any_labelled_image_the_reason_is_one_sentence_with_the_names_accepted():

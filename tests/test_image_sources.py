@@ -122,14 +122,6 @@ def test_a_damaged_entry_is_refused_and_the_others_are_read(tmp_path):
     assert whole.read() == b"y"
 
 
-def test_a_missing_file_is_refused_and_stops_nothing(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"x")
-    found = list_sources([tmp_path / "a.png", tmp_path / "b.zip", tmp_path / "c.png"])
-    assert names(found) == ["a.png", "c.png"]
-    assert "does not exist" in found.refused[0][1]
-    assert "does not exist" in refusal(found.sources[1])
-
-
 def test_an_entry_that_unpacks_to_too_much_is_refused_without_unpacking_it_all(tmp_path, monkeypatch):
     monkeypatch.setattr(zips, "MAX_BYTES", 3_000_000)
     (source,) = list_sources([write_zip(tmp_path / "a.zip", [("a.png", bytes(9_000_000))])]).sources

@@ -85,10 +85,6 @@ def test_errors_of_two_classes_do_not_cancel_out_in_the_classwise_ece():
     assert classwise_ece(labels, probabilities) == pytest.approx(0.2)
 
 
-def test_auroc_counts_a_tie_as_one_half():
-    assert metrics.score("auroc", [0, 1], [[0.5, 0.5], [0.5, 0.5]], positive=1) == 0.5
-
-
 def test_scores_that_an_absent_class_leaves_undefined_are_nan():
     scores = metrics.summary([0, 0], [[0.9, 0.1], [0.2, 0.8]], ["ALL", "HEM"], positive=0)
     assert math.isnan(scores["auroc"]) and math.isnan(scores["specificity"])

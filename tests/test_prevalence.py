@@ -82,8 +82,3 @@ def test_a_model_that_states_no_prevalence_refuses_another_one():
     assert classifier.predict(blobs(1)).prevalence is None
     with pytest.raises(BlastlensError, match=r"tiny-cell does not state the prevalence .* leave prevalence out"):
         classifier.predict(blobs(1), prevalence=0.5)
-
-
-def test_a_stated_prevalence_that_is_no_share_is_refused(tmp_path):
-    with pytest.raises(BlastlensError, match="a share between 0 and 1"):
-        Classifier.from_pretrained(stating(tmp_path, 1))

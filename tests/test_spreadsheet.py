@@ -27,10 +27,6 @@ def test_negative_numbers_are_numbers_and_negative_looking_texts_are_texts():
     assert read(to_csv([{"a": -1.5, "b": -2, "c": "-3"}]))[1] == ["-1.5", "-2", "'-3"]
 
 
-def test_every_digit_of_a_probability_survives():
-    assert float(read(to_csv([{"p": 0.1 + 0.2}]))[1][0]) == 0.1 + 0.2
-
-
 def test_a_table_without_rows_is_empty_and_rows_must_agree():
     assert to_csv([]) == ""
     with pytest.raises(ValueError, match="expected the columns"):
