@@ -385,7 +385,7 @@ def test_chunks_with_other_images_than_before_are_scored_again(archive, model, t
 
 def test_unfinished_results_of_another_command_are_kept(archive, model, out, half_done):
     before = everything_in(half_done)
-    different = "unfinished results of another command (sigma and seed differ)"
+    different = "unfinished results of another command (seed and sigma differ)"
     assert different in refusal(archive, model, out, sigma=3, seed=1)
     assert "(sources differ)" in refusal([archive, archive], model, out)
     assert everything_in(half_done) == before
