@@ -169,7 +169,7 @@ def compared(trials: Sequence[Trial]) -> dict[str, Any]:
         if not all(np.array_equal(getattr(trial.images, n), getattr(base.images, n)) for n in ("index", "fold")):
             raise BlastlensError(f"{trial.name} answers other images or splits than {base.name}; they do not compare.")
         changed = trial.recipe.changes_from(base.recipe).items()
-        words = ", ".join(f"`{k}` {' to '.join(f'{e:g}' for e in v) if isinstance(v, list) else v}" for k, v in changed)
+        words = ", ".join(f"`{key.removeprefix('removed.')}` {_short(value)}" for key, value in changed)
         changes.setdefault(words or "nothing", []).append(f"`{trial.name}`")
     return {
         "images": len(base.images.index),
@@ -179,6 +179,10 @@ def compared(trials: Sequence[Trial]) -> dict[str, Any]:
         "changes": changes,
         "choice": choice(trials),
     }
+
+
+def _short(value: Any) -> str:
+    return " to ".join(f"{end:g}" for end in value) if isinstance(value, list) else str(value)
 
 
 def render() -> dict[str, str]:
