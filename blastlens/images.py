@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import stat
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -18,17 +17,47 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-# Pillow imports the first four formats by itself; without these two it would import dozens to find one of them.
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+# Pillow imports the first four formats by itself; without these it would import dozens to find one of them.
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from .errors import BlastlensError
+from .microscope_images import (
+    DEEP_FORMATS,
+    Unreasonable,
+    Unsupported,
+    floats_to_8_bits,
+    main_page,
+    page_notes,
+    register,
+    register_heif,
+    tiff_pages,
+    to_8_bits,
+)
 from .view import View
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"))
+FORMATS = (*DEEP_FORMATS, "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
+ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF, WebP, AVIF or HEIC"
+IMAGE_SUFFIXES = frozenset(
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".heic",
+        ".heif",
+    )
+)
 MAX_PIXELS = 50_000_000
-MAX_WEBP_PIXELS = 25_000_000  # Pillow's reader keeps four copies of them
+MAX_COSTLY_PIXELS = 25_000_000  # of formats whose readers keep up to four copies of them
+COSTLY_FORMATS = {"WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC", **dict.fromkeys(DEEP_FORMATS, "more than 8 bits")}
 MAX_BYTES = 160_000_000  # MAX_PIXELS, uncompressed, with room for a header
 MIN_SIDE = 16
 MAX_ASPECT = 20  # 16 x 3,000,000 pixels are within MAX_PIXELS, but fill the memory once resized to 224 px width
@@ -37,9 +66,6 @@ LARGE = 10_000_000
 # Limits on files that are made to keep the decoder busy or to fill the memory.
 MAX_DECODE_S = 3.0  # processor time from opening a file to reading the last of it; 50 megapixels take one or two
 MAX_JPEG_SEGMENTS, MAX_JPEG_SCANS = 10_000, 50  # progressive files have about ten scans, each over all pixels
-MAX_TAGS = 65_535
-# Numbers in one TIFF tag, which Python keeps one by one. 50 megapixels in tiles of 16 px have 800,000 offsets.
-MAX_TAG_INTEGERS, MAX_TAG_OTHERS = 1_000_000, 100_000
 MAX_RAW_EXIF = 131_072  # characters of EXIF data in hexadecimal, as old programs write them into a PNG
 
 # Pillow allocates memory in blocks of this size. Smaller ones, of 16 MB, come from the C heap, and what threads have
@@ -48,10 +74,25 @@ Image.core.set_block_size(64 << 20)
 # Without a handler, Pillow's log messages about a damaged file would be printed to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
+register()
+
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 _one_large_image = threading.Lock()
-_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # EXIF and TIFF tags
+# Formats that are not read: what they are called, and how and where a file begins.
+OTHER_FORMATS = (
+    ("a JPEG 2000 image", b"\0\0\0\x0cjP  ", 0),
+    ("a JPEG 2000 image", b"\xff\x4f\xff\x51", 0),
+    ("a JPEG XL image", b"\xff\x0a", 0),
+    ("a JPEG XL image", b"\0\0\0\x0cJXL ", 0),
+    ("a Zeiss CZI file", b"ZISRAWFILE", 0),
+    ("a Nikon ND2 file", b"\xda\xce\xbe\x0a", 0),
+    ("a DICOM file", b"DICM", 128),
+    ("a Photoshop file", b"8BPS", 0),
+    ("a PDF file", b"%PDF", 0),
+    ("an HDF5 file", b"\x89HDF\r\n", 0),
+)
+_ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {  # how each EXIF orientation but the first is undone
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -149,10 +190,6 @@ def too_large(name: str) -> BlastlensError:
 # Decoding ------------------------------------------------------------------------------------------------------------
 
 
-class _Unreasonable(Exception):
-    """A file that would take excessive time or memory, as no camera and no program makes it."""
-
-
 class _TimedFile(BytesIO):
     """A file whose reader is stopped once it has used MAX_DECODE_S of its thread's processor time."""
 
@@ -162,7 +199,7 @@ class _TimedFile(BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self._until:
-            raise _Unreasonable
+            raise Unreasonable
         return super().read(size)
 
 
@@ -202,17 +239,21 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
     try:
         if data.startswith(b"\xff\xd8"):
             _check_jpeg(data)
-        elif data[:2] in (b"II", b"MM"):
-            _check_tags(data)
-        image = Image.open(_TimedFile(data), formats=FORMATS)
-        # Tiles are unpacked as a whole, however little of one is inside the image.
-        tags = getattr(image, "tag_v2", {})
-        if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0) > MAX_PIXELS:
-            raise _Unreasonable
+        formats = FORMATS
+        if data[4:8] == b"ftyp":
+            register_heif()
+            formats += ("HEIF",)
+        pages = tiff_pages(data) if data[:2] in (b"II", b"MM") else []
+        image = Image.open(_TimedFile(data), formats=formats)
+        if image.format == "TIFF" and len(pages) > 1:
+            image.seek(main_page(pages))
+            image.info["notes"] = page_notes(pages)
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BlastlensError(f"{name} has too many pixels; {_SIZE_LIMIT}.") from error
     except UnidentifiedImageError as error:
+        if kind := next((kind for kind, magic, place in OTHER_FORMATS if data[place:].startswith(magic)), None):
+            raise BlastlensError(f"{name} is {kind}; export it as PNG or as an 8-bit RGB TIFF.") from error
         raise BlastlensError(f"{name} is not an image that can be read; give a {ACCEPTED} file.") from error
     except Exception as error:  # decoders raise exceptions of any type on hostile bytes
         raise _undecodable(error, name) from error
@@ -221,7 +262,9 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
 def _undecodable(error: Exception, name: str) -> BlastlensError:
     if isinstance(error, BlastlensError):
         return error
-    if isinstance(error, _Unreasonable):
+    if isinstance(error, Unsupported):
+        return BlastlensError(f"{name} {error}.")
+    if isinstance(error, Unreasonable):
         return BlastlensError(f"{name} would take too long or too much memory to read; save it anew as a plain PNG.")
     return BlastlensError(f"{name} is truncated or damaged; give an intact {ACCEPTED} file.")
 
@@ -240,9 +283,10 @@ def _check_size(width: int, height: int, format_: str | None, name: str) -> None
     size = f"{name} is {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise BlastlensError(f"{size}; {_SIZE_LIMIT}.")
-    if format_ == "WEBP" and width * height > MAX_WEBP_PIXELS:
+    if format_ in COSTLY_FORMATS and width * height > MAX_COSTLY_PIXELS:
         raise BlastlensError(
-            f"{size}; at most {MAX_WEBP_PIXELS // 1_000_000} megapixels of WebP are accepted, so save it as a PNG."
+            f"{size}; at most {MAX_COSTLY_PIXELS // 1_000_000} megapixels of {COSTLY_FORMATS[format_]} are accepted, "
+            "so save it as an 8-bit PNG."
         )
     if min(width, height) < MIN_SIDE:
         raise BlastlensError(f"{size}; each side must have at least {MIN_SIDE}.")
@@ -260,9 +304,10 @@ def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]
     notes: list[str] = []
     try:
         # A JPEG may hold a preview as a second frame; that is no animation.
-        if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "TIFF"):
+        if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
             notes.append("only the first of its frames was used")
         image.load()
+        notes += image.info.pop("notes", ())
         image = _upright(image)
         if image.mode == "P":
             notes.append("its colours come from a palette of at most 256")
@@ -292,19 +337,15 @@ def _upright(image: Image.Image) -> Image.Image:
 def _deep_to_grey(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     """Scale a one-channel image of more than 8 bits to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
-    low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
-        if high < 4096:
-            notes.append(f"its 16-bit values reach only {high} of 65535, so it is very dark")
-        levels = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        return Image.fromarray(levels[values])
-    if image.mode == "F" and low >= 0 and high <= 1:  # false for NaN too
-        values = np.multiply(values, 255, dtype=np.float32)
-        return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
-    kind = "floating-point" if image.mode == "F" else "32-bit integer"
-    raise BlastlensError(
-        f"{name} has {kind} pixels from {low:g} to {high:g}; 8-bit or 16-bit ones, or floating-point ones "
-        "from 0 to 1, are accepted."
+        pixels, remarks = to_8_bits(values)
+        notes += remarks
+        return Image.fromarray(pixels)
+    if image.mode == "F":
+        return Image.fromarray(floats_to_8_bits(values))
+    raise Unsupported(
+        f"has 32-bit integer pixels from {values.min():g} to {values.max():g}; 8-bit or 16-bit ones, or "
+        "floating-point ones from 0 to 1, are accepted"
     )
 
 
@@ -312,6 +353,9 @@ def _on_black(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode != "RGBA":
         image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):
+        return image.convert("RGB")
+    if image.getchannel("A").getextrema() == (0, 0):  # as some cameras leave it
+        notes.append("its transparency is 0 everywhere and was ignored")
         return image.convert("RGB")
     notes.append("its transparent pixels were shown on black")
     black = Image.new("RGB", image.size)
@@ -323,8 +367,6 @@ def _on_black(image: Image.Image, notes: list[str]) -> Image.Image:
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those followed by a length, and the end marker
 _SCAN, _END, _APP1, _EXIF = 0xDA, 0xD9, 0xE1, b"Exif\0\0"
-# What Pillow takes each TIFF type to consist of, as `struct` spells it; "s" is kept as bytes, "*" are two numbers.
-_TAG_TYPES = dict(enumerate("ssHL*bshl*fd", start=1)) | {13: "L", 16: "Q"}
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -332,7 +374,7 @@ def _check_jpeg(data: bytes) -> None:
     for number, (marker, segment) in enumerate(_jpeg_segments(data)):
         scans += marker == _SCAN
         if number > MAX_JPEG_SEGMENTS or scans > MAX_JPEG_SCANS:
-            raise _Unreasonable
+            raise Unreasonable
         if marker == _APP1 and segment.startswith(_EXIF):
             exif.append(segment[len(_EXIF) :])
     _check_exif(b"".join(exif))  # as Pillow joins them
@@ -350,30 +392,4 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _check_exif(data: bytes) -> None:
     while data.startswith(_EXIF):
         data = data[len(_EXIF) :]
-    _check_tags(data)
-
-
-def _check_tags(data: bytes) -> None:
-    """Compare the first table of TIFF tags, the only one Pillow reads, with the length of the file."""
-    order, big = "<" if data[:2] == b"II" else ">", data[2:3] == b"\x2b"
-    entry = struct.Struct(order + ("HHQQ" if big else "HHLL"))
-    try:
-        (start,) = struct.unpack_from(order + "Q" if big else order + "L", data, 8 if big else 4)
-        (number,) = struct.unpack_from(order + "Q" if big else order + "H", data, start)
-    except (struct.error, OverflowError):
-        return  # Pillow refuses it
-    if number > MAX_TAGS:
-        raise _Unreasonable
-    start += 8 if big else 2
-    table = data[start : start + number * entry.size]
-    pointed_at = 0
-    for _, kind, count, offset in entry.iter_unpack(table[: len(table) - len(table) % entry.size]):
-        letter = _TAG_TYPES.get(kind, "")
-        size = count * (8 if letter == "*" else struct.calcsize("=" + letter))
-        if size > (8 if big else 4) and offset + size <= len(data):
-            pointed_at += size
-            if letter != "s" and count > (MAX_TAG_INTEGERS if letter in ("H", "L", "Q") else MAX_TAG_OTHERS):
-                raise _Unreasonable
-    # Two tags may share their data; thousands that do fill the memory with copies.
-    if pointed_at > 2 * len(data):
-        raise _Unreasonable
+    tiff_pages(data, 1)

@@ -1,0 +1,226 @@
+"""Unusual TIFF, PNG and BMP files of cameras and microscopes, each compared with the pixels it was made from."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pillow_heif
+import pytest
+import tifffile
+from helpers_files import picture
+from PIL import Image
+
+from blastlens.errors import BlastlensError
+from blastlens.images import read_image
+
+RGB = picture(60, 48)  # uint8 (48, 60, 3)
+GREY = RGB[..., 0]
+GREY_RGB = np.repeat(GREY[..., None], 3, axis=2)
+DEEP = RGB.astype(np.uint16) * 257
+BLANK = np.zeros((16, 16, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file, the pixels it shows, the largest difference from them, and what a note says about it."""
+
+    name: str
+    data: bytes
+    pixels: np.ndarray
+    tolerance: int = 0
+    note: str = ""
+
+
+def tiff(*arrays: np.ndarray, byteorder: str = "<", bigtiff: bool = False, **options: object) -> bytes:
+    """A TIFF file with one page per array."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, byteorder=byteorder, bigtiff=bigtiff) as writer:
+        for array in arrays:
+            writer.write(array, metadata=None, **options)
+    return file.getvalue()
+
+
+def described(array: np.ndarray, ome: bool = False, **options: object) -> bytes:
+    """A TIFF file with the metadata of ImageJ or OME."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, imagej=not ome, ome=ome, **options)
+    return file.getvalue()
+
+
+def png16(array: np.ndarray) -> bytes:
+    """A PNG file of 16 bits per channel, grey or RGB."""
+    height, width = array.shape[:2]
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = array.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    kind = {2: 0, 3: {2: 4, 3: 2, 4: 6}.get(array.shape[-1])}[array.ndim]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bmp32(alpha: int) -> bytes:
+    """A BMP file of 32 bits whose header names an alpha channel."""
+    height, width = RGB.shape[:2]
+    rows = np.dstack([RGB[::-1, :, ::-1], np.full((height, width), alpha, np.uint8)]).tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(rows), 2835, 2835, 0, 0)
+    header += masks + b"BGRs" + bytes(48)
+    offset = 14 + len(header)
+    return b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + header + rows
+
+
+def cases() -> list[Case]:
+    found = []
+
+    def add(name: str, data: bytes, pixels: np.ndarray, **more: object) -> None:
+        found.append(Case(name, data, pixels, **more))
+
+    planes = np.moveaxis(DEEP, 2, 0)
+    for order, word in (("<", "little"), (">", "big")):
+        for depth, array in ((8, RGB), (16, DEEP)):
+            for planar in (False, True):
+                stored = np.ascontiguousarray(np.moveaxis(array, 2, 0)) if planar else array
+                layout = {"photometric": "rgb", "planarconfig": "separate" if planar else "contig"}
+                for tile in (None, (16, 16)):
+                    for compression, predictor in ((None, False), ("lzw", False), ("zlib", True)):
+                        kind = f"{depth}-bit {'planar' if planar else 'chunky'} {word}-endian"
+                        name = f"{kind} {'tiles' if tile else 'strips'} {compression} predictor {predictor}"
+                        options = {"tile": tile, "compression": compression, "predictor": predictor, **layout}
+                        add(name, tiff(stored, byteorder=order, **options), RGB)
+    add("16-bit planar BigTIFF", tiff(planes, bigtiff=True, photometric="rgb", planarconfig="separate"), RGB)
+    add("16-bit packbits", tiff(DEEP, photometric="rgb", compression="packbits"), RGB)
+    add("16-bit several strips", tiff(DEEP, photometric="rgb", rowsperstrip=5), RGB)
+
+    for order in "<>":
+        for name, photometric, values in (("black", "minisblack", GREY), ("white", "miniswhite", 255 - GREY)):
+            add(f"8-bit {name} is zero {order}", tiff(values, byteorder=order, photometric=photometric), GREY_RGB)
+            deep = values.astype(np.uint16) * 257
+            add(f"16-bit {name} is zero {order}", tiff(deep, byteorder=order, photometric=photometric), GREY_RGB)
+    white = 65535 - GREY.astype(np.uint16) * 257
+    add("16-bit white is zero, zlib", tiff(white, photometric="miniswhite", compression="zlib"), GREY_RGB)
+
+    for bits in (10, 12, 14):
+        top = 2**bits - 1
+        rgb = np.rint(RGB / 255 * top).astype(np.uint16)
+        grey = rgb[..., 0]
+        note = f"{bits}-bit"
+        add(f"{bits}-bit RGB in 16 bits", tiff(rgb, photometric="rgb"), RGB, tolerance=1, note=note)
+        add(f"{bits}-bit grey in 16 bits", tiff(grey, photometric="minisblack"), GREY_RGB, tolerance=1, note=note)
+        add(f"{bits}-bit RGB PNG", png16(rgb), RGB, tolerance=1, note=note)
+        add(f"{bits}-bit grey PNG", png16(grey), GREY_RGB, tolerance=1, note=note)
+        half = np.rint(RGB / 255 * top / 3).astype(np.uint16)  # too dark for the range to show
+        tagged = tiff(half, photometric="rgb", extratags=[(281, "H", 3, (top,) * 3, True)])
+        add(f"{bits}-bit RGB with MaxSampleValue", tagged, np.rint(RGB / 3).astype(np.uint8), tolerance=1)
+    add(
+        "12-bit white is zero",
+        tiff(4095 - np.rint(GREY / 255 * 4095).astype(np.uint16), photometric="miniswhite"),
+        GREY_RGB,
+        tolerance=1,
+        note="12-bit",
+    )
+    add("16-bit RGB PNG", png16(DEEP), RGB)
+    add("16-bit grey PNG", png16(DEEP[..., 0]), GREY_RGB)
+    add("16-bit RGBA PNG", png16(np.dstack([DEEP, np.full(GREY.shape, 65535, np.uint16)])), RGB)
+    add("floating-point RGB", tiff((RGB / 255).astype(np.float32), photometric="rgb"), RGB)
+    add("floating-point grey", tiff((GREY / 255).astype(np.float32), photometric="minisblack"), GREY_RGB)
+
+    for depth, array in ((8, RGB), (16, DEEP)):
+        channels = np.ascontiguousarray(np.moveaxis(array, 2, 0))
+        for photometric in ("minisblack",):
+            options = {"photometric": photometric, "metadata": {"axes": "CYX"}}
+            note = "red, green and blue"
+            add(f"{depth}-bit ImageJ channels", described(channels, **options), RGB, note=note)
+            add(f"{depth}-bit OME channels", described(channels, ome=True, **options), RGB, note=note)
+        stack = np.stack([channels, 0 * channels])
+        options = {"photometric": "minisblack", "metadata": {"axes": "ZCYX"}}
+        add(f"{depth}-bit ImageJ stack of channels", described(stack, **options), RGB, note="first")
+        add(f"{depth}-bit OME stack of channels", described(stack, ome=True, **options), RGB, note="first")
+        pages = tiff(*channels, photometric="minisblack")
+        grey = np.repeat(RGB[..., :1], 3, axis=2)
+        add(f"{depth}-bit grey pages without metadata", pages, grey, note="separate pages")
+
+    thumbnail = tiff(BLANK, RGB, photometric="rgb")
+    add("thumbnail before the image", thumbnail, RGB)
+    add("16-bit thumbnail before the image", tiff(BLANK.astype(np.uint16), DEEP, photometric="rgb"), RGB)
+    add("pyramid", tiff(RGB, RGB[::2, ::2], photometric="rgb"), RGB)
+    add("two images", tiff(RGB, 255 - RGB, photometric="rgb"), RGB, note="first")
+
+    for alpha, shown in ((255, RGB), (0, RGB)):
+        note = "" if alpha else "transparency"
+        add(f"BMP with alpha {alpha}", bmp32(alpha), shown, note=note)
+        for depth in (8, 16):
+            scale = 257 if depth == 16 else 1
+            rgba = np.dstack([RGB, np.full(GREY.shape, alpha, np.uint8)]).astype(f"u{depth // 8}") * scale
+            stored = tiff(rgba.astype(f"u{depth // 8}"), photometric="rgb", extrasamples=["unassalpha"])
+            add(f"{depth}-bit RGBA TIFF with alpha {alpha}", stored, shown, note=note)
+        buffer = io.BytesIO()
+        Image.fromarray(np.dstack([RGB, np.full(GREY.shape, alpha, np.uint8)])).save(buffer, "PNG")
+        add(f"RGBA PNG with alpha {alpha}", buffer.getvalue(), shown, note=note)
+    cmyk = np.dstack([255 - RGB, np.zeros_like(GREY)])
+    add("8-bit CMYK", tiff(cmyk, photometric="separated"), RGB)
+    add("16-bit CMYK", tiff(cmyk.astype(np.uint16) * 257, photometric="separated"), RGB)
+    flat = np.full((64, 64, 3), (190, 150, 210), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(flat).save(buffer, "AVIF", quality=100)
+    add("AVIF", buffer.getvalue(), flat, tolerance=3)
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(flat)).save(buffer, quality=100)
+    add("HEIC", buffer.getvalue(), flat, tolerance=3)
+    return found
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_an_unusual_file_shows_the_pixels_it_was_made_from(case):
+    opened = read_image(case.data)
+    difference = np.abs(np.asarray(opened.pixels).astype(int) - case.pixels)
+    assert difference.max() <= case.tolerance
+    assert case.note in " ".join(opened.notes)
+    if not case.note:
+        assert not opened.notes
+
+
+def test_there_are_at_least_sixty_files():
+    assert len({case.data for case in CASES}) >= 60
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a\x10\x20", "JPEG XL"),
+        (b"ZISRAWFILE" + bytes(50), "CZI"),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(data, kind):
+    with pytest.raises(BlastlensError, match=f"{kind}.*export it as PNG"):
+        read_image(data)
+
+
+def test_a_file_with_only_a_thumbnail_is_refused():
+    with pytest.raises(BlastlensError, match="only a small copy"):
+        read_image(tiff(RGB, photometric="rgb", subfiletype=1))
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_deep_channels_that_are_not_colours_are_refused(channels):
+    values = np.zeros((32, 32, channels), np.uint16)
+    with pytest.raises(BlastlensError, match=f"{channels} channels"):
+        read_image(tiff(values, photometric="minisblack", planarconfig="contig"))
+
+
+def test_a_16_bit_image_of_too_many_pixels_is_refused_before_it_is_decoded():
+    data = bytearray(tiff(np.zeros((20, 20, 3), np.uint16), photometric="rgb"))
+    tags = tifffile.TiffFile(io.BytesIO(data)).pages[0].tags
+    for name in ("ImageWidth", "ImageLength"):
+        data[tags[name].valueoffset : tags[name].valueoffset + 2] = struct.pack("<H", 6000)
+    with pytest.raises(BlastlensError, match="at most 25 megapixels of more than 8 bits"):
+        read_image(bytes(data))
