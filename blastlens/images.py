@@ -23,6 +23,7 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError,
 from .errors import BlastlensError
 from .microscope_images import (
     DEEP_FORMATS,
+    NOTES,
     Unreasonable,
     Unsupported,
     floats_to_8_bits,
@@ -71,8 +72,9 @@ MAX_RAW_EXIF = 131_072  # characters of EXIF data in hexadecimal, as old program
 # Pillow allocates memory in blocks of this size. Smaller ones, of 16 MB, come from the C heap, and what threads have
 # used of that is not returned to the system: 400 MB with two threads.
 Image.core.set_block_size(64 << 20)
-# Without a handler, Pillow's log messages about a damaged file would be printed to the terminal.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+# Without a handler, log messages of Pillow and tifffile about a damaged file would be printed to the terminal.
+for _library in ("PIL", "tifffile"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 register()
 
@@ -247,7 +249,7 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
         image = Image.open(_TimedFile(data), formats=formats)
         if image.format == "TIFF" and len(pages) > 1:
             image.seek(main_page(pages))
-            image.info["notes"] = page_notes(pages)
+            image.info[NOTES] = page_notes(pages)
         return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BlastlensError(f"{name} has too many pixels; {_SIZE_LIMIT}.") from error
@@ -307,12 +309,12 @@ def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]
         if getattr(image, "is_animated", False) and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
             notes.append("only the first of its frames was used")
         image.load()
-        notes += image.info.pop("notes", ())
+        notes += image.info.get(NOTES, ())
         image = _upright(image)
         if image.mode == "P":
             notes.append("its colours come from a palette of at most 256")
         if image.mode == "F" or image.mode.startswith("I"):
-            image = _deep_to_grey(image, name, notes)
+            image = _deep_to_grey(image, notes)
         if image.has_transparency_data:
             image = _on_black(image, notes)
         elif image.mode != "RGB":
@@ -334,7 +336,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _deep_to_grey(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+def _deep_to_grey(image: Image.Image, notes: list[str]) -> Image.Image:
     """Scale a one-channel image of more than 8 bits to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):

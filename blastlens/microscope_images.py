@@ -18,6 +18,7 @@ MAX_PAGES = 1_000  # of one TIFF file that are looked at
 MAX_TILE_PIXELS = 50_000_000  # a tile is unpacked as a whole, however little of it is inside the image
 MAX_VALUES = 125_000_000  # of all channels of an image
 
+NOTES = "blastlens notes"  # key in `Image.info` of remarks on how the file was read
 DEEP_FORMATS = ("DEEP_TIFF", "DEEP_PNG")
 _RANGES = (255, 1023, 4095, 16383, 65535)
 _ORIENTATION = 0x0112
@@ -186,7 +187,7 @@ class _DeepImageFile(ImageFile.ImageFile):
             image, notes = self._decode()
             self._loaded, self.tile = True, []
             self.im, self._mode = image.im, image.mode
-            self.info["notes"] = [*self.info.get("notes", ()), *notes]
+            self.info[NOTES] = [*self.info.get(NOTES, ()), *notes]
         return Image.Image.load(self)
 
     def _start(self, size: tuple[int, int], mode: str) -> None:
@@ -240,7 +241,7 @@ class DeepTiffImageFile(_DeepImageFile):
             raise Unreasonable
         if first.axes not in ("YX", "YXS", "SYX"):
             raise Unsupported("holds a volume instead of an image")
-        self.info["notes"] = notes if self._channel_pages else page_notes(pages)
+        self.info[NOTES] = notes if self._channel_pages else page_notes(pages)
         self._start(page.size, "RGB")
 
     def _channels(self) -> tuple[list[int], list[str]]:

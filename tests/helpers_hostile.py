@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
+import pillow_heif
+import tifffile
 from helpers_files import picture
 from PIL import Image
 
@@ -311,8 +314,49 @@ def _busy() -> Iterator[Case]:
     tile = zlib.compress(bytes(12_000 * 12_000 * 3), 1)
     sizes = ((322, 4, 1, 12_000), (323, 4, 1, 12_000), (324, 4, 1, 400), (325, 4, 1, len(tile)))
     yield Case("tile.tif", tiff(48, 48, tile, sizes, 8), REFUSED)
+    yield from _deep()
     loop = saved("TIFF")
     yield Case("loop.tif", loop[:-4] + loop[4:8] if loop.endswith(bytes(4)) else loop, EITHER)
+
+
+def _deep() -> Iterator[Case]:
+    """Files of more than 8 bits per channel and several pages, which Pillow does not read."""
+    deep = picture(_SIDE, _SIDE).astype(np.uint16) * 257
+    whole = {}
+    for name, options in (("plain", {}), ("zlib", {"compression": "zlib"}), ("tiles", {"tile": (16, 16)})):
+        file = io.BytesIO()
+        tifffile.imwrite(file, deep, photometric="rgb", metadata=None, **options)
+        whole[f"{name}.tif"] = file.getvalue()
+    for name, kind in (("imagej", {"imagej": True}), ("ome", {"ome": True})):
+        file = io.BytesIO()
+        planes = np.ascontiguousarray(np.moveaxis(deep, 2, 0))
+        tifffile.imwrite(file, planes, photometric="minisblack", metadata={"axes": "CYX"}, **kind)
+        whole[f"{name}.tif"] = file.getvalue()
+    whole["deep.png"] = imagecodecs.png_encode(deep)
+    for form, name in (("AVIF", "photo.avif"),):
+        whole[name] = saved(form)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(picture(_SIDE, _SIDE))).save(file)
+    whole["photo.heic"] = file.getvalue()
+    rng = np.random.default_rng(5)
+    for name, data in whole.items():
+        yield Case(f"deep {name}", data, ANSWERED)
+        for number in range(6):
+            yield Case(f"deep cut {number} {name}", data[: len(data) * number // 8], EITHER if number else REFUSED)
+            damaged = np.frombuffer(data, np.uint8).copy()
+            damaged[rng.integers(0, min(len(data), 400), 3)] ^= rng.integers(1, 256, 3, np.uint8)
+            yield Case(f"deep flipped {number} {name}", damaged.tobytes(), EITHER)
+    bomb = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10 if n else "x" * 10}">' for n in range(10))
+    description = f'<?xml version="1.0"?><!DOCTYPE OME [{bomb}]><OME>&a9;</OME>'
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for _ in range(3):
+            writer.write(deep[..., 0], photometric="minisblack", description=description, metadata=None)
+    yield Case("deep entities.tif", file.getvalue(), EITHER)
+    for name, channels in (("channels", 60_000), ("nothing", 0)):
+        pixels = zlib.compress(bytes(6_000_000), 9)
+        tags = ((258, 3, 1, 16), (277, 3, 1, channels), (279, 4, 1, len(pixels)))
+        yield Case(f"deep {name}.tif", tiff(5_000, 5_000, pixels, tags, 8), REFUSED)
 
 
 def patience() -> list[Case]:
