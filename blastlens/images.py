@@ -30,35 +30,19 @@ from .microscope_images import (
     main_page,
     page_notes,
     register,
-    register_heif,
     tiff_pages,
     to_8_bits,
 )
 from .view import View
 
 FORMATS = (*DEEP_FORMATS, "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
-ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF, WebP, AVIF or HEIC"
+ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF, WebP or AVIF"
 IMAGE_SUFFIXES = frozenset(
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".avif",
-        ".heic",
-        ".heif",
-    )
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif")
 )
 MAX_PIXELS = 50_000_000
 MAX_COSTLY_PIXELS = 25_000_000  # of formats whose readers keep up to four copies of them
-COSTLY_FORMATS = {"WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC", **dict.fromkeys(DEEP_FORMATS, "more than 8 bits")}
+COSTLY_FORMATS = {"WEBP": "WebP", "AVIF": "AVIF", **dict.fromkeys(DEEP_FORMATS, "more than 8 bits")}
 MAX_BYTES = 160_000_000  # MAX_PIXELS, uncompressed, with room for a header
 MIN_SIDE = 16
 MAX_ASPECT = 20  # 16 x 3,000,000 pixels are within MAX_PIXELS, but fill the memory once resized to 224 px width
@@ -83,6 +67,8 @@ ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarr
 _one_large_image = threading.Lock()
 # Formats that are not read: what they are called, and how and where a file begins.
 OTHER_FORMATS = (
+    ("a HEIC photograph", b"ftyphei", 4),
+    ("a HEIC photograph", b"ftypmif1", 4),
     ("a JPEG 2000 image", b"\0\0\0\x0cjP  ", 0),
     ("a JPEG 2000 image", b"\xff\x4f\xff\x51", 0),
     ("a JPEG XL image", b"\xff\x0a", 0),
@@ -241,12 +227,8 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
     try:
         if data.startswith(b"\xff\xd8"):
             _check_jpeg(data)
-        formats = FORMATS
-        if data[4:8] == b"ftyp":
-            register_heif()
-            formats += ("HEIF",)
         pages = tiff_pages(data) if data[:2] in (b"II", b"MM") else []
-        image = Image.open(_TimedFile(data), formats=formats)
+        image = Image.open(_TimedFile(data), formats=FORMATS)
         if image.format == "TIFF" and len(pages) > 1:
             image.seek(main_page(pages))
             image.info[NOTES] = page_notes(pages)

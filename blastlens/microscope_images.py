@@ -190,6 +190,11 @@ class _DeepImageFile(ImageFile.ImageFile):
             self.info[NOTES] = [*self.info.get(NOTES, ()), *notes]
         return Image.Image.load(self)
 
+    def _data(self) -> bytes:
+        assert self.fp
+        self.fp.seek(0)
+        return self.fp.read()
+
     def _start(self, size: tuple[int, int], mode: str) -> None:
         self._size, self._mode, self.tile = size, mode, []
 
@@ -200,6 +205,7 @@ class DeepPngImageFile(_DeepImageFile):
     format = "DEEP_PNG"
 
     def _open(self) -> None:
+        assert self.fp
         header = self.fp.read(33)
         if len(header) < 33 or header[12:16] != b"IHDR" or header[24] != 16:
             raise SyntaxError("not a PNG of 16 bits")
@@ -208,8 +214,7 @@ class DeepPngImageFile(_DeepImageFile):
     def _decode(self) -> tuple[Image.Image, list[str]]:
         import imagecodecs
 
-        self.fp.seek(0)
-        values = np.atleast_3d(imagecodecs.png_decode(self.fp.read()))
+        values = np.atleast_3d(imagecodecs.png_decode(self._data()))
         return _image(values, _RGB if values.shape[2] > 2 else _BLACK_IS_ZERO)
 
 
@@ -219,19 +224,18 @@ class DeepTiffImageFile(_DeepImageFile):
     format = "DEEP_TIFF"
 
     def _open(self) -> None:
-        import tifffile
-
-        self.fp.seek(0)
-        data = self.fp.read()
-        pages = tiff_pages(data)
+        pages = tiff_pages(self._data())
         if not pages:
             raise SyntaxError("no page")
         self._index = main_page(pages)
         page = pages[self._index]
-        self.fp.seek(0)
         separate = page.channels == 1 and sum(one == page for one in pages) > 1
         if page.bits <= 8 and not separate:
             raise SyntaxError("Pillow reads it correctly")
+        import tifffile
+
+        assert self.fp
+        self.fp.seek(0)
         self._tiff = tifffile.TiffFile(self.fp)
         self._channel_pages, notes = self._channels() if separate else ([], [])
         if page.bits <= 8 and not self._channel_pages:
@@ -279,11 +283,12 @@ class DeepTiffImageFile(_DeepImageFile):
 
 def _image(values: np.ndarray, photometric: int, top: int | None = None) -> tuple[Image.Image, list[str]]:
     """Values (H, W, channels) as an 8-bit image, with notes on what was assumed."""
+    notes: list[str] = []
     channels = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}.get(photometric)
     if channels is None or values.shape[2] not in (channels, channels + 1):
         raise Unsupported(f"has {values.shape[2]} channels of more than 8 bits in a colour space other than RGB")
     if values.dtype.kind == "f":
-        colours, notes = floats_to_8_bits(values), []
+        colours = floats_to_8_bits(values)
     elif values.dtype.itemsize > 2 or values.min() < 0:
         raise Unsupported(
             f"has 32-bit integer pixels from {values.min():g} to {values.max():g}; 8-bit or 16-bit ones, or "
@@ -305,10 +310,3 @@ def register() -> None:
     tiff = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     Image.register_open(DeepTiffImageFile.format, DeepTiffImageFile, lambda prefix: prefix.startswith(tiff))
     Image.register_open(DeepPngImageFile.format, DeepPngImageFile, lambda prefix: prefix.startswith(b"\x89PNG\r\n"))
-
-
-def register_heif() -> None:
-    """Let Pillow read HEIC and HEIF."""
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False)

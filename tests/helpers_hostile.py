@@ -14,7 +14,6 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-import pillow_heif
 import tifffile
 from helpers_files import picture
 from PIL import Image
@@ -333,11 +332,7 @@ def _deep() -> Iterator[Case]:
         tifffile.imwrite(file, planes, photometric="minisblack", metadata={"axes": "CYX"}, **kind)
         whole[f"{name}.tif"] = file.getvalue()
     whole["deep.png"] = imagecodecs.png_encode(deep)
-    for form, name in (("AVIF", "photo.avif"),):
-        whole[name] = saved(form)
-    file = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(picture(_SIDE, _SIDE))).save(file)
-    whole["photo.heic"] = file.getvalue()
+    whole["photo.avif"] = saved("AVIF")
     rng = np.random.default_rng(5)
     for name, data in whole.items():
         yield Case(f"deep {name}", data, ANSWERED)
