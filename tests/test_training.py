@@ -330,7 +330,7 @@ def test_the_card_is_rendered_from_the_metrics(model_folder):
 
 def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
     finetune.execute(run_of(drawn), tmp_path / "whole", tmp_path / "cache", sigmas=(0,))
-    loss_of, seen = loop.loss_of, []
+    seen = []
 
     def killed(*arguments, **options):
         seen.append(1)
@@ -338,10 +338,12 @@ def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return loss_of(*arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "loss_of", killed)
+    loss_of = loop.loss_of
+    monkeypatch.setattr(loop, "loss_of", killed)
+    with pytest.raises(KeyboardInterrupt):
         finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
     assert not (tmp_path / "cut/run.json").exists()
+    monkeypatch.setattr(loop, "loss_of", loss_of)
     finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)

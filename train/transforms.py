@@ -1,7 +1,7 @@
 """Training-time transforms of a whole batch of images, on the device of the batch.
 
-Everything random is drawn from one `torch.Generator`, so a run can be repeated and resumed. The steps a recipe can ask
-for are the fields of `Augment`; a field left at its default does nothing.
+Everything random is drawn from one `torch.Generator`, so a run can be repeated and resumed. The steps a recipe
+can ask for are the fields of `Augment`; a field left at its default does nothing.
 """
 
 import math
