@@ -1,4 +1,4 @@
-// The square of pixels a model looks at, and how they are normalised: blastlens.images.View, pixel for pixel.
+// The square of pixels a model looks at, and how they are normalised: blastlens.view.View, pixel for pixel.
 
 import { resize } from "./resize.js";
 import settings from "./settings.js";
