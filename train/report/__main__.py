@@ -3,8 +3,10 @@
 python -m train.report
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from blastlens.errors import BlastlensError
@@ -32,7 +34,8 @@ def bundled_records() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((ROOT / "models").glob("[!.]*/metrics.json"))]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="python -m train.report", description=__doc__.splitlines()[0]).parse_args(argv)
     try:
         files = documents()
     except BlastlensError as error:
