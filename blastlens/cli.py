@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line: `python -m blastlens`, or `blastlens` where the package is installed.
 
 `python -m blastlens classify IMAGE...` prints predictions; `python -m blastlens score SOURCE... --out FILE` scores any
 number of images into a Parquet file (see `blastlens.batch_scoring`).

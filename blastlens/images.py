@@ -1,4 +1,4 @@
-"""Open untrusted image files: the one place where images are decoded.
+"""Open untrusted image files: the one place where images are decoded, with the readers of `microscope_images`.
 
 `read_image` opens one as it is, `read_view` as a model sees it; `view` has the crop and the resize.
 """
@@ -97,7 +97,8 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """Open one image as 8-bit RGB, upright.
 
     EXIF rotation is applied, 16-bit values are scaled to 8 bits and floats from 0..1 to 0..255, CMYK and
-    palettes are converted, transparency is shown on black, and of an animation the first frame is taken.
+    palettes are converted, transparency is shown on black, of an animation the first frame is taken, and of a TIFF the
+    largest page (see `microscope_images`).
 
     Args:
         source: path, encoded bytes, binary file, PIL image, or uint8 array (H, W), (H, W, 3) or (H, W, 4).
@@ -105,8 +106,9 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
 
     Raises:
         BlastlensError: missing, empty, over 160 MB, not an image, truncated, made to take excessive time or memory,
-            over 50 megapixels, or 25 of WebP (checked before decoding), a side under 16 px, one side over 20 times
-            the other, or values that are not pixels.
+            over 50 megapixels, or 25 of WebP, AVIF and more than 8 bits (checked before decoding), a side under 16 px,
+            one side over 20 times the other, or values that are not pixels. A format that is not read, such as HEIC,
+            is named.
     """
     return read_image(source, name)[0]
 

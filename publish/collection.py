@@ -11,8 +11,8 @@ from publish.hub_client import Hub
 from publish.upload import Upload, publish, read_checked
 
 RESULTS, SPACE = "blastlens-results", "blastlens"
-TITLE = "blastlens: leukemia classifiers, honestly measured"
-DESCRIPTION = "Models with a noise slider; every published system re-measured on subjects it never saw."  # at most 150
+TITLE = "blastlens: leukemia classifiers with measured limits"
+DESCRIPTION = "Models with a noise slider; every published system measured again on held-out groups."  # at most 150
 FRONT = {
     "pretty_name": "blastlens results",
     "license": "apache-2.0",

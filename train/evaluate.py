@@ -1,4 +1,4 @@
-"""Measure a model folder: everything in its metrics.json, its OOD gate, and its card.
+"""Measure a model folder: everything in its metrics.json, its OOD detection, and its card.
 
     python -m train.evaluate models/mobilenetv1-cnmc2019 --all --cv runs/cv/cnmc --data DIR
     python -m train.evaluate models/mobilenetv1-cnmc2019 --steps probes robustness --cv runs/cv/cnmc --data DIR
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="run every step, then render the card")
     parser.add_argument("--steps", nargs="+", default=[], choices=[*STEPS, GATE], help="run only these steps")
     parser.add_argument("--every", type=int, default=5, help="probes and robustness take one image in so many")
-    parser.add_argument("--ood-images", type=Path, nargs="*", default=[], help="folders of images the gate must reject")
+    parser.add_argument("--ood-images", type=Path, nargs="*", default=[], help="folders of images to reject as OOD")
     parser.add_argument("--run", type=Path, help="run folder of the shipped network")
     parser.add_argument("--external", type=Path, help="a prepared dataset of subjects outside the training set")
     parser.add_argument("--out", type=Path, help="also write the blocks of --steps to this JSON file")

@@ -38,7 +38,7 @@ def train_backbone(
     """Train a network that maps normalized pixels to F features, standardized over the training rows.
 
     Args:
-        pixels: uint8 (N, S, S, 3). targets: (N, F). train: rows that may be looked at.
+        pixels: uint8 (N, S, S, 3). targets: (N, F). train: rows that may be used.
         weights: as for `create_network`.
         out: folder of the checkpoint, which is written after every epoch and resumed from.
     """

@@ -189,7 +189,7 @@ def distilled(
 
 
 def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:
-    """Whom the run learns from, where its recipe asks for somebody; raises BlastlensError where that does not fit."""
+    """The teacher of a run, None if its recipe has none; raises BlastlensError if recipe and options disagree."""
     if bool(run.teacher) != bool(run.recipe.distill.weight):
         asked = (
             "learns from a teacher; name one with --teacher"

@@ -1,4 +1,4 @@
-"""Held-out predictions of a cross-validation, and their calibration. Pure functions; only `read` touches files.
+"""Held-out predictions of a cross-validation, and their calibration. Pure functions; only `HeldOut.read` touches files.
 
 The calibration of a fold, a temperature and a bias per class, is fitted on the held-out predictions of the *other*
 folds (cross-fitting): no label of its own images enters that fit.

@@ -174,7 +174,7 @@ def is_locked(path: Path) -> bool:
 def run_finetune(arguments: Sequence[str], folder: Path, at_once: int) -> str | None:
     """Run `train.finetune` into `folder`, on its share of the cores. Returns why it failed, or None.
 
-    The process locks the folder itself, and goes on if this one is killed.
+    The process locks the folder itself, and continues if this one is killed.
     """
     environment = {**os.environ, "BLASTLENS_PROGRESS": "1"}
     if not torch.cuda.is_available():

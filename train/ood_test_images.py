@@ -86,7 +86,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, ...]:
     return tuple(rng.integers(0, 256, 3).tolist())
 
 
-# By name, how to draw one and how many the gate is measured on.
+# By name, how to draw one and how many OOD detection is measured on.
 DRAWN: dict[str, tuple[Callable[[int], Image.Image], int]] = {
     "drawn shapes": (shapes, 300),
     "blank pictures": (blank, 100),

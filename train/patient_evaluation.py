@@ -1,4 +1,4 @@
-"""The block "patients" of metrics.json: the cells of one patient classified together, on patients never seen.
+"""The block "patients" of metrics.json: the cells of one patient classified together, on held-out patients.
 
 A patient is classified as leukemic where the mean probability of leukemia over their cells reaches a threshold. The
 threshold of a fold is chosen on the patients of the other folds. Patients are the groups of the data set: subjects that

@@ -1,4 +1,4 @@
-"""What belongs together: subjects linked by byte-identical images, or known to be one person. Pure functions."""
+"""What belongs together: subjects linked by byte-identical images, or known to be one donor. Pure functions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# Subjects of C-NMC 2019 who are one person although none of their files are equal: the publication holds the same
+# Subjects of C-NMC 2019 that are one donor although none of their files are equal: the publication holds the same
 # cells under both names, photographed or segmented twice. Found by correlating the texture inside all cells of folds
-# 0, 1 and a part of 2, shifted by up to 8 px, across groups, and then looked at. Given is how many cells correlate
+# 0, 1 and a part of 2, shifted by up to 8 px, across groups, and then inspected. Given is how many cells correlate
 # above 0.7; of pairs of unrelated cells one in 100,000 reaches 0.56. The rest of fold 2 (but for H8, H9, H13, H23, H46;
 # 13, 18, 67, 74) and the test sets were not examined.
 SAME_PERSON = (

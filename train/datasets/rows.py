@@ -41,7 +41,7 @@ class Row:
 def load_rows(folder: str | Path, same_person: bool = True) -> list[Row]:
     """Read and check `folder`/metadata.csv; rows come sorted by file name.
 
-    Groups of subjects known to be one person (`groups.SAME_PERSON`) are joined, unless `same_person` is False.
+    Groups of subjects known to be one donor (`groups.SAME_PERSON`) are joined, unless `same_person` is False.
 
     Raises:
         BlastlensError: names the file and the line where a column is missing, a value is not understood, a file is

@@ -1,6 +1,6 @@
 """Splits of a prepared dataset: pure functions of the rows, the protocol and the seed.
 
-An *image-level* split puts cells of one person, or fields of one slide, on both sides and flatters every model; it is
+An *image-level* split puts cells of one donor, or fields of one slide, on both sides and flatters every model; it is
 here because the papers report it. A *group-level* split keeps groups whole.
 """
 
