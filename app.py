@@ -36,4 +36,7 @@ temp_files.keep_clean(uploads, lambda: forget(demo, temp_files.keep_s()))
 if __name__ == "__main__":
     # A host stops the page by SIGTERM; a regular exit deletes the uploads.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    launch(demo)
+    try:
+        launch(demo)
+    except BlastlensError as error:
+        sys.exit(str(error))

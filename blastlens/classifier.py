@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
+from pathlib import Path
 from threading import Lock
 from typing import Any, overload
 
@@ -15,7 +16,7 @@ from PIL import Image
 from . import external_result
 from .corruptions import Corruption, kind_of
 from .errors import BlastlensError
-from .hub import fetch
+from .hub import Access, fetch
 from .images import ImageSource, read_view
 from .inference import load_network
 from .model_folder import ModelFolder
@@ -46,6 +47,7 @@ class Classifier:
         """Load the network of a folder; `from_pretrained` also finds the folder."""
         self.folder = folder
         self.label_names = folder.label_names
+        self._options = precision, threads
         self._network = load_network(folder, precision, threads)
         self._detector = detector = folder.ood_detector
         self._checks_features = bool(detector and detector.features and "features" in self._network.outputs)
@@ -67,6 +69,10 @@ class Classifier:
         revision: str | None = None,
         precision: str = "fp32",
         threads: int | None = None,
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> "Classifier":
         """Load a model by bundled name, local folder or Hub repository.
 
@@ -78,11 +84,18 @@ class Classifier:
             precision: "fp32", or "int8" for the quantized ONNX file: faster, slightly less accurate.
             threads: of each run of the network; by default all cores that this process may use. Use 1 if several
                 threads of yours share this classifier.
+            token, cache_dir, local_files_only: for a Hub repository, as in `huggingface_hub.snapshot_download`.
 
         Raises:
             BlastlensError: no such model, no access to it, or one that cannot be served.
         """
-        return cls(fetch(name_or_path, revision), precision, threads)
+        access = Access(token, cache_dir, local_files_only)
+        return cls(fetch(name_or_path, revision, access), precision, threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place of the model folder, from which another process of this machine loads it again."""
+        folder = self.folder
+        return _loaded_again, (type(self), (folder.path, folder.model_id, folder.revision), *self._options)
 
     @overload
     def predict(
@@ -334,6 +347,10 @@ class Classifier:
             flagged=thresholds.flagged(at_own_prevalence) if thresholds else None,
             prevalence=change.prevalence,
         )
+
+
+def _loaded_again(kind: type[Classifier], place: tuple[Any, ...], *options: Any) -> Classifier:
+    return kind(ModelFolder.load(*place), *options)
 
 
 def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable[Classifier]) -> Prediction:

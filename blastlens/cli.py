@@ -5,6 +5,7 @@ number of images into a Parquet file (see `blastlens.batch_scoring`).
 """
 
 import argparse
+import glob
 import io
 import json
 import os
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     shared = _model_options()
     classify = commands.add_parser("classify", parents=[shared], help="classify images", epilog=DISCLAIMER)
     classify.set_defaults(run=_classify)
-    classify.add_argument("images", nargs="+", metavar="IMAGE", help=f"{ACCEPTED} file")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help=f"{ACCEPTED} file, or a pattern such as '*.png'")
     classify.add_argument("--format", choices=_FORMATS, default="table", help="(default: table)")
     classify.add_argument(
         "--strict", action="store_true", help="exit with 3 if an image is out of distribution; it is classified anyway"
@@ -122,7 +123,10 @@ def _default_model() -> str:
     for name in bundled_models():
         if fetch(name).view.frame is not None:
             return name
-    raise BlastlensError("No single-cell model is bundled; name a model with --model.")
+    raise BlastlensError(
+        "No single-cell model is bundled; name one of the Hub or a folder with --model, or set BLASTLENS_MODELS to the "
+        "folder models/ of the repository."
+    )
 
 
 def _one_line(text: object) -> str:
@@ -133,15 +137,19 @@ def _one_line(text: object) -> str:
 # classify ------------------------------------------------------------------------------------------------------------
 
 
+def _matching(typed: str) -> list[str]:
+    """The files that a pattern matches, which some shells leave to the program; what matches nothing stays as it is."""
+    return [typed] if os.path.lexists(typed) else sorted(glob.glob(typed, recursive=True)) or [typed]
+
+
 def _classify(arguments: argparse.Namespace) -> int:
     corruption = Corruption.parse(arguments.corruption) if arguments.corruption else None
     classifier = Classifier.from_pretrained(arguments.model or _default_model(), precision=arguments.precision)
-    outcomes = classifier.predict_each(
-        arguments.images, arguments.sigma, arguments.seed, corruption, arguments.prevalence
-    )
+    images = [name for typed in arguments.images for name in _matching(typed)]
+    outcomes = classifier.predict_each(images, arguments.sigma, arguments.seed, corruption, arguments.prevalence)
     rows = []
     failed = False
-    for image, outcome in zip(arguments.images, outcomes, strict=True):
+    for image, outcome in zip(images, outcomes, strict=True):
         if isinstance(outcome, BlastlensError):
             print(_one_line(outcome), file=sys.stderr)
             failed = True

@@ -35,6 +35,10 @@ TRAINING_NAMES: dict[tuple[str, ...], re.Pattern[str]] = {
 }
 
 
+# Numbers that stand for the classes in tables, such as that of C-NMC 2019; a folder "1" may be anything.
+NUMBERS: dict[tuple[str, ...], dict[str, str]] = {("ALL", "HEM"): {"1": "ALL", "0": "HEM"}}
+
+
 @dataclass(frozen=True)
 class LabelledImage:
     """An image with its true label, and its subject, None if unknown."""
@@ -178,7 +182,8 @@ def _read_label(source: Source, shared: int, label_names: Sequence[str]) -> _Rea
     # A folder around all images distinguishes nothing, unless there is nothing below it that does.
     labels = {depth: label for depth, label in labels.items() if depth >= shared} or labels
     if source.label is not None:
-        label = label_of(source.label, label_names)
+        numbers = NUMBERS.get(tuple(label_names), {})
+        label = label_of(source.label, label_names) or numbers.get(source.label.strip())
         if label is None:
             raise BlastlensError(
                 f"{source.name} has the label {source.label!r} in its table, which is none of this model's classes; "

@@ -8,7 +8,9 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import BlastlensError
 from .integrity import PICKLE_SUFFIXES
@@ -39,12 +41,24 @@ class HubUnavailableError(BlastlensError):
     """The network or the Hub failed, and the model is not in the cache; the same request may succeed later."""
 
 
-def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFolder:
+@dataclass(frozen=True)
+class Access:
+    """How the Hub is read; the fields are those of `huggingface_hub.snapshot_download`."""
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+
+def fetch(
+    name_or_path: str | os.PathLike[str], revision: str | None = None, access: Access | None = None
+) -> ModelFolder:
     """Find a model folder by bundled name ("name" or "models/name"), path, or Hub repository ("owner/name").
 
     Args:
         name_or_path: looked up in that order; "owner/name@revision" includes a revision.
         revision: branch, tag or commit of a Hub repository; given once, here or with the name.
+        access: for a Hub repository.
 
     Raises:
         HubUnavailableError: no answer from the Hub, and nothing in the cache.
@@ -59,7 +73,7 @@ def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> 
         return ModelFolder.load(bundled_root() / bundled, bundled) if is_bundled else ModelFolder.load(name)
     found = None if os.path.exists(name) else split_name(name)
     if found is None:
-        known = ", ".join(bundled_models()) or "none"
+        known = ", ".join(bundled_models()) or "none here: they are in models/ of the repository, see BLASTLENS_MODELS"
         raise BlastlensError(
             f"There is no model {name!r}; give a bundled model ({known}), a model folder, or a Hub "
             "repository as owner/name or owner/name@revision."
@@ -67,7 +81,7 @@ def fetch(name_or_path: str | os.PathLike[str], revision: str | None = None) -> 
     repo_id, named = found
     if named is not None and revision is not None:
         raise BlastlensError(f"The revision is given twice, in {name} and as {revision}; give it once.")
-    path = snapshot(repo_id, named if revision is None else revision)
+    path = snapshot(repo_id, named if revision is None else revision, access or Access())
     return ModelFolder.load(path, repo_id, path.name)
 
 
@@ -87,7 +101,7 @@ def chosen_files(paths: Iterable[str]) -> list[str]:
     return [file for file in (*JSON_FILES, OOD_FEATURES, *networks) if file in there]
 
 
-def snapshot(repo_id: str, revision: str | None = None) -> Path:
+def snapshot(repo_id: str, revision: str | None = None, access: Access = Access()) -> Path:
     """Download the files of a model folder and return their folder in the Hub's cache, which is named by its commit.
 
     A commit whose files are all in the cache is served without a request. If the Hub is unavailable, a branch or tag
@@ -96,6 +110,7 @@ def snapshot(repo_id: str, revision: str | None = None) -> Path:
     Args:
         repo_id: "owner/name".
         revision: branch, tag or full commit; by default "main".
+        access: token, cache folder, and whether requests are allowed.
 
     Raises:
         HubUnavailableError: no network, or no answer from the Hub, and nothing in the cache.
@@ -105,21 +120,25 @@ def snapshot(repo_id: str, revision: str | None = None) -> Path:
     wanted = "main" if revision is None else revision
     if not _REVISION.fullmatch(wanted):
         raise BlastlensError(f"There is no revision {wanted!r} of model {repo_id}; give a branch, tag or commit.")
-    if _COMMIT.fullmatch(wanted) and (found := _cached(repo_id, wanted, must_be_complete=True)):
+    if _COMMIT.fullmatch(wanted) and (found := _cached(repo_id, wanted, access, True)):
         return found
     at = f"{repo_id} at revision {revision}" if revision else repo_id
+    if access.local_files_only:
+        if found := _cached(repo_id, wanted, access):
+            return found
+        raise BlastlensError(f"Model {at} is not in the Hub's cache on this machine, and local_files_only is set.")
     try:
-        return _download(repo_id, wanted, at)
+        return _download(repo_id, wanted, at, access)
     except BlastlensError as refusal:
         error = refusal
     except Exception as trouble:  # raised outside of this block, since it holds the token
         error = _explained(trouble, repo_id, wanted, at)
-    if isinstance(error, HubUnavailableError) and (found := _cached(repo_id, wanted)):
+    if isinstance(error, HubUnavailableError) and (found := _cached(repo_id, wanted, access)):
         return found
     raise type(error)(str(error))
 
 
-def _cached(repo_id: str, revision: str, must_be_complete: bool = False) -> Path | None:
+def _cached(repo_id: str, revision: str, access: Access, must_be_complete: bool = False) -> Path | None:
     """The folder of a revision in the cache, unless files are known to be missing, or may be if it must be complete."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -127,29 +146,33 @@ def _cached(repo_id: str, revision: str, must_be_complete: bool = False) -> Path
     files: list[str] | None = None
     try:
         try:
-            files = chosen_files(file.path for file in get_cached_repo_tree(repo_id, revision=revision))
+            tree = get_cached_repo_tree(repo_id, revision=revision, cache_dir=access.cache_dir)
+            files = chosen_files(file.path for file in tree)
         except CachedRepoTreeNotFoundError:  # put into the cache by other clients, file by file
             if must_be_complete:
                 return None
-        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=files))
+        place: dict[str, Any] = {"revision": revision, "cache_dir": access.cache_dir}
+        folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=files, **place))
     except (OSError, ValueError):  # not in the cache, or a name that no repository can have
         return None
     return folder if (folder / "config.json").is_file() else None
 
 
-def _download(repo_id: str, revision: str, at: str) -> Path:
+def _download(repo_id: str, revision: str, at: str, access: Access) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     # The one request with a time limit; snapshot_download has none for its list of files.
-    info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIME_LIMIT_S)
+    info = HfApi(token=access.token).model_info(repo_id, revision=revision, files_metadata=True, timeout=TIME_LIMIT_S)
     if not info.sha:
         raise ValueError("no commit, so this is not an answer of the Hub")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     chosen = chosen_files(sizes)
     _check_listing(sizes, chosen, at)
 
+    options: dict[str, Any] = {"token": access.token, "cache_dir": access.cache_dir, "etag_timeout": TIME_LIMIT_S}
+
     def fetched(files: list[str]) -> Path:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files, etag_timeout=TIME_LIMIT_S))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files, **options))
 
     folder = fetched([file for file in chosen if file.endswith(".json")])
     try:
@@ -162,10 +185,10 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
             f"{PRECISIONS['fp32']}."
         )
     folder = fetched(chosen)
-    damaged = _damaged(repo_id, folder.name)
+    damaged = _damaged(repo_id, folder.name, access)
     for file in damaged:
-        hf_hub_download(repo_id, file, revision=folder.name, force_download=True, etag_timeout=TIME_LIMIT_S)
-    if damaged and (damaged := _damaged(repo_id, folder.name)):
+        hf_hub_download(repo_id, file, revision=folder.name, force_download=True, **options)
+    if damaged and (damaged := _damaged(repo_id, folder.name, access)):
         raise BlastlensError(
             f"{damaged[0]} of model {at} is not what the Hub lists; check the proxy or mirror in between, and try "
             "again."
@@ -173,11 +196,12 @@ def _download(repo_id: str, revision: str, at: str) -> Path:
     return folder
 
 
-def _damaged(repo_id: str, commit: str) -> list[str]:
+def _damaged(repo_id: str, commit: str, access: Access) -> list[str]:
     """Files in the cache that differ from the digests that the Hub lists."""
     from huggingface_hub import HfApi
 
-    return [one["path"] for one in HfApi().verify_repo_checksums(repo_id, revision=commit).mismatches]
+    found = HfApi(token=access.token).verify_repo_checksums(repo_id, revision=commit, cache_dir=access.cache_dir)
+    return [one["path"] for one in found.mismatches]
 
 
 def _check_listing(sizes: Mapping[str, int], chosen: Iterable[str], at: str) -> None:

@@ -9,7 +9,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -62,7 +62,7 @@ for _library in ("PIL", "tifffile"):
 
 register()
 
-ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Mapping[str, Any]
 
 _one_large_image = threading.Lock()
 # Formats that are not read: what they are called, and how and where a file begins.
@@ -81,6 +81,7 @@ OTHER_FORMATS = (
     ("an HDF5 file", b"\x89HDF\r\n", 0),
 )
 _ORIENTATION = 0x0112  # EXIF tag
+_ADDRESS = re.compile(r"(https?|ftp|s3|data|file):", re.IGNORECASE)
 _UPRIGHT = {  # how each EXIF orientation but the first is undone
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -96,12 +97,13 @@ _SIZE_LIMIT = f"at most {MAX_PIXELS // 1_000_000} megapixels are accepted"
 def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """Open one image as 8-bit RGB, upright.
 
-    EXIF rotation is applied, 16-bit values are scaled to 8 bits and floats from 0..1 to 0..255, CMYK and
-    palettes are converted, transparency is shown on black, of an animation the first frame is taken, and of a TIFF the
-    largest page (see `microscope_images`).
+    EXIF rotation is applied, 10 to 16-bit values are scaled to 8 bits and floats from 0..1 to 0..255, CMYK and palettes
+    are converted, transparency is shown on black (ignored if it is complete), and of an animation the first frame is
+    taken, of a TIFF the largest page. Color channels in separate pages are merged if the metadata say so.
 
     Args:
-        source: path, encoded bytes, binary file, PIL image, or uint8 array (H, W), (H, W, 3) or (H, W, 4).
+        source: path, encoded bytes, binary file, PIL image, undecoded image of `datasets` (a dict with "bytes" or
+            "path"), or uint8 array (H, W), (H, W, 3) or (H, W, 4).
         name: what error messages call the image; by default the file's name, or "image".
 
     Raises:
@@ -206,14 +208,19 @@ def _header(source: ImageSource, name: str) -> Image.Image:
 
 
 def _bytes_of(source: Any, name: str) -> bytes:
+    if isinstance(source, Mapping):  # an undecoded image of `datasets`
+        content = source.get("bytes")
+        source = source.get("path") if content is None else content
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
+    if isinstance(source, str) and _ADDRESS.match(source):
+        raise BlastlensError(f"{source[:60]!r} is an address, which is not fetched; give a path or the image's bytes.")
     if isinstance(source, str | os.PathLike):
-        return read_file(source, printable(os.fsdecode(source)))
+        return read_file(source, printable(os.fsdecode(source)[:300]))
     if not hasattr(source, "read"):
         raise BlastlensError(
             f"An image cannot be read from {type(source).__name__}; give a path, bytes, a binary file, a PIL "
-            "image or a uint8 array."
+            "image, a uint8 array or a dict with bytes or path."
         )
     data = source.read()
     if not isinstance(data, bytes):

@@ -16,11 +16,16 @@ MAX_TABLE_BYTES, MAX_TABLE_ROWS = 5_000_000, 200_000  # of all tables together
 # C-NMC 2019 names; some files of subject H3 are spelled UID_h3_...
 _UID = re.compile(r"UID_(?P<subject>H?[0-9]+)_", re.IGNORECASE)
 _UID_SUBJECT = re.compile(r"H?[0-9]+", re.IGNORECASE)
-_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS = ("file_name", "file"), ("subject", "patient"), ("label",)
+# Usual titles of columns, the first that a table has; "new_names" is that of the C-NMC 2019 label table.
+FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "image_id", "new_names")
+SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id", "donor", "case")
+LABEL_COLUMNS = ("label", "labels", "class", "target")
 
 
 def subject_name(text: str) -> str:
-    """A subject's name in one spelling: "h3" of C-NMC 2019 is "H3"; any other name stays as it is."""
+    """A subject's name in one spelling: "h3" and "UID_h3_1_1_hem.bmp" of C-NMC 2019 are "H3"; others stay."""
+    if uid := _UID.match(text):
+        text = uid["subject"]
     return text.upper() if _UID_SUBJECT.fullmatch(text) else text
 
 
@@ -103,11 +108,12 @@ def _table_rows(name: str, data: bytes) -> list[tuple[str, str, str]]:
     columns = [title.strip().casefold() for title in header]
     places = [
         next((columns.index(title) for title in titles if title in columns), None)
-        for titles in (_FILE_COLUMNS, _SUBJECT_COLUMNS, _LABEL_COLUMNS)
+        for titles in (FILE_COLUMNS, SUBJECT_COLUMNS, LABEL_COLUMNS)
     ]
     if places[0] is None or places[1:] == [None, None]:
         raise BlastlensError(
-            f"{name} was not used: a table of subjects has the columns file_name, subject and, optionally, label."
+            f"{name} was not used: a table has a column file_name ({', '.join(FILE_COLUMNS[1:])}), and subject "
+            f"({', '.join(SUBJECT_COLUMNS[1:])}) or label ({', '.join(LABEL_COLUMNS[1:])})."
         )
     cells = ([record[i].strip() if i is not None and i < len(record) else "" for i in places] for record in records)
     return [(file, subject, label) for file, subject, label in cells if file]

@@ -1,6 +1,7 @@
 """Classifier: the same answers as transformers, noise curves, activation maps, warnings and refusals."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -350,6 +351,11 @@ def test_old_processors_take_their_time_for_int8(tmp_path, machine, cpuinfo, wid
     if cpuinfo:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert has_vnni(machine, tmp_path / "cpuinfo") is wide
+
+
+def test_a_pickled_classifier_gives_the_same_prediction(cell_classifier):
+    copy = pickle.loads(pickle.dumps(cell_classifier))
+    assert copy.predict(blobs(1)) == cell_classifier.predict(blobs(1))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

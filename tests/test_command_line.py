@@ -35,6 +35,13 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+def test_a_pattern_that_the_shell_leaves_alone_is_expanded(capsys, images, tmp_path):
+    code, out, _ = run(capsys, str(tmp_path / "cell *.png"), "--model", CELL, "--format", "json")
+    assert code == 0 and [one["image"] for one in json.loads(out)] == images
+    code, _, err = run(capsys, str(tmp_path / "none*.png"), "--model", CELL)
+    assert code == 2 and "does not exist" in err
+
+
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
     """Bundled models `cells`, which wants black, and `fields`, which wants none."""

@@ -6,6 +6,7 @@ from blastlens import folder_labels
 from blastlens.errors import BlastlensError
 from blastlens.folder_labels import label_of, match_labels
 from blastlens.image_sources import Source, Sources
+from blastlens.subject_tables import SubjectTables
 
 CELL, FIELD = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
 
@@ -21,6 +22,20 @@ def found(*names, subjects=None, labels=None, refused=()):
 def read(*names, label_names=CELL, **more):
     result = match_labels(found(*names, **more), label_names)
     return {one.source.name: (one.label, one.subject) for one in result.images}
+
+
+def test_the_numbers_of_the_c_nmc_label_table_are_labels_and_its_names_are_subjects():
+    table = b"Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\nUID_H9_3_2_hem.bmp,2.bmp,0\n"
+    tables = SubjectTables()
+    tables.add("labels.csv", lambda: table)
+    stated, notes = tables.about(["cells/1.bmp", "cells/2.bmp"])
+    assert stated == [("57", "1"), ("H9", "0")] and not notes
+    names = ("cells/1.bmp", "cells/2.bmp")
+    subjects, labels = ({name: one[k] for name, one in zip(names, stated, strict=True)} for k in (0, 1))
+    assert read(*names, subjects=subjects, labels=labels) == {
+        "cells/1.bmp": ("ALL", "57"),
+        "cells/2.bmp": ("HEM", "H9"),
+    }
 
 
 @pytest.mark.parametrize(

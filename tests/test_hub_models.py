@@ -174,6 +174,20 @@ def test_a_commit_in_the_cache_is_served_without_a_request(hub, kind):
     assert fetch(f"{REPO}@{commit}").path == first.path and hub.requests == []
 
 
+def test_token_cache_and_offline_use_are_arguments(hub, tmp_path):
+    upload(hub, private=True)
+    model, cache_dir = f"{REPO}", tmp_path / "cache"
+    with pytest.raises(BlastlensError, match="There is no model"):
+        Classifier.from_pretrained(model, token=False, cache_dir=cache_dir)
+    with pytest.raises(BlastlensError, match="local_files_only is set"):
+        Classifier.from_pretrained(model, cache_dir=cache_dir, local_files_only=True)
+    online = Classifier.from_pretrained(model, token=hub.token, cache_dir=cache_dir)
+    assert online.folder.path.is_relative_to(cache_dir)
+    hub.requests.clear()
+    offline = Classifier.from_pretrained(model, cache_dir=cache_dir, local_files_only=True)
+    assert offline.folder.path == online.folder.path and hub.requests == []
+
+
 def test_unchanged_files_of_a_branch_are_not_downloaded_again(hub):
     upload(hub)
     fetch(REPO)

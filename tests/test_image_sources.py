@@ -285,8 +285,8 @@ def test_tables_complete_each_other_column_by_column(tmp_path):
     ("table", "reason"),
     [
         (b"", "empty table"),
-        (b"a,b\n1,2\n", "has the columns file_name, subject"),
-        (b"file_name,age\na.png,2\n", "has the columns file_name, subject"),
+        (b"a,b\n1,2\n", "has a column file_name"),
+        (b"file_name,age\na.png,2\n", "has a column file_name"),
         ("file_name,subject\nä.png,1\n".encode("latin-1"), "save it as CSV in UTF-8"),
     ],
 )

@@ -35,6 +35,20 @@ def test_lossless_files_keep_every_pixel(tmp_path, suffix):
     assert np.array_equal(pixels_of(file), picture())
 
 
+def test_undecoded_images_of_datasets_are_read(tmp_path):
+    file = tmp_path / "cell.png"
+    Image.fromarray(picture()).save(file)
+    for row in ({"bytes": file.read_bytes(), "path": "cell.png"}, {"bytes": None, "path": str(file)}):
+        assert np.array_equal(pixels_of(row), picture())
+
+
+@pytest.mark.parametrize("address", ["https://host.example/cell.png", "data:image/png;base64," + "A" * 50_000])
+def test_an_address_is_refused_in_a_short_sentence(address):
+    with pytest.raises(BlastlensError, match="is an address, which is not fetched") as error:
+        open_image(address)
+    assert len(str(error.value)) < 400
+
+
 def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
     file = tmp_path / "cell.png"
     Image.fromarray(picture()).save(file)

@@ -278,10 +278,22 @@ def test_pages_of_other_sites_cannot_send_requests(page, headers, status):
         ("lab.example", 200),
         ("evil.example", 421),
         ("127.0.0.1.evil.example", 421),
+        ("0123abcd.gradio.live", 200),
+        ("gradio.live.evil.example", 421),
     ],
 )
 def test_a_local_page_answers_only_to_known_host_names(monkeypatch, host, status):
     monkeypatch.setenv("BLASTLENS_HOSTS", "lab.example other.example")
+    assert asked_by_name(host) == status
+
+
+def test_a_page_that_other_computers_may_open_answers_to_any_host_name(monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    assert asked_by_name("hospital.example") == 200
+
+
+def asked_by_name(host):
+    """Status of a request that reaches the loopback under a host name."""
     shield = Shield(PlainTextResponse(""))
 
     async def local(scope, receive, send):
@@ -291,7 +303,26 @@ def test_a_local_page_answers_only_to_known_host_names(monkeypatch, host, status
         async with httpx.AsyncClient(transport=httpx.ASGITransport(local), base_url="http://page") as client:
             return (await client.get("/config", headers={"Host": host})).status_code
 
-    assert asyncio.run(ask()) == status
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("port", ["http", "0", "70000", "-1"])
+def test_an_invalid_port_is_one_sentence(monkeypatch, port):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", port)
+    with pytest.raises(BlastlensError, match="a port from 1 to 65535 is accepted"):
+        launch(gr.Blocks())
+
+
+def test_a_busy_port_is_not_replaced_by_another_one(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
+        with gr.Blocks() as demo:
+            pass
+        with pytest.raises(BlastlensError, match=f"Port {port} is in use"):
+            launch(demo, prevent_thread_lock=True)
 
 
 # Limits

@@ -35,7 +35,8 @@ def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(rows), view.size, view.size, 3))
     with file.open("r+b") as opened:
         # Where the disk is full, this says so; a page of the map without a place on it would end the process (SIGBUS).
-        os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
     def decode(i: int) -> None:
         array[i] = view.apply(open_image(paths[rows[i].file_name]))

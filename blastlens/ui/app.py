@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from .. import temp_files
 from ..dataset_info import DATASETS
+from ..errors import BlastlensError
 from ..predictions import DISCLAIMER
 from ..serving import Loading, Wanted, begin, serve
 from . import about, code_snippets, comparison, folder, reliability, single_image, validation
@@ -88,9 +89,24 @@ def build(models: Sequence[str | os.PathLike[str] | Wanted | Loading] | None = N
 
 
 def launch(demo: gr.Blocks, **settings: Any) -> Any:
-    """Serve the page; arguments and result are those of `gr.Blocks.launch`."""
-    # Gradio adds to `app_kwargs`, so each launch has its own.
-    return demo.launch(**LAUNCH | settings, app_kwargs={"middleware": [Middleware(Shield)], "openapi_url": None})
+    """Serve the page; arguments and result are those of `gr.Blocks.launch`.
+
+    Raises:
+        BlastlensError: the port of GRADIO_SERVER_PORT is none, or in use; Gradio would take another one.
+    """
+    if "server_port" not in settings and (port := os.environ.get("GRADIO_SERVER_PORT")):
+        if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise BlastlensError(f"GRADIO_SERVER_PORT is {port!r}; a port from 1 to 65535 is accepted.")
+        settings["server_port"] = int(port)
+    try:
+        # Gradio adds to `app_kwargs`, so each launch has its own.
+        return demo.launch(**LAUNCH | settings, app_kwargs={"middleware": [Middleware(Shield)], "openapi_url": None})
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        raise BlastlensError(
+            f"Port {settings['server_port']} is in use; set GRADIO_SERVER_PORT to another one."
+        ) from None
 
 
 def forget(demo: gr.Blocks, older_than: float) -> None:

@@ -280,10 +280,16 @@ def _described(error: Exception) -> str:
 
 
 def _is_rebound(scope: Scope, headers: Headers, known: frozenset[str]) -> bool:
-    """Whether a page on the loopback is addressed by an unknown host name, as in DNS rebinding."""
+    """Whether a page that is for this computer only is addressed by an unknown host name, as in DNS rebinding.
+
+    GRADIO_SERVER_NAME opens the page to other computers, whose proxies may keep the name that the client used; names
+    of Gradio's share links lead to its own servers.
+    """
+    if os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") not in ("127.0.0.1", "::1", "localhost"):
+        return False
     server, name = (scope.get("server") or ("",))[0], urlsplit(f"//{headers.get('host', '')}").hostname or ""
     local = server == "::1" or server.startswith("127.")
-    return local and name not in known and not _LOCAL_NAME.fullmatch(name)
+    return local and name not in known and not _LOCAL_NAME.fullmatch(name) and not name.endswith(".gradio.live")
 
 
 def _path(scope: Scope) -> str:
