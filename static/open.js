@@ -43,6 +43,7 @@ export async function openImage(file, name) {
     // What was decoded is checked, too: a file may say one size and hold another.
     checkSize(bitmap.width, bitmap.height, name);
     const { pixels, transparent } = read(bitmap);
+    refuseUnusable(name, about, pixels, transparent);
     const image = turn({ width: bitmap.width, height: bitmap.height, pixels }, about.turned);
     return { ...image, notes: notesOn(about, pixels, transparent) };
   } finally {
@@ -109,14 +110,21 @@ function refuseFalsePixels(context) {
   }
 }
 
+/** What Python can still read, and a browser cannot: it keeps the upper 8 of 16 bits, and no color under alpha 0. */
+function refuseUnusable(name, about, pixels, transparent) {
+  if (about.deep && pixels.every((value) => value < 64)) {
+    throw new Refusal(`${name} holds 14-bit values or fewer in 16 bits, which a browser shows too dark; save it with 8.`);
+  }
+  if (transparent && pixels.every((value) => value === 0)) {
+    throw new Refusal(`${name} is transparent everywhere; save it without transparency.`);
+  }
+}
+
 function notesOn(about, pixels, transparent) {
   const notes = [];
   if (about.animated) notes.push("only the first of its frames was used");
   if (about.palette) notes.push("its colours come from a palette of at most 256");
-  if (about.deep) {
-    notes.push("its 16-bit values were cut to 8 bits");
-    if (pixels.every((value) => value < 16)) notes.push("its values are all close to 0, so it is very dark");
-  }
+  if (about.deep) notes.push("its 16-bit values were cut to 8 bits");
   if (transparent) notes.push("its transparent pixels were shown on black");
   return notes;
 }

@@ -329,7 +329,7 @@ def test_a_folder_without_its_feature_distribution_is_not_published(folder):
     assert "gate.safetensors" in publish_model.model_files(folder)
     publish_model.require_measured(ModelFolder.load(folder))
     (folder / "gate.safetensors").unlink()
-    with pytest.raises(BlastlensError, match=r"has no gate\.safetensors, which gate\.json names"):
+    with pytest.raises(BlastlensError, match=r"there is no gate\.safetensors, which gate\.json names"):
         publish_model.require_measured(ModelFolder.load(folder))
 
 
