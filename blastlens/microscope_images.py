@@ -3,29 +3,42 @@
 Pillow calls these readers from `Image.open` once `register` has run. They leave every other file to Pillow.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, ImageFile
 
-MAX_TAGS = 65_535
+MAX_TAGS = 65_535  # of all pages of a TIFF file; tables may overlap in a small file
 # Numbers in one TIFF tag, which Python keeps one by one. 50 megapixels in tiles of 16 px have 800,000 offsets.
 MAX_TAG_INTEGERS, MAX_TAG_OTHERS = 1_000_000, 100_000
 MAX_PAGES = 1_000  # of one TIFF file that are looked at
 MAX_TILE_PIXELS = 50_000_000  # a tile is unpacked as a whole, however little of it is inside the image
-MAX_VALUES = 125_000_000  # of all channels of an image
+MAX_DEEP_BYTES = 300_000_000  # of all channels of an image, unpacked
 
 NOTES = "blastlens notes"  # key in `Image.info` of remarks on how the file was read
 DEEP_FORMATS = ("DEEP_TIFF", "DEEP_PNG")
 _RANGES = (255, 1023, 4095, 16383, 65535)
 _ORIENTATION = 0x0112
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
-_FLOAT = 3
 # What Pillow takes each TIFF type to consist of, as `struct` spells it; "s" is kept as bytes, "*" are two numbers.
 _TAG_TYPES = dict(enumerate("ssHL*bshl*fd", start=1)) | {13: "L", 16: "Q"}
+_INTEGERS = {
+    1: "B",
+    3: "H",
+    4: "L",
+    6: "b",
+    8: "h",
+    9: "l",
+    13: "L",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}  # libtiff reads them all
 
 
 class Unreasonable(Exception):
@@ -65,21 +78,23 @@ def tiff_pages(data: bytes, most: int = MAX_PAGES) -> list[TiffPage]:
     number_type, offset_type = (order + "Q", order + "Q") if big else (order + "H", order + "L")
     pages: list[TiffPage] = []
     seen: set[int] = set()
-    pointed_at = 0
+    pointed_at = tags = 0
     try:
         (start,) = struct.unpack_from(offset_type, data, 8 if big else 4)
         while start and len(pages) < most and start not in seen:
             seen.add(start)
             (number,) = struct.unpack_from(number_type, data, start)
-            if number > MAX_TAGS:
+            tags += number
+            if tags > MAX_TAGS:
                 raise Unreasonable
             first = start + struct.calcsize(number_type)
             table = data[first : first + number * entry.size]
-            values = {}
+            values: dict[int, int] = {}
             for place in range(0, len(table) - entry.size + 1, entry.size):
                 tag, kind, count, offset = entry.unpack_from(table, place)
                 letter = _TAG_TYPES.get(kind, "")
-                size = count * (8 if letter == "*" else struct.calcsize("=" + letter))
+                integer = _INTEGERS.get(kind, "")
+                size = count * (8 if letter == "*" else struct.calcsize("=" + (letter or integer)))
                 if size > (8 if big else 4):
                     if offset + size > len(data):
                         continue
@@ -89,8 +104,9 @@ def tiff_pages(data: bytes, most: int = MAX_PAGES) -> list[TiffPage]:
                     where = offset
                 else:
                     where = first + place + (12 if big else 8)
-                if letter in ("H", "L", "Q") and count:
-                    (values[tag],) = struct.unpack_from(order + letter, data, where)
+                if integer and count:
+                    (value,) = struct.unpack_from(order + integer, data, where)
+                    values[tag] = max(value, values.get(tag, 0))  # readers differ in which of two equal tags counts
             if values.get(322, 0) * values.get(323, 0) > MAX_TILE_PIXELS:
                 raise Unreasonable
             pages.append(
@@ -237,34 +253,22 @@ class DeepTiffImageFile(_DeepImageFile):
         assert self.fp
         self.fp.seek(0)
         self._tiff = tifffile.TiffFile(self.fp)
-        self._channel_pages, notes = self._channels() if separate else ([], [])
+        self._channel_pages, notes = _channels(self._tiff, pages) if separate else ([], [])
         if page.bits <= 8 and not self._channel_pages:
             raise SyntaxError("Pillow reads it correctly")
-        first = self._tiff.series[0].pages[0] if self._channel_pages else self._tiff.pages[self._index]
-        if first.size > MAX_VALUES:
+        first, *others = [self._tiff.pages[index] for index in self._channel_pages or [self._index]]
+        if first.nbytes * (1 + len(others)) > MAX_DEEP_BYTES:
             raise Unreasonable
         if first.axes not in ("YX", "YXS", "SYX"):
             raise Unsupported("holds a volume instead of an image")
+        if any((one.shape, one.dtype) != (first.shape, first.dtype) for one in others):
+            raise Unsupported("has colour channels that differ in size")
         self.info[NOTES] = notes if self._channel_pages else page_notes(pages)
-        self._start(page.size, "RGB")
-
-    def _channels(self) -> tuple[list[int], list[str]]:
-        """The pages that hold the colour channels, where the metadata say so, and notes on the choice."""
-        if not (self._tiff.is_imagej or self._tiff.is_ome) or not self._tiff.series:
-            return [], []
-        series = self._tiff.series[0]
-        axes, shape = series.axes, series.shape
-        if "C" not in axes[:-2] or shape[axes.index("C")] not in (3, 4) or axes[-2:] != "YX":
-            return [], []
-        notes = ["its channels were taken as red, green and blue"]
-        if any(length > 1 for axis, length in zip(axes[:-2], shape[:-2], strict=True) if axis != "C"):
-            notes.append("only the first of its images was used")
-        step = int(np.prod(shape[axes.index("C") + 1 : -2], dtype=int))
-        return [channel * step for channel in range(3)], notes
+        self._start((first.imagewidth, first.imagelength), "RGB")
 
     def _decode(self) -> tuple[Image.Image, list[str]]:
         if self._channel_pages:
-            pages = [self._tiff.series[0].pages[index] for index in self._channel_pages]
+            pages = [self._tiff.pages[index] for index in self._channel_pages]
             page, photometric = pages[0], _RGB
             values = np.stack([one.asarray(maxworkers=1) for one in pages], axis=-1)
         else:
@@ -279,6 +283,46 @@ class DeepTiffImageFile(_DeepImageFile):
         if page.bitspersample not in (8, 16, 32, 64):
             top = 2**page.bitspersample - 1
         return _image(values, photometric, top)
+
+
+def _channels(tiff: Any, pages: Sequence[TiffPage]) -> tuple[list[int], list[str]]:
+    """The pages that hold red, green and blue, where the metadata of OME or ImageJ say so, and notes on the choice.
+
+    tifffile's own reading of these metadata makes lists as long as they claim the file to be.
+    """
+    first = 0
+    planes: dict[tuple[int, ...], int] = {}  # by channel, z and time
+    try:
+        if tiff.is_ome:
+            root = ElementTree.fromstring(tiff.ome_metadata)
+            pixels = next(one for one in root.iter() if one.tag.endswith("Pixels"))
+            if len({one.text for one in pixels.iter() if one.tag.endswith("UUID")}) > 1:
+                return [], []  # the others are in other files
+            order = pixels.attrib["DimensionOrder"][2:]
+            sizes = {axis: int(pixels.attrib[f"Size{axis}"]) for axis in "CZT"}
+            for one in pixels:
+                if one.tag.endswith("TiffData"):
+                    place = tuple(int(one.attrib.get(f"First{axis}", 0)) for axis in "CZT")
+                    planes[place] = int(one.attrib.get("IFD", 0))
+            first = planes.get((0, 0, 0), 0)
+        elif tiff.is_imagej:
+            known = tiff.imagej_metadata
+            order = str(known.get("order", "czt")).upper()
+            order = order if sorted(order) == ["C", "T", "Z"] else "CZT"
+            names = {"C": "channels", "Z": "slices", "T": "frames"}
+            sizes = {axis: int(known.get(name, 1)) for axis, name in names.items()}
+        else:
+            return [], []
+        step = math.prod(sizes[axis] for axis in order[: order.index("C")])
+    except (AttributeError, ElementTree.ParseError, KeyError, StopIteration, TypeError, ValueError):
+        return [], []  # damaged metadata
+    found = [planes.get((channel, 0, 0), first + channel * step) for channel in range(3)]
+    if sizes["C"] not in (3, 4) or not all(0 <= index < len(pages) for index in found):
+        return [], []
+    notes = ["its channels were taken as red, green and blue"]
+    if sizes["Z"] * sizes["T"] > 1:
+        notes.append("only the first of its images was used")
+    return found, notes
 
 
 def _image(values: np.ndarray, photometric: int, top: int | None = None) -> tuple[Image.Image, list[str]]:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 
@@ -219,4 +220,73 @@ def test_a_16_bit_image_of_too_many_pixels_is_refused_before_it_is_decoded():
     for name in ("ImageWidth", "ImageLength"):
         data[tags[name].valueoffset : tags[name].valueoffset + 2] = struct.pack("<H", 6000)
     with pytest.raises(BlastlensError, match="at most 25 megapixels of more than 8 bits"):
+        read_image(bytes(data))
+
+
+def directory(*tags: tuple[int, int, int, int]) -> bytes:
+    """A little-endian TIFF file of one page without pixels: tags of (number, type, count, value)."""
+    table = b"".join(struct.pack("<HHLL", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + table + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        [(322, 9, 1, 40_000), (323, 9, 1, 20_000)],  # signed
+        [(322, 17, 1, 154), (323, 17, 1, 162)],  # signed, 64 bits
+        [(322, 4, 1, 40_000), (322, 4, 1, 16), (323, 4, 1, 20_000), (323, 4, 1, 16)],  # given twice
+    ],
+)
+def test_a_huge_tile_is_refused_however_its_size_is_written(size):
+    tags = [(256, 3, 1, 32), (257, 3, 1, 32), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1), *size]
+    tags += [(324, 4, 1, 154), (325, 4, 1, 16)]
+    data = directory(*tags).ljust(154, b"\0") + struct.pack("<QQ", 40_000, 20_000)
+    with pytest.raises(BlastlensError, match="too long or too much memory"):
+        read_image(data)
+
+
+def test_pages_whose_tables_of_tags_overlap_are_refused_at_once():
+    pages, tags = 1000, 60_000
+    data = bytearray(8 + 2 + 12 * tags + 4 + 16 * pages)
+    data[:8] = b"II*\0" + struct.pack("<L", 8)
+    for start in range(8, 8 + 16 * pages, 16):
+        struct.pack_into("<H", data, start, tags)
+        struct.pack_into("<L", data, start + 2 + 12 * tags, start + 16)
+    begun = time.process_time()
+    with pytest.raises(BlastlensError, match="too long or too much memory"):
+        read_image(bytes(data))
+    assert time.process_time() - begun < 3
+
+
+def ome(planes: np.ndarray, order: str, times: int, data: str) -> bytes:
+    """An OME-TIFF file with metadata of its own."""
+    sizes = f'SizeX="60" SizeY="48" SizeC="3" SizeZ="1" SizeT="{times}"'
+    xml = f'<OME><Image><Pixels DimensionOrder="{order}" Type="uint16" {sizes}>{data}</Pixels></Image></OME>'
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for number, plane in enumerate(planes):
+            description = None if number else xml
+            writer.write(plane, photometric="minisblack", description=description, metadata=None)
+    return file.getvalue()
+
+
+def test_metadata_that_claim_a_billion_images_take_no_memory():
+    image, notes = read_image(ome(np.moveaxis(DEEP, 2, 0), "XYCZT", 10**12, '<TiffData IFD="0" PlaneCount="3"/>'))
+    assert np.array_equal(np.asarray(image), RGB)
+    assert "first of its images" in " ".join(notes)
+
+
+def test_channels_are_in_the_order_of_the_metadata():
+    planes = [DEEP[..., channel] for channel in (2, 1, 0)]
+    where = "".join(f'<TiffData FirstC="{channel}" IFD="{2 - channel}"/>' for channel in range(3))
+    assert np.array_equal(np.asarray(read_image(ome(planes, "XYCZT", 1, where))[0]), RGB)
+    twice = [part for channel in range(3) for part in (DEEP[..., channel], 0 * DEEP[..., 0])]
+    assert np.array_equal(np.asarray(read_image(ome(twice, "XYTCZ", 2, ""))[0]), RGB)
+
+
+def test_a_size_that_is_given_twice_does_not_pass_the_limit_on_its_sides():
+    data = bytearray(tiff(np.zeros((20, 1_000_000), np.uint16), photometric="minisblack", compression="zlib"))
+    tags = tifffile.TiffFile(io.BytesIO(data)).pages[0].tags
+    struct.pack_into("<HHLL", data, tags["YResolution"].offset, 256, 4, 1, 400)
+    with pytest.raises(BlastlensError, match="the long side may be at most"):
         read_image(bytes(data))
