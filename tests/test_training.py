@@ -434,6 +434,7 @@ def test_processes_share_an_epoch_and_take_as_many_steps():
     parts = [list(loop.batches(np.arange(10), 2, rank, 2)) for rank in (0, 1)]
     assert [len(part) for part in parts] == [3, 3]
     assert set(np.concatenate(parts[0] + parts[1])) == set(range(10))
+    assert [len(list(loop.batches(np.arange(3), 8, rank, 2))) for rank in (0, 1)] == [1, 1]
 
 
 def test_the_learning_rate_drops_after_as_many_stale_epochs_as_the_recipe_says():
@@ -445,6 +446,26 @@ def test_the_learning_rate_drops_after_as_many_stale_epochs_as_the_recipe_says()
         plateau.step(loss)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.1])
+
+
+def test_a_network_trained_in_bf16_predicts_in_fp32_and_any_seed_is_taken(tmp_path):
+    # In a process of its own, since Accelerate keeps the precision of the first run.
+    code = (
+        "import sys, torch; from pathlib import Path; from test_training import RECIPE; from train import loop\n"
+        "from train.recipe import Recipe; from train.datasets.splits import Split; import numpy as np\n"
+        "recipe = Recipe.from_dict(RECIPE | {'epochs': 1}); labels = np.array([0, 1] * 4)\n"
+        "pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)\n"
+        "examples = loop.Examples.of(recipe, pixels, labels, list('aabbccdd'), range(8))\n"
+        "split = Split(tuple(range(8)), (), (), 'all', 0, 2**31)\n"
+        "options = {'seed': 2**31, 'weights': 'scratch', 'precision': 'bf16'}\n"
+        "network = loop.train_network(recipe, examples, split, Path(sys.argv[1]), **options).eval()\n"
+        "images = torch.rand(2, 3, 64, 64)\n"
+        "with torch.inference_mode(): assert (network(images) == type(network).forward(network, images)).all()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -166,7 +166,7 @@ def train_network(
         progress, best = Progress(**saved["progress"]), saved["best"]
 
     while progress.epoch < recipe.epochs and not stops_early(recipe, progress):
-        set_seed(seed * 1_000_003 + progress.epoch * world + rank)  # of dropout
+        set_seed((seed * 1_000_003 + progress.epoch * world + rank) % 2**32)  # of dropout; numpy's seeds have 32 bits
         order = examples.order(seed, progress.epoch)
         model.train()
         total = hits = shown = 0.0
@@ -208,7 +208,9 @@ def train_network(
         row = {"epoch": progress.epoch, "step": progress.step, "loss": total / shown, "accuracy": hits / shown}
         row["learning_rate"] = optimizer.param_groups[0]["lr"]
         if split.val:
-            row["val_loss"], row["val_accuracy"] = evaluate(recipe, network, examples, split.val, device)
+            # Statistics of batch norm differ between processes, which must take the same decisions.
+            (found,) = broadcast_object_list([evaluate(recipe, network, examples, split.val, device)])
+            row["val_loss"], row["val_accuracy"] = found
             progress.stale += 1
             if row["val_loss"] < progress.best:
                 progress.best, progress.stale = row["val_loss"], 0
@@ -223,6 +225,7 @@ def train_network(
             write_log(out / "log.csv", progress.log)
         accelerator.wait_for_everyone()
 
+    network = accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # without the forward pass in bf16
     if average:
         network.load_state_dict(average.module.state_dict())
     elif best is not None:
@@ -237,7 +240,7 @@ def batches(order: np.ndarray, size: int, rank: int = 0, world: int = 1) -> Iter
     last batch of a single image is: batch norm cannot learn from one.
     """
     missing = -len(order) % (size * world) if world > 1 else len(order) % size == 1
-    order = np.concatenate([order, order[:missing]])
+    order = np.resize(order, len(order) + missing)  # repeats it
     for start in range(rank * size, len(order), size * world):
         yield order[start : start + size]
 

@@ -88,7 +88,7 @@ def with_validation(split: Split, rows: Sequence[Row], share: float) -> Split:
         shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         held = np.concatenate([images[: max(1, round(share * len(images)))] for images in shuffled])
     val = tuple(np.sort(np.array(split.train)[held]).tolist())
-    result = replace(split, train=tuple(i for i in split.train if i not in set(val)), val=val)
+    result = replace(split, train=tuple(sorted(set(split.train) - set(val))), val=val)
     check_split(result, rows)
     return result
 
