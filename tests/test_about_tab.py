@@ -34,7 +34,7 @@ def test_smear_fields_are_compared_with_what_colour_alone_reaches(folders):
     record = Comparison.load()
     (score,) = record.datasets["aria2021"].without_network.values()
     text = about_html(folders[FIELDS], [], record)
-    assert f"alone, without any network, reaches {score.value:.2f}" in text and "cannot show" in text
+    assert f"alone, without any network, reaches a weighted F1 of {score.value:.2f}" in text and "cannot show" in text
 
 
 def test_data_sets_and_papers_are_credited_with_links(folders):
