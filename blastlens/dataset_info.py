@@ -4,10 +4,17 @@ The page, the API, the command line, the cards and the static page all take thes
 known is the text "unknown".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 UNKNOWN = "unknown"
+DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)  # of own images
+BY_IMAGE = (
+    "The split is by image, since subjects are unknown: images of one subject may be on both sides, so every figure "
+    "may be too high for new subjects."
+)
 
 
 @dataclass(frozen=True)
@@ -161,12 +168,13 @@ OOD_TEST_IMAGES = {
 }
 
 
-def dataset_info(labels: Sequence[str], name: str | None = None) -> DatasetInfo:
+def dataset_info(labels: Sequence[str], name: str | None = None, subjects: bool | None = None) -> DatasetInfo:
     """Return what is known about the data set of a model.
 
     Args:
         labels: of the model, in any order.
         name: of the data set; None to search by labels alone.
+        subjects: whether the subjects of own images are known; None for other data sets.
 
     Returns:
         the known data set with exactly these labels (and this name), else an entry that states no more than these.
@@ -180,7 +188,7 @@ def dataset_info(labels: Sequence[str], name: str | None = None) -> DatasetInfo:
         if set(labels) == set(one.labels) and name in (None, one.name):
             return one
     listed = " or ".join(labels) if len(labels) <= 4 else f"{', '.join(labels[:3])} or {len(labels) - 3} other labels"
-    return DatasetInfo(
+    info = DatasetInfo(
         name=name or "",
         title=name or "unknown data set",
         labels=tuple(labels),
@@ -188,3 +196,22 @@ def dataset_info(labels: Sequence[str], name: str | None = None) -> DatasetInfo:
         question=f"Which label: {listed}?",
         citation=f"{name}, a data set about which no more than its name is known here" if name else "",
     )
+    if subjects is None:
+        return info
+    unit = "subject" if subjects else "image"
+    return replace(
+        info,
+        unseen=f"{unit}s that are not in its training data",
+        group="a subject, with those that share near-duplicates" if subjects else "an image with its near-duplicates",
+        caution="" if subjects else BY_IMAGE,
+        citation=f"{name}, images of the user",
+        preparation="Larger images were shrunk to the same shorter side; nothing was cropped",
+    )
+
+
+def trained_on(labels: Sequence[str], metrics: Mapping[str, Any]) -> DatasetInfo:
+    """Return what is known about the data set that metrics.json says a model with these labels was trained on."""
+    about = (metrics.get("training") or {}).get("dataset")
+    name, subjects = (about.get("name"), about.get("subjects")) if isinstance(about, dict) else (None, None)
+    named = isinstance(name, str) and DATASET_NAME.fullmatch(name)
+    return dataset_info(labels, name if named else None, subjects if isinstance(subjects, bool) else None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import external_result
+from .dataset_info import DatasetInfo, trained_on
 from .errors import BlastlensError
 from .integrity import check_digests, check_labels, check_links, check_no_code, check_same_network, read_tensors
 from .ood_detection import OODDetector
@@ -92,6 +93,16 @@ class ModelFolder:
         except BlastlensError as error:
             raise _unusable(model_id, error) from error
         return cls(path, model_id, revision, config, labels, view, metrics, detector)
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """What is known about the data set that it was trained on."""
+        return trained_on(self.label_names, self.metrics)
+
+    @property
+    def drawn_labels(self) -> tuple[str, ...]:
+        """The labels, if `synthetic_images` can draw images like those that it was trained on."""
+        return self.label_names if self.dataset.known else ()
 
     def protocol(self) -> dict[str, Any] | None:
         """The first protocol in metrics.json with a split into unseen groups, or None."""

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastlens import Classifier
-from blastlens.dataset_info import dataset_info
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import JSON_FILES, NETWORKS, OOD_FEATURES, PRECISIONS, ModelFolder
 from blastlens.synthetic_images import synthetic_image
@@ -170,8 +169,7 @@ def probe_images(folder: ModelFolder) -> list[Image.Image]:
     size = folder.view.size
     coarse = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     clouds = [Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in coarse]
-    labels = folder.label_names if dataset_info(folder.label_names).known else ()
-    synthetic = [synthetic_image(label, seed) for label in labels for seed in (1, 2)]
+    synthetic = [synthetic_image(label, seed) for label in folder.drawn_labels for seed in (1, 2)]
     return clouds + [image.resize((size, size), Image.Resampling.LANCZOS) for image in synthetic]
 
 

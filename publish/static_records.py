@@ -16,7 +16,6 @@ from blastlens import external_result
 from blastlens.classifier import INCOMPLETE, MAX_REASONS
 from blastlens.corruptions import CURVE_SIGMAS
 from blastlens.corruptions.colour import BLACK, TO_YCC
-from blastlens.dataset_info import dataset_info
 from blastlens.images import MAX_ASPECT, MAX_PIXELS, MIN_SIDE
 from blastlens.model_folder import ModelFolder
 from blastlens.noise import MAX_SIGMA
@@ -53,7 +52,7 @@ def model_record(name: str, folder: ModelFolder, sizes: Mapping[str, int]) -> di
     Args:
         sizes: bytes of its files by path.
     """
-    info = dataset_info(folder.label_names)
+    info = folder.dataset
     return {
         "name": name,
         "title": info.input_kind or info.question,
@@ -77,7 +76,7 @@ def card_path(name: str) -> str:
 
 def model_facts(name: str, folder: ModelFolder, megabytes: float) -> list[tuple[str, str]]:
     """Facts about a model, as terms and texts."""
-    info, metrics = dataset_info(folder.label_names), folder.metrics
+    info, metrics = folder.dataset, folder.metrics
     headline, int8 = metrics.get("headline") or {}, metrics.get("int8") or {}
     by_donor = headline.get("auroc_per_donor")
     quality, change = "not measured", ""

@@ -24,12 +24,13 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens import bootstrap
+from blastlens.dataset_info import DATASETS
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
 from blastlens.view import View
-from train.datasets import Row, dataset_hash, labels_of, load_rows
+from train.datasets import Row, dataset_hash, labels_of, load_rows, own_dataset
 from train.datasets.splits import Split, make_splits
 from train.folds import FoldNetworks
 from train.held_out import HeldOut, calibrated, cross_fitted, plain
@@ -89,6 +90,12 @@ WITHOUT_NETWORK: dict[str, dict[str, Feature]] = {
 }
 
 
+def features_for(dataset: str, every: bool = False) -> dict[str, Feature]:
+    """The baselines of a data set, or `every` one without a network; own images have the colour histogram."""
+    known = WITHOUT_NETWORK if every else FEATURES
+    return known.get(dataset, {"colour histogram": colour_histogram})
+
+
 def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, title: str) -> np.ndarray:
     """Numbers of each image (N, F); `title` is that of a progress bar."""
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -115,7 +122,7 @@ def without_network(networks: FoldNetworks) -> dict[str, np.ndarray]:
     """Held-out probabilities (N, C) of each baseline on the images and folds of a cross-validation."""
     return {
         name: held_out_probabilities(features_of(feature, networks.pixels, name), networks.labels, networks.splits)
-        for name, feature in WITHOUT_NETWORK[networks.recipe.dataset].items()
+        for name, feature in features_for(networks.recipe.dataset, every=True).items()
     }
 
 
@@ -132,7 +139,9 @@ def baselines(
     """
     rows = load_rows(data)
     names, labels = labels_of(rows)
-    kind, positive = ("cnmc2019", 0) if len(names) == 2 else ("aria2021", None)
+    own = own_dataset(data)
+    kind = own["name"] if own else next(info.name for info in DATASETS.values() if info.labels == names)
+    positive = 0 if len(names) == 2 else None
     view = View(open_image(data / rows[0].file_name).width, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
     pixels, groups = load_pixels(data, rows, view, cache), [row.group for row in rows]
     splits, recipe = make_splits(protocol, rows, seed), f"ours_{kind}"
@@ -142,7 +151,7 @@ def baselines(
         raise BlastlensError(f"The trial of {other[0]} tested other images or splits; it does not compare.")
     scores: dict[str, Any] = {}
     compared: dict[str, dict[str, Any]] = {name: {} for name, found in recorded.items() if found}
-    for name, feature in FEATURES[kind].items():
+    for name, feature in features_for(kind).items():
         probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits)
         report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
         scores[name] = plain({key: report[key] for key in ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")})

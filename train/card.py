@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import UndefinedError
 
 from blastlens import external_result
-from blastlens.dataset_info import OOD_TEST_IMAGES, UNKNOWN, DatasetInfo, dataset_info
+from blastlens.dataset_info import OOD_TEST_IMAGES, UNKNOWN, DatasetInfo, trained_on
 from blastlens.errors import BlastlensError
 from blastlens.files import replace
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
@@ -82,7 +82,7 @@ def _text(
     folder: Path, config: dict[str, Any], metrics: dict[str, Any], repo_id: str | None, **measured: dict[str, Any]
 ) -> str:
     protocol, training = metrics["protocols"][0], metrics["training"]
-    data = dataset_info(metrics["label_names"], training["dataset"]["name"])
+    data = trained_on(metrics["label_names"], metrics)
     needs_code = "auto_map" in config
     on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)( from the Hub)?", training["initial_weights"])
     base_model = BASE_MODELS.get(training["initial_weights"]) or (on_hub and on_hub[1])
@@ -102,7 +102,9 @@ def _text(
         project=yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
         recipe_yaml=recipe_yaml,
         images_published=read_json(RESULTS / "comparison.json")["datasets"].get(data.name, {}).get("images_published"),
-        parameters=read_json(RESULTS / "networks.json").get(training["recipe"]["name"], {}).get("parameters"),
+        parameters=read_json(RESULTS / "networks.json").get(training["recipe"]["name"], {}).get("parameters")
+        if data.known
+        else None,
         external_sentence=external_result.sentence(metrics),
         ood_test_images=OOD_TEST_IMAGES,
         worst_groups=_worst_groups(protocol["per_group"], metrics["label_names"], data),
@@ -156,7 +158,8 @@ def _front_matter(
     """What the Hub reads of a card."""
     tags = ["image-classification", "timm", "transformers", "onnx", "safetensors"]
     tags += ["custom_code"] if needs_code else []
-    tags += ["medical-imaging", "leukemia", "blood-smear", "noise-robustness", "calibration", "not-a-medical-device"]
+    tags += ["medical-imaging", "leukemia", "blood-smear"] if data.known else []
+    tags += ["noise-robustness", "calibration", "not-a-medical-device"]
     return ModelCardData(
         library_name="transformers" if needs_code else "timm",
         pipeline_tag="image-classification",

@@ -19,7 +19,7 @@ import numpy as np
 
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
-from train.datasets import load_rows
+from train.datasets import level_of, load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_record
@@ -73,6 +73,7 @@ def crossvalidate(arguments: argparse.Namespace, of_each_fold: list[str]) -> int
         [rows[i].group for i in everything.index],
         record["label_names"],
         spec.protocol,
+        level_of(spec.protocol, rows),
         arguments.seeds,
         fold=everything.fold,
     )
@@ -97,6 +98,8 @@ def describe(protocol: dict[str, Any]) -> str:
         return f"{score['value']:.4f} [{score['low']:.3f}, {score['high']:.3f}]"
 
     head = f"{protocol['name']} ({protocol['level']}-level), seeds {protocol['seeds']}, {protocol['n_groups']} groups"
+    if protocol["level"] == "image":
+        head += "\nThe split is by image: images of one subject may be on both sides, so every figure may be too high."
     lines = [head, "sigma  " + "  ".join(f"{k:>22s}" for k in keys)]
     for row in protocol["by_sigma"]:
         lines.append(f"{row['sigma']:5.0f}  " + "  ".join(f"{cell(row[k]):>22s}" for k in keys))

@@ -25,14 +25,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from blastlens import bootstrap, external_result, metrics
+from blastlens.dataset_info import DATASETS
 from blastlens.errors import BlastlensError
 from blastlens.files import Unwritable, write_json
 from blastlens.inference import normalise, usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.view import View
+from blastlens.wording import listed
 from train import calibration_evaluation, card, ood_evaluation, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe
+from train.export import training_of
 from train.external import external_block
 from train.folds import FoldNetworks
 from train.held_out import plain
@@ -81,16 +84,30 @@ GATE = "gate"  # writes gate.json and gate.safetensors instead of a block
 
 
 def measure(networks: FoldNetworks, steps: Sequence[str], every: int, cache: Path) -> dict[str, Any]:
-    """Return the blocks of these steps; a finished step is read from `cache`."""
+    """Return the blocks of these steps; a finished step is read from `cache`, one that does not apply is skipped."""
     folder = cache / "evaluate" / f"{networks.digest}-every{every}"
     found = {}
     for name in steps:
         path = folder / f"{name}.json"
+        if reason := _not_applicable(name, networks):
+            print(f"{name}: skipped; {reason}")
+            continue
         print(f"{name}: read from {path}" if path.exists() else f"{name} ...", flush=True)
         if not path.exists():
             write_json(path, STEPS[name](networks, every), indent=None)
         found[name] = json.loads(path.read_text())
     return found
+
+
+def _not_applicable(step: str, networks: FoldNetworks) -> str:
+    """Why a step does not apply to own images; "" where it does."""
+    if networks.recipe.dataset in DATASETS:
+        return ""
+    if step in ("probes", GATE):
+        return f"it is defined for {listed([*DATASETS], "and")}, not for own images."
+    if step == "patients" and not patient_evaluation.applies(networks):
+        return "it needs subjects of one label each, ALL or HEM."
+    return ""
 
 
 def latency_ms(path: Path, view: View, repeats: int = 50) -> float:
@@ -121,12 +138,12 @@ def build_metrics(
     same = earlier if earlier and earlier.get("sha256") == sha256 else {}
     validated = (earlier or {}).get("external") or {}
     record = json.loads((run / "run.json").read_text()) if run else same.get("training") or summary["run"]
-    protocol, recipe = summary["protocol"], record["recipe"]
+    protocol, dataset = summary["protocol"], record["dataset"]["name"]
     clean = protocol["by_sigma"][0]
     return {
         "schema": SCHEMA,
         "model": folder.name,
-        "task": TASKS[recipe["dataset"]],
+        "task": TASKS.get(dataset) or f"images of {dataset}: {', '.join(model.label_names)}",
         "label_names": list(model.label_names),
         "headline": {
             "protocol": protocol["name"],
@@ -140,16 +157,10 @@ def build_metrics(
         or {name: round(latency_ms(folder / NETWORKS[name], model.view), 2) for name in ("fp32", "int8")}
         | {"threads": usable_cores(), "what": "one bare ONNX Runtime run, batch 1, median of 50"},
         "training": {
-            "recipe": recipe,
-            "protocol": record.get("protocol", protocol["name"]),
-            "seed": record.get("seed"),
-            "initial_weights": record["initial_weights"],
-            **({"teacher": record["teacher"]} if "teacher" in record else {}),
-            "precision": record["precision"],
-            **({"subjects": record["subjects"]} if "subjects" in record else {}),
-            "dataset": record["dataset"],
+            "protocol": protocol["name"],
+            "seed": None,
+            **training_of(record),
             "scaling": summary["scaling"],
-            "versions": record["versions"],
         },
         **({"external": validated} if validated.get("sha256") == sha256.get("safetensors", "") else {}),
         **{key: same[key] for key in ("check", *STEPS) if key in same},
@@ -187,7 +198,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.external:
         record["external"] = external_block(ModelFolder.load(folder), arguments.external, cache)
     write_json(path, record)
-    if GATE in steps:
+    if GATE in steps and (reason := _not_applicable(GATE, networks)):
+        print(f"OOD detection: skipped; {reason}")
+    elif GATE in steps:
         try:
             ood_evaluation.write(folder, networks, arguments.ood_images)
         except Unwritable:

@@ -252,8 +252,15 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         if all(earlier.get(key) == value for key, value in files.items()):
             shutil.copy(out / "metrics.json", part)
         else:  # figures of another network are not this one's
-            write_json(part / "metrics.json", {"schema": 1, "model": out.name, **files, "protocols": []}, indent=2)
+            blank = {"schema": 1, "model": out.name, **files, "protocols": [], "training": training_of(record)}
+            write_json(part / "metrics.json", blank, indent=2)
     return parity
+
+
+def training_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json says about the training of a run, from its run.json."""
+    keys = ("recipe", "protocol", "seed", "initial_weights", "teacher", "precision", "subjects", "dataset", "versions")
+    return {key: record[key] for key in keys if key in record}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -27,13 +27,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from blastlens.dataset_info import DATASETS
 from blastlens.errors import BlastlensError
 from blastlens.files import replace, write_json, writing
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from blastlens.view import View
 from train import feature_network
 from train.cell_features import LogisticModel, columns, dataset_features
-from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows
+from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows, own_dataset
 from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, load_teacher
 from train.loop import CHECKPOINTS, Examples, train_network, write_log
@@ -149,7 +150,12 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         # One that saw the pixels, but no label, of what this run holds out, where it was made on other splits.
         **({"backbone_sha256": sha256(Path(run.backbone).read_bytes()).hexdigest()} if run.backbone else {}),
         "precision": run.precision,
-        "dataset": {"name": run.recipe.dataset, "hash": dataset_hash(rows), "images": len(rows)},
+        "dataset": {
+            "name": run.recipe.dataset,
+            "hash": dataset_hash(rows),
+            "images": len(rows),
+            **({"subjects": any(row.subject for row in rows)} if rows[0].own else {}),
+        },
         "images": {part: len(getattr(split, part)) for part in ("train", "val", "test")},
         "groups": {part: sorted({rows[i].group for i in getattr(split, part)}) for part in ("train", "val", "test")},
         "subjects": sorted({rows[i].subject or rows[i].group for i in split.train}),
@@ -261,6 +267,10 @@ def recipe_from(arguments: argparse.Namespace) -> Recipe:
 def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
     recipe = recipe_from(arguments)
     data = dataset_folder(arguments.data, recipe)
+    if own := own_dataset(data):
+        recipe = recipe.changed({"dataset": own["name"]})
+    elif recipe.dataset not in DATASETS:
+        raise BlastlensError(f"The recipe's dataset is {recipe.dataset!r}; {data} is not prepared from own images.")
     precision = best_precision() if arguments.precision == "auto" else arguments.precision
     protocol = arguments.protocol or recipe.protocol
     return Run(

@@ -203,24 +203,27 @@ def protocol_record(
     groups: Sequence[str],
     label_names: Sequence[str],
     protocol: str,
+    level: str,
     seeds: Sequence[int],
     fold: np.ndarray,
 ) -> dict[str, Any]:
     """Return one entry of metrics.json's `protocols`: every metric at every sigma, with 95 % intervals from a
-    bootstrap over groups, the accuracy of each group, and the reliability. A group-level protocol of two classes also
-    has `donors`: the metrics of `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
+    bootstrap over groups, the accuracy of each group (by label, if it has several; none at image level), and the
+    reliability. A group-level protocol of two classes, one for each group, also has `donors`: the metrics of
+    `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
 
     Args:
         labels, fold: (N,). probabilities: (S, N, C). Several seeds are stacked along N, each with all of its images.
     """
     positive = 0 if len(label_names) == 2 else None  # ALL
-    level = "group" if protocol.startswith("group") else "image"
     by_sigma = [
         {"sigma": float(s), **bootstrap.summary(labels, p, groups, label_names, positive=positive)}
         for s, p in zip(sigmas, probabilities, strict=True)
     ]
     by_donor: dict[str, Any] = {}
-    if positive is not None and level == "group":
+    members = sorted(set(zip(np.asarray(groups, dtype=str).tolist(), labels.tolist(), strict=True)))
+    of_one_class = len(members) == len(set(groups))
+    if positive is not None and level == "group" and of_one_class:
         repeat = np.repeat(np.arange(len(seeds)), len(labels) // len(seeds))
         found = [
             DonorScores.of(labels == positive, p[:, positive], groups, fold, repeat).summary() for p in probabilities
@@ -230,17 +233,17 @@ def protocol_record(
             row["donors"] = {k: v for k, v in one.items() if k != "donors"}
         by_donor = {"donors": found[0]["donors"]}
     right, per_group = probabilities[0].argmax(1) == labels, []
-    for group in np.unique(groups):
-        mine = np.asarray(groups) == group
-        label, n = label_names[labels[mine][0]], int(mine.sum()) // len(seeds)
-        per_group.append({"group": str(group), "label": label, "n": n, "accuracy": float(right[mine].mean())})
+    for group, label in members if level == "group" else ():
+        mine = (np.asarray(groups) == group) & (labels == label)
+        n, accuracy = int(mine.sum()) // len(seeds), float(right[mine].mean())
+        per_group.append({"group": group, "label": label_names[label], "n": n, "accuracy": accuracy})
     return plain(
         {
             "name": protocol,
             "level": level,
             "seeds": list(seeds),
             "n_images": len(labels) // len(seeds),
-            "n_groups": len(per_group),
+            "n_groups": len(set(groups)),
             "calibration": CALIBRATION,
             "by_sigma": by_sigma,
             "per_group": per_group,

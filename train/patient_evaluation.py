@@ -184,17 +184,23 @@ def by_cells(
     return found
 
 
+def applies(networks: FoldNetworks) -> bool:
+    """Whether there are two labels, one of them leukemic, and every image has a subject, whose group has one label."""
+    names, groups = networks.label_names, networks.groups.tolist()
+    one_label = len(set(zip(groups, networks.labels.tolist(), strict=True))) == len(set(groups))
+    return len(names) == 2 and bool(leukemic_labels(names)) and one_label and all(row.subject for row in networks.rows)
+
+
 def measure(networks: FoldNetworks) -> dict[str, Any] | None:
     """Return "patients" of metrics.json; None for images without subjects, or with labels that are not ours.
 
     `by_sigma` keeps the thresholds of images without noise, as a user would. `without_network` classifies the same
     patients by the same rule from the baselines of `train.baselines`.
     """
-    names = networks.label_names
-    leukemic_names = leukemic_labels(names)
-    if len(names) != 2 or not leukemic_names or not all(row.subject for row in networks.rows):
+    if not applies(networks):
         return None
-    label, held_out = names.index(leukemic_names[0]), networks.predictions
+    names, held_out = networks.label_names, networks.predictions
+    label = names.index(leukemic_labels(names)[0])
     photographs = [photograph_of(row) for row in networks.rows]
     cohort = Cohort.of(networks.groups, networks.labels == label, networks.fold_of, photographs)
     means_without = {int(k): cohort.means(calibrated_without(held_out, k)[0][:, label]) for k in np.unique(cohort.fold)}

@@ -92,7 +92,7 @@ class Recipe:
 
     name: str
     title: str
-    dataset: Literal["cnmc2019", "aria2021"]
+    dataset: str  # one of blastlens.dataset_info, or the name that own images were prepared with
     backbone: str  # a timm architecture, or "custom_cnn" or "alnett", which are ours
     protocol: str  # the one used when the command line names none, see train.datasets.splits
     paper: str | None = None  # P0 to P4 as in the literature list, None for our own

@@ -21,7 +21,7 @@ from blastlens.bootstrap import percentile_interval
 from blastlens.corruptions import KINDS, Corruption, Kind
 from blastlens.metrics import Interval
 from blastlens.noise import MAX_SIGMA, PAPER_SIGMAS
-from train.baselines import FEATURES, features_of, fitted
+from train.baselines import features_for, features_of, fitted
 from train.folds import FoldNetworks
 from train.held_out import plain
 
@@ -102,7 +102,7 @@ def measure(networks: FoldNetworks, every: int = 5) -> dict[str, Any]:
     """Return "robustness" of metrics.json, from one image in `every` of each group."""
     index = networks.every(every)
     fold = networks.fold_of[index]
-    baseline, feature = list(FEATURES[networks.recipe.dataset].items())[-1]
+    baseline, feature = list(features_for(networks.recipe.dataset).items())[-1]
     x = features_of(feature, networks.pixels, baseline)
     trains = [list(split.train) for split in networks.splits]
     models = [fitted(x[train], networks.labels[train]) for train in trains]

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import external_result
 from ..corruptions import KINDS, Corruption, Kind
-from ..dataset_info import DatasetInfo, dataset_info
+from ..dataset_info import DatasetInfo
 from ..model_folder import PRECISIONS, ModelFolder
 
 # Explanations of the page's terms: on hover where they appear, and all of them under "About".
@@ -119,7 +119,7 @@ _FAMILY_NAMES = {"mobilenet": "MobileNet", "resnet": "ResNet", "efficientnet": "
 
 def task_of(folder: ModelFolder) -> DatasetInfo:
     """What is known about the data set of a model."""
-    return dataset_info(folder.label_names)
+    return folder.dataset
 
 
 def by_family(kinds: Iterable[str]) -> dict[str, list[str]]:

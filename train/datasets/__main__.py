@@ -1,4 +1,7 @@
-"""Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`."""
+"""Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`.
+
+The layout `folder` is for your own images: one sub-folder per class, or a table; see docs/train-your-own.md.
+"""
 
 import argparse
 import sys
@@ -10,8 +13,11 @@ from pathlib import Path
 from PIL import Image
 
 from blastlens.errors import BlastlensError
-from train.datasets.prepare import LAYOUTS, prepare
-from train.datasets.rows import Row, dataset_hash, load_rows
+from train.datasets.own_images import IN_FOLDER, SIMILARITY, Options
+from train.datasets.prepare import LAYOUTS, prepare, prepare_own
+from train.datasets.rows import FOLDER, Row, dataset_hash, load_rows
+
+LISTED = 100  # groups of a label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
-            report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size)
+            if arguments.layout == FOLDER:
+                options = Options(arguments.name or arguments.out.name, arguments.subject, arguments.similarity)
+                report = prepare_own(arguments.source, arguments.out, arguments.size, options)
+            else:
+                report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size)
     except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
         print(error, file=sys.stderr)
         return 2
@@ -44,7 +54,8 @@ def describe(rows: Sequence[Row]) -> str:
         lines.append((fold or "(none)").ljust(width) + "".join(f"{count[fold, label]:12,}" for label in labels))
     for label in labels:
         sizes = Counter(row.group for row in rows if row.label == label and row.group)
-        each = ", ".join(f"{group} {n}" for group, n in sizes.most_common())
+        each = ", ".join(f"{group} {n}" for group, n in sizes.most_common(LISTED))
+        each += f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
         lines.append(f"{label or 'unlabelled'}: {len(sizes)} groups{': ' + each if each else ''}")
     return "\n".join(lines)
 
@@ -52,11 +63,25 @@ def describe(rows: Sequence[Row]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.datasets", description="Prepared datasets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    prepare_ = commands.add_parser("prepare", help="published folder -> imagefolder and metadata.csv")
-    prepare_.add_argument("layout", choices=LAYOUTS)
-    prepare_.add_argument("source", type=Path, metavar="SRC", help="folder as published, or one above it")
+    prepare_ = commands.add_parser("prepare", help="images -> imagefolder and metadata.csv")
+    prepare_.add_argument("layout", choices=(*LAYOUTS, FOLDER), help=f"{FOLDER}: your own images")
+    prepare_.add_argument("source", type=Path, metavar="SRC", help="folder as published, or one above it; or a table")
     prepare_.add_argument("out", type=Path, metavar="OUT", help="folder to write; only an earlier one is replaced")
     prepare_.add_argument("--size", type=int, default=224, help="px per side (default: 224)")
+    own = prepare_.add_argument_group(f"your own images (layout {FOLDER})")
+    own.add_argument("--name", help="of the data set, in cards and on the page (default: that of OUT)")
+    own.add_argument(
+        "--subject",
+        metavar=f"{IN_FOLDER}|PATTERN",
+        help=f"where a path states the subject: {IN_FOLDER}, the folder inside that of the class, or a regular "
+        "expression, whose first group is the subject (default: a column of the table)",
+    )
+    own.add_argument(
+        "--similarity",
+        type=float,
+        default=SIMILARITY,
+        help=f"correlation of near-duplicates, which a split never separates (default: {SIMILARITY:g})",
+    )
     describe_ = commands.add_parser("describe", help="what a prepared dataset holds")
     describe_.add_argument("folder", type=Path, metavar="FOLDER")
     return parser

@@ -58,6 +58,7 @@ class PublishedFiles:
     not_recognised: tuple[Path, ...]
     tables: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on tables of own images
 
 
 # What a reader says of a file: an image, why it is rejected, True if it is of another part, None if not recognised.

@@ -1,4 +1,4 @@
-"""Published folder -> prepared dataset: hash, check, crop, resize, group, write.
+"""Published folder, or own images -> prepared dataset: hash, check, crop, resize, group, write.
 
 A dataset is written into a hidden folder beside its own and renamed when it is complete, so a run that is interrupted
 at any moment leaves the old dataset or none.
@@ -12,8 +12,9 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,23 +24,24 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from blastlens.dataset_info import DATASET_NAME
 from blastlens.errors import BlastlensError
 from blastlens.files import whole_folder, writing
+from blastlens.images import open_image
 from blastlens.inference import usable_cores
-from train.datasets import layouts, slides
-from train.datasets.groups import link_subjects
+from train.datasets import layouts, own_images, slides
+from train.datasets.groups import components, link_subjects
 from train.datasets.layouts import PublishedFiles, PublishedImage
-from train.datasets.rows import COLUMNS, HASH_PREFIX, METADATA, Row
+from train.datasets.rows import COLUMNS, FOLDER, HASH_PREFIX, METADATA, RECORD, Row
 
-RECORD = "prepare.json"
 SCHEMA = 1  # of prepare.json
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: its reader, its images' format and side (px), and the side of the centre kept."""
+    """A layout: its reader, its images' format and side (px), and the side of the centre kept; 0 for any and all."""
 
-    read: Callable[[Path], PublishedFiles]
+    read: Callable[..., PublishedFiles]
     format: str
     side: int
     crop: int
@@ -51,6 +53,7 @@ LAYOUTS = {
     "cnmc2019-final": Layout(layouts.read_cnmc_final, "BMP", 450, 320),
     "aria2021": Layout(layouts.read_aria, "JPEG", 224, 224),
 }
+OWN = Layout(own_images.read, "image", 0, 0)
 
 
 def prepare(layout: str, source: Path, out: Path, size: int = 224) -> str:
@@ -63,26 +66,57 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224) -> str:
     Raises:
         BlastlensError: `source` holds no usable image, or `out` is anything but an earlier dataset of this layout.
     """
-    if size < 16:
-        raise BlastlensError(f"Images of {size} px are too small; 16 px or more are accepted.")
     if not source.is_dir():
         raise BlastlensError(f"{source} is not a folder; the published folder of {layout} is needed.")
+    with _replacing(layout, source, out, size) as partial:
+        return _write(layout, source.resolve(), partial, size)
+
+
+def prepare_own(source: Path, out: Path, size: int, options: own_images.Options) -> str:
+    """Write the prepared dataset of own images, of any labels, formats and sizes, at `out`, and return the report.
+
+    Larger images are shrunk until their shorter side is `size` px; nothing is cropped. Groups are subjects that share
+    near-duplicates, or, without subjects, near-duplicates.
+
+    Args:
+        source: folder, or table beside or above its images; see `own_images`.
+
+    Raises:
+        BlastlensError: as `prepare`, for another name than is accepted, or fewer than two labels.
+    """
+    if not DATASET_NAME.fullmatch(options.name) or options.name in LAYOUTS:
+        raise BlastlensError(
+            f"{options.name!r} cannot be the name of a data set of your own; letters, digits, '.', '_' and '-' are "
+            f"accepted, but not {', '.join(LAYOUTS)}. Give one with --name."
+        )
+    if not source.exists():
+        raise BlastlensError(f"{source} does not exist; a folder of images or a table of them is needed.")
+    with _replacing(FOLDER, source if source.is_dir() else source.parent, out, size) as partial:
+        return _write(FOLDER, source.resolve(), partial, size, options)
+
+
+@contextmanager
+def _replacing(layout: str, source: Path, out: Path, size: int) -> Iterator[Path]:
+    if size < 16:
+        raise BlastlensError(f"Images of {size} px are too small; 16 px or more are accepted.")
     source, out = source.resolve(), out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise BlastlensError(f"{out} and {source} lie within each other; give an output folder elsewhere.")
     with whole_folder(out) as partial:
         _check_replaceable(out, layout)
-        report = _write(layout, source, partial, size)
-    return report
+        yield partial
 
 
-def _write(name: str, source: Path, folder: Path, size: int) -> str:
-    layout = LAYOUTS[name]
-    files = layout.read(source)
+def _write(name: str, source: Path, folder: Path, size: int, own: own_images.Options | None = None) -> str:
+    layout = OWN if own else LAYOUTS[name]
+    files = layout.read(source, own.subject) if own else layout.read(source)
+    source = source if source.is_dir() else source.parent
     order = sorted(files.images, key=lambda image: image.name)
     outcomes = _in_threads(lambda image: _convert(image, layout, size, folder), order, "convert")
     taken = {image.path: row for image, row in zip(order, outcomes, strict=True) if isinstance(row, Row)}
     rejected = files.rejected | {i.path: why for i, why in zip(order, outcomes, strict=True) if isinstance(why, str)}
+    if own and 0 < len(found := {row.label for row in taken.values()}) < 2:
+        raise BlastlensError(f"All images of {source} have the label {found.pop()!r}; two labels or more are needed.")
     if not taken:
         path, why = next(iter(rejected.items()), ("", ""))
         example = f"; {path}, for example, {why}." if rejected else "."
@@ -98,23 +132,35 @@ def _write(name: str, source: Path, folder: Path, size: int) -> str:
     subjects, overlaps = [row.subject for row in rows], None
     if name == "aria2021":
         subjects, overlaps = _slides(rows, list(taken))
-    groups = link_subjects(subjects, [row.sha256 for row in rows])
+    contents = [row.sha256 for row in rows]
+    pairs: list[tuple[int, int]] = []
+    if own:
+        pairs = _near_duplicates(rows, folder, own.similarity)
+        contents = [str(k) for k in components(len(rows), pairs)]
+    groups = link_subjects(subjects, contents) if not own or any(subjects) else [f"image-{k}" for k in contents]
     rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
 
     def relative(paths: Iterable[Path]) -> list[str]:
         return [os.path.relpath(path, source) for path in sorted(paths)]
 
+    originals = [os.path.relpath(path, source) for path in taken]
+
     why = dict(zip(relative(rejected), [rejected[path] for path in sorted(rejected)], strict=True))
     unknown, counts = relative(files.not_recognised), _counts(rows, files, len(rejected), overlaps)
-    report = _report(name, rows, counts, why, unknown, relative(files.tables), files.missing)
+    report = _report(own.name if own else name, rows, counts, why, unknown, relative(files.tables), files.missing)
+    if own:
+        report = "\n".join([report, *files.notes, *own_images.summary(rows, originals, pairs)])
     with writing(folder):
         with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow((*COLUMNS, HASH_PREFIX + layout.format.lower(), "duplicate_of"))
-            writer.writerows((r.file_name, r.label, r.subject, r.group, r.fold, r.sha256, r.duplicate_of) for r in rows)
+            writer.writerow((*COLUMNS, HASH_PREFIX + layout.format.lower(), "duplicate_of", *["original"] * bool(own)))
+            for r, original in zip(rows, originals, strict=True):
+                line = (r.file_name, r.label, r.subject, r.group, r.fold, r.sha256, r.duplicate_of)
+                writer.writerow((*line, *[original] * bool(own)))
         record = {
             "schema": SCHEMA,
             "layout": name,
+            **({"name": own.name, "subjects": any(subjects), "similarity": own.similarity} if own else {}),
             "size": size,
             "source_folder": source.name,
             "counts": counts,
@@ -134,16 +180,21 @@ def _write(name: str, source: Path, folder: Path, size: int) -> str:
 def _convert(source: PublishedImage, layout: Layout, size: int, folder: Path) -> Row | str:
     """Write one image into `folder` and return its row, still without group and duplicate_of; or why it is rejected."""
     try:
+        image = None if layout.side else open_image(source.path)  # first, since it refuses very large files
         data = source.path.read_bytes()
-        image = _checked(data, layout)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return str(error) or type(error).__name__
+        image = image or _checked(data, layout)
+    except (BlastlensError, OSError, ValueError, Image.DecompressionBombError) as error:
+        return str(error).removeprefix(f"{source.path.name} ") or type(error).__name__
     as_published = size == layout.crop == layout.side
     name = source.name + (source.path.suffix if as_published else ".webp")
     with writing(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if as_published:
             (folder / name).write_bytes(data)  # a JPEG encoded again would not be the same image
+        elif not layout.side:
+            scale = min(1, size / min(image.size))
+            shrunk = (round(image.width * scale), round(image.height * scale))
+            image.resize(shrunk, Image.Resampling.LANCZOS).save(folder / name, lossless=True)
         else:
             margin = (layout.side - layout.crop) // 2
             box = (margin, margin, margin + layout.crop, margin + layout.crop)
@@ -194,6 +245,17 @@ def _slides(rows: Sequence[Row], paths: Sequence[Path]) -> tuple[list[str], int]
     return names, len(overlaps)
 
 
+def _near_duplicates(rows: Sequence[Row], folder: Path, similarity: float) -> list[tuple[int, int]]:
+    def look(row: Row) -> slides.Floats:
+        with Image.open(folder / row.file_name) as image:
+            return slides.thumbnail(np.asarray(image.convert("RGB")))
+
+    pairs = own_images.near_duplicates(np.stack(_in_threads(look, rows, "compare")), similarity)
+    place = {row.file_name: i for i, row in enumerate(rows)}
+    copies = [(place[row.duplicate_of], i) for i, row in enumerate(rows) if row.duplicate_of]
+    return sorted({*pairs, *copies})
+
+
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], doing: str) -> list[Any]:
     """`[work(item) for item in items]` with a progress bar; Pillow and hashlib release the GIL."""
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -241,14 +303,18 @@ def _report(
     lines = [
         f"{name}: {counts['seen']:,} files seen",
         f"  used            {len(rows):,}  ({', '.join(f'{n:,} {label}' for label, n in sorted(labels.items()))})",
-        f"  groups          {f'{subjects} subjects in ' if subjects else ''}{counts['groups']} groups",
-        f"  duplicates      {counts['duplicate_pairs']:,} byte-identical pairs, of which "
-        f"{counts['duplicate_pairs_across_subjects']:,} across subjects, "
-        f"{counts['duplicate_pairs_across_labels']:,} across labels; all kept, see duplicate_of",
     ]
+    if name in LAYOUTS:
+        lines += [
+            f"  groups          {f'{subjects} subjects in ' if subjects else ''}{counts['groups']} groups",
+            f"  duplicates      {counts['duplicate_pairs']:,} byte-identical pairs, of which "
+            f"{counts['duplicate_pairs_across_subjects']:,} across subjects, "
+            f"{counts['duplicate_pairs_across_labels']:,} across labels; all kept, see duplicate_of",
+        ]
     if counts["overlapping_pairs"] is not None:
         lines.append(f"  overlaps        {counts['overlapping_pairs']:,} pairs of fields that share a place")
-    lines.append(f"  left aside      {counts['left_aside']:,}  (another part of the publication)")
+    if name in LAYOUTS:
+        lines.append(f"  left aside      {counts['left_aside']:,}  (another part of the publication)")
     lines += [f"  rejected        {len(rejected):,}", *(f"    {path}: {why}" for path, why in rejected.items())]
     lines += [f"  not recognised  {len(not_recognised):,}", *(f"    {path}" for path in not_recognised)]
     if tables:
