@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
@@ -97,12 +98,14 @@ def _shown(values: set[str]) -> str | None:
 def _table_rows(name: str, data: bytes) -> list[tuple[str, str, str]]:
     try:
         text = data.decode("utf-8-sig")
+        if name.lower().endswith(".jsonl"):
+            text = _as_csv(text)
         first_line = text.partition("\n")[0]
         delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header, *records = islice(reader, MAX_TABLE_ROWS + 2)
-    except (UnicodeDecodeError, csv.Error):
-        raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8.") from None
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError, AttributeError, TypeError):
+        raise BlastlensError(f"{name} cannot be read as a table; save it as CSV in UTF-8, or as JSON lines.") from None
     except ValueError:  # no header
         raise BlastlensError(f"{name} is an empty table.") from None
     columns = [title.strip().casefold() for title in header]
@@ -119,6 +122,16 @@ def _table_rows(name: str, data: bytes) -> list[tuple[str, str, str]]:
     return [(file, subject, label) for file, subject, label in cells if file]
 
 
+def _as_csv(text: str) -> str:
+    """Lines of JSON objects as CSV; columns are the keys of all."""
+    records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for record in records for key in record)))
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in records)
+    return file.getvalue()
+
+
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and name, of which the last 50 are compared."""
     return PurePosixPath(name.replace("\\", "/").casefold()).parts[-50:] or ("",)
@@ -130,11 +143,15 @@ class _NameIndex:
     def __init__(self, names: Iterable[str]) -> None:
         self._whole: dict[tuple[str, ...], list[str]] = {}
         self._ends: dict[tuple[str, ...], list[str]] = {}
+        self._ids: dict[tuple[str, ...], list[str]] = {}
         for name in names:
             parts = _parts(name)
             self._whole.setdefault(parts, []).append(name)
             for start in range(len(parts)):
                 self._ends.setdefault(parts[start:], []).append(name)
+            without_ending = (*parts[:-1], PurePosixPath(parts[-1]).stem)  # as a column image_id has it
+            for start in range(len(parts) if without_ending != parts else 0):
+                self._ids.setdefault(without_ending[start:], []).append(name)
 
     def named_by(self, row: tuple[str, ...], folder: tuple[str, ...]) -> list[str]:
         """At most two sources that a row can mean: the one beside the table, or else those whose folders agree."""
@@ -143,4 +160,4 @@ class _NameIndex:
             return beside[:2]
         # A row may state fewer folders than there are, or more.
         longer = (name for start in range(1, len(row)) for name in self._whole.get(row[start:], ()))
-        return list(islice(chain(self._ends.get(row, ()), longer), 2))
+        return list(islice(chain(self._ends.get(row, ()), longer), 2)) or self._ids.get(row, [])[:2]

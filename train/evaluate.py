@@ -104,7 +104,7 @@ def _not_applicable(step: str, networks: FoldNetworks) -> str:
     if networks.recipe.dataset in DATASETS:
         return ""
     if step in ("probes", GATE):
-        return f"it is defined for {listed([*DATASETS], "and")}, not for own images."
+        return f"it is defined for {listed([*DATASETS], 'and')}, not for own images."
     if step == "patients" and not patient_evaluation.applies(networks):
         return "it needs subjects of one label each, ALL or HEM."
     return ""
