@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 MAX_TAGS = 65_535  # of all pages of a TIFF file; tables may overlap in a small file
 # Numbers in one TIFF tag, which Python keeps one by one. 50 megapixels in tiles of 16 px have 800,000 offsets.
@@ -225,6 +225,9 @@ class DeepPngImageFile(_DeepImageFile):
         header = self.fp.read(33)
         if len(header) < 33 or header[12:16] != b"IHDR" or header[24] != 16:
             raise SyntaxError("not a PNG of 16 bits")
+        self.fp.seek(0)
+        if exif := PngImagePlugin.PngImageFile(self.fp).info.get("exif"):
+            self.info["exif"] = exif  # its orientation
         self._start(struct.unpack(">II", header[16:24]), "RGB")
 
     def _decode(self) -> tuple[Image.Image, list[str]]:

@@ -290,3 +290,12 @@ def test_a_size_that_is_given_twice_does_not_pass_the_limit_on_its_sides():
     struct.pack_into("<HHLL", data, tags["YResolution"].offset, 256, 4, 1, 400)
     with pytest.raises(BlastlensError, match="the long side may be at most"):
         read_image(bytes(data))
+
+
+def test_a_deep_png_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    data = png16(np.rot90(DEEP))
+    data = data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    assert np.array_equal(np.asarray(read_image(data)[0]), RGB)
