@@ -198,10 +198,11 @@ def dataset_info(labels: Sequence[str], name: str | None = None, subjects: bool 
     )
     if subjects is None:
         return info
-    unit = "subject" if subjects else "image"
     return replace(
         info,
-        unseen=f"{unit}s that are not in its training data",
+        unseen="subjects that are not in its training data"
+        if subjects
+        else "images that are not in its training data (split by image, since subjects are unknown)",
         group="a subject, with those that share near-duplicates" if subjects else "an image with its near-duplicates",
         caution="" if subjects else BY_IMAGE,
         citation=f"{name}, images of the user",

@@ -100,8 +100,8 @@ class ModelFolder:
         return trained_on(self.label_names, self.metrics)
 
     @property
-    def drawn_labels(self) -> tuple[str, ...]:
-        """The labels, if `synthetic_images` can draw images like those that it was trained on."""
+    def known_labels(self) -> tuple[str, ...]:
+        """The labels, if it was trained on one of `dataset_info.DATASETS`; else ()."""
         return self.label_names if self.dataset.known else ()
 
     def protocol(self) -> dict[str, Any] | None:

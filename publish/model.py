@@ -169,7 +169,7 @@ def probe_images(folder: ModelFolder) -> list[Image.Image]:
     size = folder.view.size
     coarse = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     clouds = [Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in coarse]
-    synthetic = [synthetic_image(label, seed) for label in folder.drawn_labels for seed in (1, 2)]
+    synthetic = [synthetic_image(label, seed) for label in folder.known_labels for seed in (1, 2)]
     return clouds + [image.resize((size, size), Image.Resampling.LANCZOS) for image in synthetic]
 
 

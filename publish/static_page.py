@@ -162,7 +162,7 @@ def page_files(folders: Sequence[ModelFolder], package: Path | None = None) -> d
             raise BlastlensError(f"metrics.json of {name} has another form ({error!r}).") from error
         if folder.revision is None and (folder.path / "README.md").is_file():
             files[card_path(name)] = (folder.path / "README.md").read_bytes()
-    examples = {folder.label_names: synthetic_examples(folder.drawn_labels) for folder in folders}
+    examples = {folder.label_names: synthetic_examples(folder.known_labels) for folder in folders}
     files |= {path: data for images in examples.values() for path, (_, data) in images.items()}
     record = {
         "runtime": max(len(data) for path, data in files.items() if path.startswith("vendor/")),

@@ -211,7 +211,7 @@ def test_own_images_become_a_model_with_a_card(
     assert card.main([model]) == 0
     folder, text = ModelFolder.load(model), (Path(model) / "README.md").read_text()
     assert folder.label_names == tuple(sorted(labels)) and folder.view.frame is None
-    assert not folder.dataset.known and folder.drawn_labels == () and (folder.protocol() is None) == (subject is None)
+    assert not folder.dataset.known and folder.known_labels == () and (folder.protocol() is None) == (subject is None)
     assert "C-NMC" not in text and "- leukemia" not in text and "shapes, images of the user" in text
     assert (BY_IMAGE in text) == (subject is None)
     answer = Classifier.from_pretrained(model).predict(tmp_path / "in" / labels[0] / "UID_H0_1.png")

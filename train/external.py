@@ -55,7 +55,7 @@ def external_block(folder: ModelFolder, data: Path, cache: Path) -> dict[str, An
     subjects = [row.subject or row.group for row in rows]
     trained_on = (folder.metrics.get("training") or {}).get("subjects")
     trained = set(trained_on or ())
-    for _ in SAME_PERSON:  # as many steps as a chain of names can have
+    for _ in SAME_PERSON if folder.dataset.known else ():  # as many steps as a chain of names can have
         trained |= {b for pair in SAME_PERSON for a, b in (pair, pair[::-1]) if a in trained}
     if known := sorted(set(subjects) & trained):
         raise BlastlensError(
@@ -100,10 +100,7 @@ def _by_donor(
         return {key: summary[key] for key in DONOR_METRICS if not np.isnan(value[key])}, summary
 
     found, summary = scored(probabilities[:, 0])
-    scale, frame = (VIEW_OF_FRAME / folder.view.size) ** 2, RAW_CELL_SIDE**2
-    areas = np.array([np.count_nonzero(cell_mask(np.asarray(image))) for image in pixels]) * scale
-    by_area, _ = scored(np.clip(areas / frame, 0, 1), LEUKEMIC_AREA / frame)
-    return {
+    of_network = {
         **{key: summary[key] for key in ("subjects", "healthy_donors")},
         "healthy_images": int((labels == 1).sum()),
         "min_images": MIN_IMAGES,
@@ -111,6 +108,13 @@ def _by_donor(
         "per_subject": [
             {key: one[key] for key in ("donor", "positive", "images", "rate")} for one in summary["donors"]
         ],
+    }
+    if not folder.dataset.known:  # the baseline is that of segmented cells
+        return of_network
+    scale, frame = (VIEW_OF_FRAME / folder.view.size) ** 2, RAW_CELL_SIDE**2
+    areas = np.array([np.count_nonzero(cell_mask(np.asarray(image))) for image in pixels]) * scale
+    by_area, _ = scored(np.clip(areas / frame, 0, 1), LEUKEMIC_AREA / frame)
+    return of_network | {
         "baseline": {
             "name": "cell area",
             "rule": f"{folder.label_names[0]} above {LEUKEMIC_AREA:,} px of the {RAW_CELL_SIDE} px frame",

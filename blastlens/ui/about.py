@@ -38,7 +38,7 @@ def about_html(chosen: ModelFolder, folders: Sequence[ModelFolder], record: Comp
         folders: all models on offer, whose data are credited.
         record: the reproduced systems, if known.
     """
-    dataset = record.dataset_of(chosen.label_names) if record else None
+    dataset = record.dataset_of(chosen.known_labels) if record else None
     baselines = record.datasets[dataset].without_network if record and dataset else {}
     limits = render("about.html", "limits", chosen, chosen.protocol(), task_of(chosen), baselines)
     datasets = {info.name: info for info in map(task_of, folders) if info.known}

@@ -41,7 +41,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         """Values of all components that depend on the model; of the dropdown, its choices and value."""
         others = [(system.title, system.name) for system in others_of(record, folder)]
         names = [name for _, name in others[:MAX_LINES]]
-        dataset = record.dataset_of(folder.label_names) if record else None
+        dataset = record.dataset_of(folder.known_labels) if record else None
         dropdown = {"choices": others, "value": names, "visible": bool(others)}
         return dataset, systems(dataset), dropdown, *noise(folder, names), model_html(folder)
 
@@ -105,7 +105,7 @@ def noise_lines(record: Comparison | None, folder: ModelFolder, names: Sequence[
         if system.noise and system.name in names:
             scores = [score.value for score in system.noise.weighted_f1]
             lines.append(Series(system.title, system.noise.sigmas, scores))
-    name = record.dataset_of(folder.label_names) if record else None
+    name = record.dataset_of(folder.known_labels) if record else None
     share = record.datasets[name].most_frequent_share if record and name else None
     if lines and share:
         lines.append(Series("constant prediction", (0, 100), (constant_weighted_f1(share),) * 2))
@@ -138,7 +138,7 @@ def noise_table(lines: Sequence[Series]) -> str:
 
 def others_of(record: Comparison | None, folder: ModelFolder) -> list[System]:
     """Systems for the model's kind of image with a noise curve, best first, without the model itself."""
-    name = record.dataset_of(folder.label_names) if record else None
+    name = record.dataset_of(folder.known_labels) if record else None
     if record is None or name is None:
         return []
     known = [(s.noise.weighted_f1[0].value, s) for s in record.of(name) if s.noise and s.name != recipe_of(folder)]
@@ -150,7 +150,7 @@ def model_html(folder: ModelFolder) -> str:
     protocol = folder.protocol()
     bins = [Bin(**one) for one in protocol["reliability"]] if protocol else []
     diagram = reliability_diagram(bins, description=_reliability_text(bins)) if bins else ""
-    return _macro("model", folder, protocol, task_of(folder).unseen, Markup(diagram))
+    return _macro("model", folder, protocol, task_of(folder), Markup(diagram))
 
 
 def _reliability_text(bins: Sequence[Bin]) -> str:

@@ -37,7 +37,7 @@ class FolderTab:
 
     def drawn(self, model: str) -> list[str]:
         """Synthetic images of invented patients, to try the tab with."""
-        path = drawn_zip(self.shelf.classifier(model).folder.drawn_labels)
+        path = drawn_zip(self.shelf.classifier(model).folder.known_labels)
         if path is None:
             raise BlastlensError("There are no synthetic images for this model's labels; upload some images.")
         return [str(path)]

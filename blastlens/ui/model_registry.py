@@ -45,7 +45,7 @@ class Shelf:
 
     def examples_of(self, classifier: Classifier) -> tuple[Example, ...]:
         """The images on offer for a model."""
-        return examples_for(classifier.folder.drawn_labels, self.data)
+        return examples_for(classifier.folder.known_labels, self.data)
 
     def classifier(self, model: str) -> Classifier:
         """The model of that name: the id of one on offer, alone or followed by "@" and its revision; "" for the first.

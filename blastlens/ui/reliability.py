@@ -102,7 +102,7 @@ def summary_html(folder: ModelFolder) -> str:
         with suppress(*_DAMAGED):  # not measured, or its section says that it is damaged
             lines.append((name, Markup(_macro(macro, measured))))
     missing = [title for title, (_, path) in SECTIONS.items() if not _at(measured, path)]
-    return _macro("summary", folder.model_id, lines, missing, folder.protocol() is not None)
+    return _macro("summary", folder.model_id, lines, missing, folder.protocol() is not None, task_of(folder).caution)
 
 
 def _at(record: Any, path: Sequence[str]) -> Any:
