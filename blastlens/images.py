@@ -35,7 +35,7 @@ from .microscope_images import (
 )
 from .view import View
 
-FORMATS = (*DEEP_FORMATS, "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
 ACCEPTED = "PNG, JPEG, BMP, GIF, TIFF, WebP or AVIF"
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif")
@@ -236,8 +236,11 @@ def _from_bytes(data: bytes, name: str) -> Image.Image:
     try:
         if data.startswith(b"\xff\xd8"):
             _check_jpeg(data)
-        pages = tiff_pages(data) if data[:2] in (b"II", b"MM") else []
-        image = Image.open(_TimedFile(data), formats=FORMATS)
+        is_tiff = data[:2] in (b"II", b"MM")
+        pages = tiff_pages(data) if is_tiff else []
+        # The readers of deep images are for TIFF and for what would be a PNG of 16 bits; others go straight to Pillow.
+        deep = DEEP_FORMATS if is_tiff or data[24:25] == b"\x10" else ()
+        image = Image.open(_TimedFile(data), formats=(*deep, *FORMATS))
         if image.format == "TIFF" and len(pages) > 1:
             image.seek(main_page(pages))
             image.info[NOTES] = page_notes(pages)
@@ -317,7 +320,8 @@ def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        _check_exif(image.info.get("exif") or b"")
+        if exif := image.info.get("exif"):
+            _check_exif(exif)
         if len(image.info.get("Raw profile type exif", "")) > MAX_RAW_EXIF:
             return image
         # Not ImageOps.exif_transpose, which reads and writes all other tags as well.
