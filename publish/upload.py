@@ -89,7 +89,13 @@ def publish(hub: Hub, upload: Upload, inspect: Callable[[Path], None] = lambda f
     Raises:
         BlastlensError: what failed, and what the repository holds now.
     """
-    before = read_checked(hub, upload)
+    try:
+        before = read_checked(hub, upload)
+    except HubError as error:
+        if error.status or not upload.dry_run:
+            raise
+        hub.log(f"{error} What the repository holds is unknown; these are all files:")
+        before = None
     changes = changes_of(upload.files, before.files if before else {})
     for line in _description(upload, before, changes):
         hub.log(line)

@@ -91,6 +91,14 @@ def test_a_dry_run_only_reads(hub, attempt):
     assert "- pytorch_model.bin" in log and log.endswith("dry run: nothing was changed")
 
 
+def test_a_dry_run_without_a_network_lists_all_files(hub, attempt, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit, log, error = attempt(dry_run=True)
+    assert commit is None and not error and not hub.requests
+    assert "What the repository holds is unknown" in log and all(f"+ {name}" in log for name in FILES)
+    assert attempt()[2]  # without --dry-run it is an error
+
+
 def test_a_gitignore_on_the_hub_leaves_nothing_out(hub, attempt):
     hub.add_repo(REPO, OLD | {".gitignore": b"*.safetensors\n"})
     assert not attempt()[2] and hub.files(REPO) == FILES
