@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling
-from train.networks import classifier_name, create_network, fold_head, head_linear
+from train.networks import check_weights, classifier_name, create_network, fold_head, head_linear
 from train.recipe import Recipe
 
 
@@ -24,6 +24,16 @@ def recipe(**changes) -> Recipe:
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2_035", "mobilenetv1_100", "custom_cnn", "alnett"])
+def test_first_weights_that_cannot_be_loaded_are_reported_before_images_are_read(monkeypatch, tmp_path):
+    recipe = Recipe.load("p0_mobilenetv2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for weights, message in (("hub", "give --weights with a folder"), (str(tmp_path), r"No mobilenetv2_100\.\*")):
+        with pytest.raises(BlastlensError, match=message):
+            check_weights(recipe, weights)
+    check_weights(recipe, "scratch")
+
+
 def test_a_new_head_starts_at_the_loss_of_guessing(backbone):
     # timm's own initialisation of a two-class MobileNet head starts near a loss of 2.
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ from train.datasets import METADATA, Row, dataset_hash, labels_of, load_rows, ow
 from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, load_teacher
 from train.loop import CHECKPOINTS, Examples, train_network, write_log
-from train.networks import OURS, find_weights, normalise, prepare
+from train.networks import OURS, check_weights, find_weights, normalise, prepare
 from train.pixels import load_pixels
 from train.recipe import Recipe
 
@@ -111,11 +111,13 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     if not 0 <= run.fold < len(splits):
         raise BlastlensError(f"{run.protocol} has folds 0 to {len(splits) - 1}, not {run.fold}.")
     split = with_validation(splits[run.fold], rows, run.recipe.validation)
-    pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     names, labels = labels_of(rows)
     teacher = teacher_of(run, dataset_hash(rows), tuple(names))
+    if not run.backbone:
+        check_weights(run.recipe, run.weights)
     with writing(out):
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     if run.recipe.distill.features:
         network, logits = distilled(run, rows, pixels, split, out, cache)
     else:
