@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from test_external_validation import CELL, GOOD, published, run, subjects
 
+from blastlens.dataset_info import dataset_info
 from blastlens.folder_labels import LabelledImages, Reading
 from blastlens.ui.rendering import TEMPLATES
 from blastlens.ui.report import body, how_to_prepare, standalone
 from blastlens.validation_summary import caveats, conclude
 
-FOLDER = SimpleNamespace(label_names=CELL, model_id="owner/model", revision="abc")
+FOLDER = SimpleNamespace(label_names=CELL, model_id="owner/model", revision="abc", dataset=dataset_info(CELL))
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'"
 
