@@ -219,10 +219,11 @@ def train_network(
                 plateau.step(row["val_loss"])
         progress.log.append(row)
         if accelerator.is_main_process:
+            # First, so that a run killed between the two writes its last row again.
+            write_log(out / "log.csv", progress.log)
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"progress": asdict(progress), "best": best}
             replace(checkpoint, lambda part, state=state: torch.save(state, part))
-            write_log(out / "log.csv", progress.log)
         accelerator.wait_for_everyone()
 
     network = accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # without the forward pass in bf16
