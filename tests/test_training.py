@@ -448,6 +448,7 @@ def test_the_learning_rate_drops_after_as_many_stale_epochs_as_the_recipe_says()
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.1])
 
 
+@pytest.mark.slow
 def test_a_network_trained_in_bf16_predicts_in_fp32_and_any_seed_is_taken(tmp_path):
     # In a process of its own, since Accelerate keeps the precision of the first run.
     code = (
