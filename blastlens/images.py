@@ -334,16 +334,11 @@ def _upright(image: Image.Image) -> Image.Image:
 def _deep_to_grey(image: Image.Image, notes: list[str]) -> Image.Image:
     """Scale a one-channel image of more than 8 bits to 8 bits; Pillow's own conversion would clip at 255."""
     values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        pixels, remarks = to_8_bits(values)
-        notes += remarks
-        return Image.fromarray(pixels)
     if image.mode == "F":
         return Image.fromarray(floats_to_8_bits(values))
-    raise Unsupported(
-        f"has 32-bit integer pixels from {values.min():g} to {values.max():g}; 8-bit or 16-bit ones, or "
-        "floating-point ones from 0 to 1, are accepted"
-    )
+    pixels, remarks = to_8_bits(values)
+    notes += remarks
+    return Image.fromarray(pixels)
 
 
 def _on_black(image: Image.Image, notes: list[str]) -> Image.Image:

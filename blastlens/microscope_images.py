@@ -154,7 +154,7 @@ def page_notes(pages: Sequence[TiffPage]) -> list[str]:
 
 
 def to_8_bits(values: np.ndarray, top: int | None = None) -> tuple[np.ndarray, list[str]]:
-    """Scale unsigned integers to 8 bits.
+    """Scale integers to 8 bits.
 
     Args:
         values: any shape.
@@ -163,7 +163,15 @@ def to_8_bits(values: np.ndarray, top: int | None = None) -> tuple[np.ndarray, l
 
     Returns:
         uint8 of the same shape, and a note if the range was assumed and is not that of the data type.
+
+    Raises:
+        Unsupported: values of more than 16 bits, or negative ones.
     """
+    if values.dtype.itemsize > 2 or (values.dtype.kind == "i" and values.min() < 0):
+        raise Unsupported(
+            f"has 32-bit integer pixels from {values.min():g} to {values.max():g}; 8-bit or 16-bit ones, or "
+            "floating-point ones from 0 to 1, are accepted"
+        )
     high, notes = int(values.max()), []
     if top is None or high > top:
         top = next(one for one in _RANGES if high <= one)
@@ -336,15 +344,10 @@ def _image(values: np.ndarray, photometric: int, top: int | None = None) -> tupl
         raise Unsupported(f"has {values.shape[2]} channels of more than 8 bits in a colour space other than RGB")
     if values.dtype.kind == "f":
         colours = floats_to_8_bits(values)
-    elif values.dtype.itemsize > 2 or values.min() < 0:
-        raise Unsupported(
-            f"has 32-bit integer pixels from {values.min():g} to {values.max():g}; 8-bit or 16-bit ones, or "
-            "floating-point ones from 0 to 1, are accepted"
-        )
     else:
-        colours, notes = to_8_bits(values[..., :channels].astype(np.uint16), top)
+        colours, notes = to_8_bits(values[..., :channels], top)
         if values.shape[2] > channels:
-            colours = np.dstack([colours, to_8_bits(values[..., channels:].astype(np.uint16), 65535)[0]])
+            colours = np.dstack([colours, to_8_bits(values[..., channels:], 65535)[0]])
     if photometric == _WHITE_IS_ZERO:
         colours[..., 0] = 255 - colours[..., 0]
     if photometric == _CMYK:

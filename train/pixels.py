@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from blastlens.files import make_once, writing
 from blastlens.images import open_image
+from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
 
@@ -41,7 +42,7 @@ def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
     def decode(i: int) -> None:
         array[i] = view.apply(open_image(paths[rows[i].file_name]))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in tqdm(pool.map(decode, range(len(rows))), total=len(rows), desc="decode", unit="img"):
             pass
     array.flush()
