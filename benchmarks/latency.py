@@ -21,10 +21,9 @@ from blastlens.files import write_json
 from blastlens.inference import usable_cores
 from train.compare import systems
 from train.evaluate import latency_ms
-from train.export import as_served, write_onnx
-from train.finetune import view_of
+from train.model_files import as_served, write_onnx
 from train.networks import create_network
-from train.recipe import Recipe
+from train.recipe import Recipe, view_of
 
 REFERENCE = Recipe("reference", "", "cnmc2019", "mobilenetv1_100", "all")
 

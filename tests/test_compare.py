@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from helpers_results import made_up_result
@@ -133,7 +134,7 @@ def test_without_a_gpu_runs_are_shortened_unless_as_published(data, capsys, monk
     words = ["--list", "--data", str(data), "--weights", "scratch", "--only", "mobilenet_m", "--results", "none"]
     listed = {}
     for gpu, extra in ((False, []), (False, ["--as-published"]), (True, [])):
-        monkeypatch.setattr(compare.torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert compare.main(words + extra) == 0
         listed[gpu, *extra] = capsys.readouterr().out
     assert "changed: epochs 14" in listed[(False,)]

@@ -13,12 +13,11 @@ from helpers_synthetic import drawn_dataset
 from safetensors.torch import load_file, save_file
 
 from blastlens.errors import BlastlensError
-from train import finetune
 from train.datasets import dataset_hash, load_rows
 from train.distillation import imitation_loss, load_teacher
-from train.finetune import contiguous
 from train.networks import create_network
-from train.recipe import Recipe
+from train.recipe import Recipe, Run
+from train.run import contiguous, execute, teacher_of
 
 RECIPE = {
     "name": "small",
@@ -58,9 +57,9 @@ def cv(drawn, tmp_path_factory) -> Path:
     return folder
 
 
-def taught(drawn: Path, teacher: Path | None, **changes) -> finetune.Run:
+def taught(drawn: Path, teacher: Path | None, **changes) -> Run:
     recipe = Recipe.from_dict(RECIPE | changes)
-    return finetune.Run(recipe, str(drawn), "group-kfold:2", 0, 0, "scratch", teacher=teacher and str(teacher))
+    return Run(recipe, str(drawn), "group-kfold:2", 0, 0, "scratch", teacher=teacher and str(teacher))
 
 
 def test_imitation_loss_is_the_divergence_of_softened_predictions():
@@ -75,8 +74,8 @@ def test_imitation_loss_is_the_divergence_of_softened_predictions():
 
 def test_a_student_approaches_its_teacher(drawn, cv, tmp_path):
     run = taught(drawn, cv, **LEARNS)
-    teacher = finetune.teacher_of(run, dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
-    finetune.execute(run, tmp_path / "taught", tmp_path / "cache", sigmas=(0,))
+    teacher = teacher_of(run, dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
+    execute(run, tmp_path / "taught", tmp_path / "cache", sigmas=(0,))
     record = json.loads((tmp_path / "taught/run.json").read_text())
     assert record["teacher"].startswith(f"{cv.name}, fold 0, ") and str(tmp_path) not in str(record)
     losses = [float(line.split(",")[2]) for line in (tmp_path / "taught/log.csv").read_text().splitlines()[1:] if line]
@@ -86,7 +85,7 @@ def test_a_student_approaches_its_teacher(drawn, cv, tmp_path):
 
 
 def test_a_teacher_sees_pixels_as_it_was_trained_to(drawn, cv):
-    teacher = finetune.teacher_of(taught(drawn, cv, **LEARNS), dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
+    teacher = teacher_of(taught(drawn, cv, **LEARNS), dataset_hash(load_rows(drawn)), ("ALL", "HEM"))
     images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         exact = teacher.network((images.float() / 255 - 0.5) / 0.5)
@@ -125,6 +124,6 @@ def test_a_model_fitted_on_everything_teaches_only_students_that_are_too(tmp_pat
 
 def test_recipe_and_teacher_come_together(drawn, cv):
     with pytest.raises(BlastlensError, match="learns from a teacher; name one with --teacher"):
-        finetune.teacher_of(taught(drawn, None, **LEARNS), "", ("ALL", "HEM"))
+        teacher_of(taught(drawn, None, **LEARNS), "", ("ALL", "HEM"))
     with pytest.raises(BlastlensError, match="learns from no teacher; leave --teacher out"):
-        finetune.teacher_of(taught(drawn, cv), "", ("ALL", "HEM"))
+        teacher_of(taught(drawn, cv), "", ("ALL", "HEM"))

@@ -15,7 +15,7 @@ from train.datasets import labels_of, load_rows
 from train.feature_network import fitted_head, load_backbone, logits_of, predicted_features, train_backbone
 from train.networks import normalise
 from train.pixels import load_pixels
-from train.recipe import Recipe
+from train.recipe import Recipe, view_of
 
 CHANGES = {
     "backbone": "mobilenetv4_conv_small_035",
@@ -53,7 +53,7 @@ def runs(drawn, tmp_path_factory):
 def test_the_regression_is_folded_into_one_layer(recipe, drawn, runs):
     rows = load_rows(drawn)
     _, labels = labels_of(rows)
-    pixels = load_pixels(drawn, rows, finetune.view_of(recipe), runs / "cache")
+    pixels = load_pixels(drawn, rows, view_of(recipe), runs / "cache")
     backbone = load_backbone(recipe, runs / "all" / "backbone.safetensors")
     measured = predicted_features(backbone, recipe, pixels, 0, runs / "cache")
     assert measured.shape == (len(rows), 5)

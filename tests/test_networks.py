@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling
-from train.networks import check_weights, classifier_name, create_network, fold_head, head_linear
+from train.first_weights import check_weights
+from train.networks import classifier_name, create_network, fold_head, head_linear
 from train.recipe import Recipe
 
 

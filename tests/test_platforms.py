@@ -37,11 +37,10 @@ TRAINING = """
 sys.path.insert(0, "tests")
 from pathlib import Path
 from helpers_synthetic import drawn_dataset
-from train import crossval, finetune, search, compare
+from train import crossval, finetune, run, search, compare
 from train.datasets import load_rows
-from train.finetune import view_of
 from train.pixels import load_pixels
-from train.recipe import Recipe
+from train.recipe import Recipe, view_of
 folder = Path(sys.argv[1])
 drawn_dataset(folder / "data", ("ALL", "HEM"), per_group=1, groups_per_label=2, size=32)
 rows = load_rows(folder / "data")

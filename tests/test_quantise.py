@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 
 from train import quantise
-from train.export import write_onnx
+from train.model_files import write_onnx
 from train.quantise import write_int8
 
 

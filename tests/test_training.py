@@ -27,9 +27,10 @@ from train.datasets import dataset_hash, labels_of, load_rows
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, plain, reliability_of, runs_of
-from train.recipe import RECIPES, Recipe, Schedule
+from train.recipe import RECIPES, Recipe, Run, Schedule
 from train.report.numbers import interval
 from train.results import RUNS, Result
+from train.run import execute
 from train.search import RECORDS
 
 RECIPE = {
@@ -66,8 +67,8 @@ def recipe_file(tmp_path_factory) -> Path:
     return path
 
 
-def run_of(drawn: Path, **changes) -> finetune.Run:
-    return finetune.Run(Recipe.from_dict(RECIPE | changes), str(drawn), "group-kfold:2", 0, 0, "scratch")
+def run_of(drawn: Path, **changes) -> Run:
+    return Run(Recipe.from_dict(RECIPE | changes), str(drawn), "group-kfold:2", 0, 0, "scratch")
 
 
 @pytest.fixture(scope="session")
@@ -329,7 +330,7 @@ def test_the_card_is_rendered_from_the_metrics(model_folder):
 
 
 def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
-    finetune.execute(run_of(drawn), tmp_path / "whole", tmp_path / "cache", sigmas=(0,))
+    execute(run_of(drawn), tmp_path / "whole", tmp_path / "cache", sigmas=(0,))
     seen = []
 
     def killed(*arguments, **options):
@@ -341,10 +342,10 @@ def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
     loss_of = loop.loss_of
     monkeypatch.setattr(loop, "loss_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
+        execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
     assert not (tmp_path / "cut/run.json").exists()
     monkeypatch.setattr(loop, "loss_of", loss_of)
-    finetune.execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
+    execute(run_of(drawn), tmp_path / "cut", tmp_path / "cache", sigmas=(0,))
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
@@ -352,8 +353,8 @@ def test_a_killed_run_resumes_and_ends_the_same(drawn, tmp_path, monkeypatch):
 def test_a_plateau_schedule_with_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
     changes = {"schedule": {"name": "plateau", "patience": 0}, "early_stopping": 1, "epochs": 3, "ema": 0.0}
     recipe = Recipe.from_dict(RECIPE | changes | {"balance": "desaturated-copies"})
-    run = finetune.Run(recipe, str(drawn), "image-70-15-15", 0, 0, "scratch")
-    finetune.execute(run, tmp_path / "run", tmp_path / "cache", sigmas=(0,))
+    run = Run(recipe, str(drawn), "image-70-15-15", 0, 0, "scratch")
+    execute(run, tmp_path / "run", tmp_path / "cache", sigmas=(0,))
     log = [row for row in csv.DictReader((tmp_path / "run/log.csv").open()) if row["val_loss"]]
     predictions = np.load(tmp_path / "run/predictions.npz")
     logits, labels = predictions["val_logits"][0], predictions["val_label"]

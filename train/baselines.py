@@ -15,12 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens import bootstrap
@@ -38,6 +35,9 @@ from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
 from train.recipe import Recipe
 from train.results import RUNS, Result
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 SIGMAS = (0, 10, 20)  # of the noise under which the recipe is compared
 COMPARED = ("weighted_f1", "balanced_accuracy", "auroc")
@@ -103,8 +103,12 @@ def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, tit
         return np.stack(list(tqdm(rows, total=len(pixels), desc=title, unit="img")))
 
 
-def fitted(x: np.ndarray, labels: np.ndarray) -> Pipeline:
+def fitted(x: np.ndarray, labels: np.ndarray) -> "Pipeline":
     """A logistic regression with balanced classes on standardized numbers (N, F) and labels (N,)."""
+    from sklearn.linear_model import LogisticRegression  # takes seconds
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
     return model.fit(x, labels)
 

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from blastlens.donor_metrics import donor_weights
@@ -25,6 +23,9 @@ from blastlens.view import View
 from train.datasets import Row, dataset_hash
 from train.masks import cell_mask
 from train.pixels import load_pixels
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 Floats = NDArray[np.float64]
 BORDER = 6  # px of the 224 px view: the segmentation's rim, which is no part of the cell's colour or texture
@@ -117,11 +118,15 @@ def dataset_features(folder: Path, rows: Sequence[Row], cache: Path) -> Floats:
 class LogisticModel:
     """Logistic regression on standardized features, classes and donors weighted equally."""
 
-    pipeline: Pipeline
+    pipeline: "Pipeline"
 
     @classmethod
     def fit(cls, features: Floats, labels: NDArray[np.int64], donors: Sequence[str], c: float = 1.0) -> "LogisticModel":
         """Fit to `features` (N, F), `labels` (N,) and `donors` (N,); `c` is scikit-learn's inverse regularization."""
+        from sklearn.linear_model import LogisticRegression  # takes seconds
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000))
         weights = donor_weights(labels, donors) * len(labels)
         return cls(pipeline.fit(features, labels, logisticregression__sample_weight=weights))

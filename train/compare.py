@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from blastlens.errors import BlastlensError
@@ -21,8 +20,7 @@ from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.finetune import dataset_folder
 from train.jobs import Job, Rows, add_queue_arguments, list_or_run
-from train.networks import OURS
-from train.recipe import RECIPES, Recipe
+from train.recipe import OURS, RECIPES, Recipe
 from train.results import HONEST, RUNS, level_of
 
 SHORTENED = Path(__file__).parent / "shortened.yaml"
@@ -43,6 +41,7 @@ def shortened(name: str, protocol: str) -> dict[str, Any]:
 
 def plan(arguments: argparse.Namespace, names: Sequence[str], rows: Rows) -> list[Job]:
     """The jobs in the order they are run: by recipe, protocol, seed and fold; none for data sets that are not there."""
+    import torch  # takes seconds
 
     @functools.cache
     def folds_of(protocol: str, dataset: str) -> int:

@@ -22,6 +22,7 @@ from blastlens.files import write_json
 from train.datasets import level_of, load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
+from train.first_weights import check_weights
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_record
 from train.jobs import OUTPUT, run_finetune
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def crossvalidate(arguments: argparse.Namespace, of_each_fold: list[str]) -> int:
     """Run what is missing with the arguments `of_each_fold`, then write summary.json."""
     spec = run_from(arguments, 0, 0)
+    if not spec.backbone:
+        check_weights(spec.recipe, spec.weights)
     rows = load_rows(Path(spec.data))
     folders = {
         (seed, split.fold): arguments.out / f"seed{seed}-fold{split.fold}"

@@ -35,11 +35,11 @@ from blastlens.view import View
 from blastlens.wording import listed
 from train import calibration_evaluation, card, ood_evaluation, patient_evaluation, robustness, shortcut_probes
 from train.crossval import describe
-from train.export import training_of
 from train.external import external_block
 from train.folds import FoldNetworks
 from train.held_out import plain
 from train.quantise import onnx_logits, onnx_session, training_sample, write_int8
+from train.results import training_of
 
 SCHEMA = 1
 HEADLINE = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "ece")

@@ -23,12 +23,10 @@ from blastlens.view import View
 from train.calibration import Scaling
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
-from train.export import load_network, write_onnx
-from train.finetune import view_of
 from train.held_out import HeldOut, calibrated, cross_fitted, runs_of
 from train.pixels import load_pixels
 from train.quantise import onnx_session
-from train.recipe import Recipe
+from train.recipe import Recipe, view_of
 
 BATCH = 16
 
@@ -187,5 +185,7 @@ def _onnx(run: Path, recipe: Recipe, view: View, cache: Path) -> Path:
         raise BlastlensError(f"{run} has no model.safetensors, the fold's network; rerun `python -m train.crossval`.")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     path = cache / f"fold-{digest}-{recipe.digest}.onnx"
+    from train.model_files import load_network, write_onnx  # PyTorch takes seconds
+
     make_once(path, lambda part: write_onnx(load_network(run)[0], part, view.size))
     return path

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
@@ -26,9 +25,10 @@ from blastlens.files import Unwritable, only_run, writing
 from blastlens.inference import usable_cores
 from blastlens.noise import NOISE_SIGMAS
 from blastlens.wording import duration
-from train import finetune
 from train.datasets import Row, dataset_hash
-from train.networks import find_weights
+from train.finetune import dataset_folder
+from train.finetune import main as finetune
+from train.first_weights import find_weights
 from train.recipe import Recipe
 from train.results import Result, result_name
 
@@ -108,7 +108,7 @@ class Queue:
         reason = run_finetune(arguments, folder, at_once)
         if reason is None:
             try:
-                data = finetune.dataset_folder(self.data, job.recipe)
+                data = dataset_folder(self.data, job.recipe)
                 Result.of_run(folder, data, job.folds, job.changes).write(self.results)
                 return "done"
             except Unwritable:
@@ -176,6 +176,8 @@ def run_finetune(arguments: Sequence[str], folder: Path, at_once: int) -> str | 
 
     The process locks the folder itself, and continues if this one is killed.
     """
+    import torch  # takes seconds
+
     environment = {**os.environ, "BLASTLENS_PROGRESS": "1"}
     if not torch.cuda.is_available():
         environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // at_once))
@@ -225,7 +227,7 @@ def main() -> int:
     lock, *arguments = sys.argv[1:]
     try:
         with only_run(Path(lock), "This run is being trained by another process."):
-            return finetune.main(arguments)
+            return finetune(arguments)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

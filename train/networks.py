@@ -1,21 +1,18 @@
-"""Networks: backbones with the heads the recipes ask for, and where their first weights come from."""
+"""Networks: backbones with the heads the recipes ask for, starting from first weights."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors.torch import load_file
-from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling
-from train.modeling_blastlens import OURS, build_network, enhance
-from train.recipe import Preprocess, Recipe
-
-HUB_TIME_LIMIT_S = 10.0
+from train.first_weights import find_weights
+from train.modeling_blastlens import build_network, enhance
+from train.recipe import OURS, Preprocess, Recipe
 
 
 def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn.Module:
@@ -97,45 +94,6 @@ def _head_layers(network: nn.Module) -> list[nn.Module]:
 
 def _set_head(network: nn.Module, layers: list[nn.Module]) -> None:
     network.set_submodule(classifier_name(network), layers[0] if len(layers) == 1 else nn.Sequential(*layers))
-
-
-def find_weights(source: str, backbone: str) -> Path:
-    """The safetensors file for `backbone` in a folder, or `source` itself when it is a file."""
-    path = Path(source)
-    if path.is_file():
-        return path
-    found = sorted(path.glob(f"{backbone}.*safetensors"))
-    if not found:
-        raise BlastlensError(f"No {backbone}.*.safetensors in {source}; give a folder or file that has it.")
-    return found[0]
-
-
-def check_weights(recipe: Recipe, weights: str) -> None:
-    """Find out within seconds whether the first weights can be loaded, before images are decoded.
-
-    Raises:
-        BlastlensError: no file in the folder, or the Hub cannot be reached and its cache has no copy.
-    """
-    if recipe.backbone in OURS or weights == "scratch":
-        return
-    if weights != "hub":
-        find_weights(weights, recipe.backbone)
-        return
-    repo_id = getattr(get_pretrained_cfg(recipe.backbone, allow_unregistered=False), "hf_hub_id", None)
-    if not repo_id:
-        raise BlastlensError(f"There are no first weights of {recipe.backbone} on the Hub; give --weights scratch.")
-    if isinstance(try_to_load_from_cache(repo_id, "model.safetensors"), str):
-        return
-    try:
-        HfApi().model_info(repo_id, timeout=HUB_TIME_LIMIT_S)
-    except Exception as error:  # the client's exceptions may hold a token, so they are not chained
-        reason = type(error).__name__
-    else:
-        return
-    raise BlastlensError(
-        f"The first weights {repo_id} are not on this machine and cannot be downloaded ({reason}); give --weights with "
-        f"a folder that holds {recipe.backbone}.*.safetensors, or --weights scratch."
-    )
 
 
 def _load_backbone(network: nn.Module, path: Path) -> None:

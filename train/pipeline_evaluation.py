@@ -14,10 +14,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import evaluate
 import numpy as np
 
 from blastlens import metrics
@@ -26,28 +24,38 @@ from blastlens.files import write_json
 from blastlens.hub import fetch
 from train.datasets import labels_of, load_rows
 
+if TYPE_CHECKING:
+    import evaluate
+
 METHOD = "evaluate.evaluator('image-classification') over transformers.pipeline"
 WARNING = "The network was fitted on these images: they check a copy and are no evidence of quality."
 
 
-class Scores(evaluate.Metric):
+def _metric() -> "evaluate.Metric":
     """Accuracy and weighted F1 of predicted class indices. `evaluate.load` would need the network."""
+    import datasets  # takes seconds
+    import evaluate
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="accuracy, right predictions, and weighted F1 (scikit-learn's definition)",
-            citation="",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
+    integer = datasets.Value("int64")
 
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        labels, one_hot = np.asarray(references), np.eye(max(*predictions, *references) + 1)[list(predictions)]
-        return {
-            "images": len(labels),
-            "right": int((np.asarray(predictions) == labels).sum()),
-            "accuracy": metrics.score("accuracy", labels, one_hot),
-            "weighted_f1": metrics.score("weighted_f1", labels, one_hot),
-        }
+    class Scores(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description="accuracy, right predictions, and weighted F1 (scikit-learn's definition)",
+                citation="",
+                features=datasets.Features({"predictions": integer, "references": integer}),
+            )
+
+        def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+            labels, one_hot = np.asarray(references), np.eye(max(*predictions, *references) + 1)[list(predictions)]
+            return {
+                "images": len(labels),
+                "right": int((np.asarray(predictions) == labels).sum()),
+                "accuracy": metrics.score("accuracy", labels, one_hot),
+                "weighted_f1": metrics.score("weighted_f1", labels, one_hot),
+            }
+
+    return Scores()
 
 
 def sample_of(data: Path, limit: int | None = None) -> dict[str, str]:
@@ -79,6 +87,9 @@ def pipeline_scores(
             f"{data} lacks {len(absent)} of the sample's {len(sample)} images, such as {absent[0]}; give the prepared "
             "data set, which `python -m train.datasets prepare` writes."
         )
+    import datasets  # takes seconds
+    import evaluate
+
     images = datasets.Dataset.from_dict(
         {"image": [str(data / file) for file in sample], "label": [names.index(label) for label in sample.values()]},
         features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}),
@@ -88,7 +99,7 @@ def pipeline_scores(
         # transformers 5 no longer has.
         model_or_pipeline=str(model),
         data=images,
-        metric=Scores(),
+        metric=_metric(),
         label_mapping={name: index for index, name in enumerate(names)},
     )
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from datasets import Image, config, load_dataset
 from tqdm.auto import tqdm
 
 from blastlens.files import make_once, writing
@@ -50,6 +49,8 @@ def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
 
 def _image_paths(folder: Path) -> dict[str, str]:
     """File name in metadata.csv -> path, as `load_dataset("imagefolder")` sees the folder."""
+    from datasets import Image, config, load_dataset  # takes seconds
+
     with writing(Path(config.HF_DATASETS_CACHE)):
         images = load_dataset("imagefolder", data_dir=str(folder), split="train")
     images = images.cast_column("image", Image(decode=False))

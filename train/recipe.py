@@ -14,9 +14,15 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blastlens.errors import BlastlensError
-from train.transforms import Augment
+from blastlens.view import View
 
 RECIPES = Path(__file__).parent / "recipes"
+OURS = ("custom_cnn", "alnett")  # backbones that are not timm's and have no first weights, see train.modeling_blastlens
+
+# A raw 450 px frame of C-NMC shrunk to 314 px shows a cell at the scale of the prepared 224 px images, which are its
+# centre 320 px at 224. Exactly that scale would be 315 px, but then the centre crop falls half a pixel beside the
+# prepared one and answers differ by 0.1; 0.3 % of scale costs less. 314 before 316: the shipped network, on 24 pairs.
+CELL_SIZE, CELL_FRAME = 224, 314
 
 _STRICT = ConfigDict(extra="forbid")
 # Removed options, with the values that had no effect.
@@ -35,6 +41,38 @@ class Preprocess:
     contrast: bool = False  # stretch each channel of each image from its own range to 0..255
     brightness: float = 0.0  # mean that each image is scaled to, 0 to 255 scale; 0 is off
     optical_density: bool = False  # the negative logarithm of each value, scaled to 0..255
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Ranges of the random transforms; each image draws its own values.
+
+    Geometry is one affine resampling (bilinear), so several steps cost one interpolation.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    rotate: float = 0.0  # degrees, uniform in [-rotate, rotate]
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    shift: float = 0.0  # fraction of the width and of the height
+    scale: tuple[float, float] = (1.0, 1.0)  # magnification, log-uniform
+    shear: float = 0.0  # degrees
+    sharp_share: float = 0.0  # share of images that only get flips and quarter turns: no interpolation blur
+    fill: str = "zeros"  # outside the image: "zeros", "border" or "reflection"
+    brightness: tuple[float, float] = (1.0, 1.0)  # factor, uniform
+    channel_gain: float = 0.0  # standard deviation of log gain, one draw per channel (tint)
+    gamma: float = 0.0  # standard deviation of log gamma
+    saturation: tuple[float, float] = (1.0, 1.0)  # 0 is grey, 1 unchanged, uniform
+    grey: float = 0.0  # probability of removing colour altogether
+    hue: float = 0.0  # degrees, uniform in [-hue, hue], turned at equal brightness
+    dyes: float = 0.0  # each dye's optical density times its own factor, uniform in [1 - dyes, 1 + dyes]
+    restain: float = 1.0  # share of the images whose hue and dyes change
+    blur: float = 0.0  # largest Gaussian blur, pixels of sigma; half of the images get a uniform draw
+    noise_levels: tuple[float, ...] = ()  # sigma drawn from these in equal shares, 0 to 255 scale
+    noise_max: float = 0.0  # or: sigma uniform in [0, noise_max] for `noise_share` of the images
+    noise_share: float = 0.5
+    noise_power: float = 1.0  # above 1, low sigmas are drawn more often: noise_max times u ** noise_power, u uniform
 
 
 @dataclass(frozen=True)
@@ -191,6 +229,28 @@ class Recipe:
         except yaml.YAMLError as error:
             raise BlastlensError(f"{path.name} is not valid YAML: {error}.") from None
         return cls.from_dict(data, path.name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides a run's outcome."""
+
+    recipe: Recipe
+    data: str
+    protocol: str
+    fold: int = 0
+    seed: int = 0
+    weights: str = "hub"
+    precision: str = "fp32"  # or "bf16"; "auto" is bf16 where a GPU has it
+    teacher: str | None = None
+    backbone: str | None = None  # of a run of train.feature_network, to fit only the last layer
+
+
+def view_of(recipe: Recipe) -> View:
+    """How images reach this recipe's network. Cells at another size than the prepared one (for quick searches) are
+    simply resized: no stock image processor could then give a raw frame and its prepared twin the same view."""
+    frame = CELL_FRAME if recipe.dataset == "cnmc2019" and recipe.image_size == CELL_SIZE else None
+    return View(recipe.image_size, frame, "bicubic", recipe.channel_mean, recipe.channel_std)
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
-from train.complexity import count_parameters, multiply_adds
 from train.datasets import load_rows
-from train.networks import create_network
 from train.recipe import Recipe
 
 SCHEMA = 1
@@ -99,6 +97,9 @@ class Result:
             folds: how many its protocol has.
             changes: how its recipe differs from the committed one.
         """
+        from train.complexity import count_parameters, multiply_adds  # PyTorch, which takes seconds
+        from train.networks import create_network
+
         record = json.loads((run / "run.json").read_text())
         recipe = Recipe.from_dict(record["recipe"])
         network = create_network(recipe, len(record["label_names"]), "scratch")
@@ -167,6 +168,12 @@ def result_name(system: str, protocol: str, initialisation: str, seed: int, fold
 def load_results(folder: Path = RUNS) -> list[Result]:
     """Every recorded run, sorted by name."""
     return [Result.read(path) for path in sorted(folder.glob("*/*/*.json"))]
+
+
+def training_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json says about the training of a run, from its run.json."""
+    keys = ("recipe", "protocol", "seed", "initial_weights", "teacher", "precision", "subjects", "dataset", "versions")
+    return {key: record[key] for key in keys if key in record}
 
 
 def _pack(array: NDArray[Any]) -> dict[str, Any]:

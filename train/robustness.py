@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
 from tqdm.auto import tqdm
 
 from blastlens import bootstrap, metrics
@@ -164,6 +163,8 @@ def sigma_at(sigmas: Sequence[float], lost: Sequence[float], points: float) -> f
     Args:
         sigmas: ascending from 0. lost: at each of them, 0 at the first. points: above 0.
     """
+    from sklearn.isotonic import IsotonicRegression  # takes seconds
+
     rising = IsotonicRegression().fit_transform(sigmas, lost)
     if rising[-1] < points:
         return None

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from blastlens.donor_metrics import difference, donor_weights
 from blastlens.errors import BlastlensError
@@ -32,12 +30,12 @@ from blastlens.files import make_once
 from train.cell_features import Floats, LogisticModel, columns, dataset_features
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
-from train.finetune import dataset_folder, view_of
+from train.finetune import dataset_folder
+from train.first_weights import find_weights
 from train.held_out import Recorded, plain
 from train.jobs import Job, add_queue_arguments, list_or_run
-from train.networks import create_network, find_weights, normalise
 from train.pixels import load_pixels
-from train.recipe import Recipe
+from train.recipe import Recipe, view_of
 from train.report.templates import filled
 from train.results import Result, load_results, result_name
 
@@ -155,16 +153,20 @@ class Cells:
         file = find_weights(self.weights, backbone)
         path = self.cache / f"pooled-{file.stem}-{self.hash[:16]}.npy"
 
-        @torch.inference_mode()
         def compute(part: Path) -> None:
+            import torch  # takes seconds
+
+            from train.networks import create_network, normalise
+
             recipe = Recipe("", "", "cnmc2019", backbone, "all")
             pixels = load_pixels(self.folder, self.rows, view_of(recipe), self.cache)
             network = create_network(recipe, 2, str(file)).eval().to(memory_format=torch.channels_last)
             found = []
             for start in range(0, len(pixels), 32):
                 images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 32])).permute(0, 3, 1, 2)
-                maps = network.forward_features(normalise(recipe, images))
-                found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
+                with torch.inference_mode():
+                    maps = network.forward_features(normalise(recipe, images))
+                    found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
             np.save(part, np.concatenate(found).astype(np.float64))
 
         make_once(path, compute)
@@ -208,6 +210,8 @@ def fit_and_test(
         model = LogisticModel.fit(numbers[train], labels, groups, candidate.c)
         probabilities = model.probabilities(numbers[test])
     else:
+        from sklearn.ensemble import HistGradientBoostingClassifier  # takes seconds
+
         boosting = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=8, random_state=0)
         boosting.fit(numbers[train], labels, sample_weight=donor_weights(labels, groups) * len(train))
         probabilities = boosting.predict_proba(numbers[test])

@@ -1,54 +1,20 @@
 """Training-time transforms of a whole batch of images, on the device of the batch.
 
 Everything random is drawn from one `torch.Generator`, so a run can be repeated and resumed. The steps a recipe
-can ask for are the fields of `Augment`; a field left at its default does nothing.
+can ask for are the fields of `train.recipe.Augment`; a field left at its default does nothing.
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 from blastlens.corruptions.colour import BLACK, DYES, FROM_YCC, OF_DYES, TO_YCC
+from train.recipe import Augment
 
 # ITU-R BT.601 luma, what Pillow's convert("L") uses.
 _LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Ranges of the random transforms; each image draws its own values.
-
-    Geometry is one affine resampling (bilinear), so several steps cost one interpolation.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    rotate: float = 0.0  # degrees, uniform in [-rotate, rotate]
-    horizontal_flip: bool = False
-    vertical_flip: bool = False
-    shift: float = 0.0  # fraction of the width and of the height
-    scale: tuple[float, float] = (1.0, 1.0)  # magnification, log-uniform
-    shear: float = 0.0  # degrees
-    sharp_share: float = 0.0  # share of images that only get flips and quarter turns: no interpolation blur
-    fill: str = "zeros"  # outside the image: "zeros", "border" or "reflection"
-    brightness: tuple[float, float] = (1.0, 1.0)  # factor, uniform
-    channel_gain: float = 0.0  # standard deviation of log gain, one draw per channel (tint)
-    gamma: float = 0.0  # standard deviation of log gamma
-    saturation: tuple[float, float] = (1.0, 1.0)  # 0 is grey, 1 unchanged, uniform
-    grey: float = 0.0  # probability of removing colour altogether
-    hue: float = 0.0  # degrees, uniform in [-hue, hue], turned at equal brightness
-    dyes: float = 0.0  # each dye's optical density times its own factor, uniform in [1 - dyes, 1 + dyes]
-    restain: float = 1.0  # share of the images whose hue and dyes change
-    blur: float = 0.0  # largest Gaussian blur, pixels of sigma; half of the images get a uniform draw
-    noise_levels: tuple[float, ...] = ()  # sigma drawn from these in equal shares, 0 to 255 scale
-    noise_max: float = 0.0  # or: sigma uniform in [0, noise_max] for `noise_share` of the images
-    noise_share: float = 0.5
-    noise_power: float = 1.0  # above 1, low sigmas are drawn more often: noise_max times u ** noise_power, u uniform
 
 
 def apply(augment: Augment, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
-from sklearn.cluster import AgglomerativeClustering
 
 from train.datasets.groups import components
 
@@ -107,6 +106,8 @@ def slide_groups(features: Floats, links: Iterable[tuple[int, int]]) -> NDArray[
     looks = _standardised(features) / np.sqrt(features.shape[1])
     order = _standardised(np.arange(n, dtype=np.float32)[:, None]) * ORDER_WEIGHT
     patches = min(n, max(GROUPS_PER_CLASS, round(n / PATCH_IMAGES)))
+    from sklearn.cluster import AgglomerativeClustering  # takes seconds
+
     patch = AgglomerativeClustering(patches).fit_predict(np.hstack([looks, order]))
     joined = components(patches, ((int(patch[i]), int(patch[j])) for i, j in links))
     _, first, inverse = np.unique(_coarsened(joined[patch], looks), return_index=True, return_inverse=True)

@@ -16,8 +16,7 @@ import numpy as np
 
 from blastlens.metrics import Interval
 from train.held_out import plain
-from train.modeling_blastlens import OURS
-from train.recipe import Recipe
+from train.recipe import OURS, Recipe
 from train.report.measured import RunSet, choose, donor_scores, leak, paired, scores
 from train.report.numbers import NOTHING, interval, verdict
 from train.report.published import Claim, Publications
