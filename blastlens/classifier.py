@@ -11,11 +11,11 @@ from threading import Lock
 from typing import Any, overload
 
 import numpy as np
-from PIL import Image
 
 from . import external_result
 from .corruptions import Corruption, kind_of
 from .errors import BlastlensError
+from .explanations import explanation
 from .hub import Access, fetch
 from .images import ImageSource, read_view
 from .inference import load_network
@@ -245,10 +245,9 @@ class Classifier:
         return checked_prevalence(prevalence)
 
     def activation_map(self, image: ImageSource, label: str | None = None) -> np.ndarray:
-        """Class activation map of a label (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+        """Map the support for a label in an image: a class activation map, or occlusion for networks that have none.
 
-        The last linear layer applied to every position of the last feature map, enlarged bilinearly, and scaled to
-        0..1 for each image, so that the strengths of two images do not compare.
+        See `blastlens.explanations.explanation`.
 
         Args:
             image: anything `blastlens.images.open_image` reads.
@@ -258,22 +257,15 @@ class Classifier:
             float32 (S, S) in 0..1 for the S x S view that `pixels` returns; all zeros where it is constant.
 
         Raises:
-            BlastlensError: an unreadable image, an unknown label, or a network without such a last layer.
+            BlastlensError: an unreadable image or an unknown label.
         """
         if label is not None and label not in self.label_names:
             raise BlastlensError(f"There is no label {label!r}; one of {', '.join(self.label_names)} is expected.")
-        if "cam" not in self._network.outputs:
-            raise BlastlensError(
-                f"Model {self.folder.model_id} has no activation map; its network does not end in average "
-                "pooling and one linear layer."
-            )
-        pixels, _ = read_view(image, self.folder.view)
-        (logits,), (cam,) = self._network.run(["logits", "cam"], [pixels])
-        chosen = int(logits.argmax()) if label is None else self.label_names.index(label)
-        size = (self.folder.view.size, self.folder.view.size)
-        heat = np.asarray(Image.fromarray(cam[chosen]).resize(size, Image.Resampling.BILINEAR))
-        low, high = heat.min(), heat.max()
-        return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+        view, _ = read_view(image, self.folder.view)
+        if label is None:
+            (logits,) = self._network.run(["logits"], [view])
+            label = self.label_names[int(logits[0].argmax())]
+        return explanation(self._network, view, self.label_names.index(label))
 
     def pixels(
         self, image: ImageSource, sigma: float = 0.0, seed: int = 0, corruption: Corruption | None = None

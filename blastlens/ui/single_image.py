@@ -311,10 +311,7 @@ def _label(probabilities: dict[str, float] | None, rejected: bool = False) -> di
 
 
 def _activation_map(classifier: Classifier, changed: np.ndarray, label: str) -> str:
-    try:
-        overlay = heat_overlay(changed, classifier.activation_map(changed, label))
-    except BlastlensError:  # not every network has one
-        return ""
+    overlay = heat_overlay(changed, classifier.activation_map(changed, label))
     caption = f"Activation map for {label}; not evidence of disease."
     return figure(overlay, f"Bright where the network found support for {label}", caption)
 

@@ -82,7 +82,8 @@ MEANINGS = {
         "model that relies on it fails where it is missing."
     ),
     "activation map": (
-        "Where in the image the network found support for its prediction. It is not evidence of disease."
+        "Where in the image the network found support for its prediction. Networks without average pooling are "
+        "explained by covering one place after the other. It is not evidence of disease."
     ),
     "ImageNet weights": (
         "What a network has learned from a million everyday photographs. Training from there takes fewer images of "
