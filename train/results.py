@@ -28,6 +28,7 @@ SCHEMA = 1
 HONEST = "group-kfold:3"  # the group-disjoint protocol that every system is measured on beside its paper's own
 RUNS = Path(__file__).parents[1] / "results" / "runs"
 LEVELS = {"image": "image-level", "group": "group-disjoint"}  # of splits, in words
+CURVE = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")  # columns of log.csv that are kept
 STEPS = 65535  # probabilities are stored in this many steps
 
 
@@ -55,6 +56,7 @@ class Result:
     parameters: int
     multiply_adds: int = 0  # of one image
     epochs: int = 0  # trained
+    curve: tuple[dict[str, float | None], ...] = ()  # the rows of log.csv, by epoch; none in older records
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     sigmas: tuple[float, ...]
@@ -107,7 +109,8 @@ class Result:
         rows = load_rows(data)
         names, group = np.unique([rows[i].group for i in arrays["test_index"]], return_inverse=True)
         with (run / "log.csv").open(newline="") as log:
-            epochs = [float(row["epoch"]) for row in csv.DictReader(log)]
+            rows_of_log = list(csv.DictReader(log))
+        epochs = [float(row["epoch"]) for row in rows_of_log]
         same = ("protocol", "fold", "seed", "initial_weights", "precision", "dataset", "images", "seconds")
         return cls(
             **{name: record[name] for name in same},
@@ -124,6 +127,7 @@ class Result:
             parameters=count_parameters(network),
             multiply_adds=multiply_adds(network, recipe.image_size),
             epochs=math.ceil(max(epochs, default=0) - 1e-6),
+            curve=tuple({name: float(row[name]) if row[name] else None for name in CURVE} for row in rows_of_log),
             versions={k: v for k, v in record["versions"].items() if k != "device"},
             sigmas=tuple(float(s) for s in arrays["sigmas"]),
             index=arrays["test_index"],
@@ -145,8 +149,8 @@ class Result:
                 data[name] = _unpack(data[name]).astype(np.int64)
             first = _unpack(data["probabilities"]) / STEPS
             data["probabilities"] = np.concatenate([first, 1 - first.sum(2, keepdims=True)], 2).clip(0, 1)
-            for name in ("label_names", "sigmas", "group_names"):
-                data[name] = tuple(data[name])
+            for name in ("label_names", "sigmas", "group_names", "curve"):
+                data[name] = tuple(data.get(name, ()))
             result = cls(**data)
         except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise BlastlensError(f"{path} is not a recorded run: {error}.") from None

@@ -1,17 +1,21 @@
 """Write every page and figure of `results/`, the results table of README.md and the cards; tests compare them.
 
 python -m train.report
+python -m train.report --samples DATA FOLDER    # sheets of sample predictions on a prepared dataset, and nothing else
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from blastlens.errors import BlastlensError
+from blastlens.files import replace, writing
 from train import card, experiments, search
-from train.report import models, pages
+from train.report import evidence, figures, models, pages
 from train.report.systems import Evidence
 from train.report.templates import ROOT
 
@@ -35,8 +39,14 @@ def bundled_records() -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="python -m train.report", description=__doc__.splitlines()[0]).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m train.report", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--samples", nargs=2, type=Path, metavar=("DATA", "FOLDER"), help="draw sample predictions, and nothing else"
+    )
+    arguments = parser.parse_args(argv)
     try:
+        if arguments.samples:
+            return _write_samples(*arguments.samples)
         files = documents()
     except BlastlensError as error:
         print(error, file=sys.stderr)
@@ -46,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in files.items():
         (ROOT / name).write_text(text, encoding="utf-8")
     return card.main([str(path.parent) for path in sorted((ROOT / "models").glob("[!.]*/metrics.json"))])
+
+
+def _write_samples(data: Path, folder: Path) -> int:
+    sheets = evidence.sample_sheets(Evidence.read(ROOT / "results"), data)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in sheets.items():
+        replace(folder / f"{name}.png", partial(Path.write_bytes, data=figures.png(figure)))
+    print(f"{len(sheets)} sheets in {folder}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -106,15 +106,8 @@ def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[st
 @matplotlib.rc_context(STYLE)
 def noise(panels: Mapping[str, Mapping[str, Curve]], floor: float, floor_label: str) -> Figure:
     """Accuracy against sigma by level, one small panel per system; `floor` is what no skill reaches."""
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.1 * columns + 0.6, 1.65 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
-    for ax, (title, curves) in zip(axes, panels.items(), strict=False):
-        name, _, source = title.partition(" (")
-        ax.set_title("\n".join([*textwrap.wrap(name, 28), *([f"({source}"] if source else [])]), fontsize=8)
+    figure, axes = _small_panels(panels)
+    for ax, curves in zip(axes, panels.values(), strict=False):
         ax.axhline(round(floor, 4), color=QUIET, linewidth=0.8, linestyle=":")
         for level, curve in curves.items():
             _curve(ax, curve, level)
@@ -123,6 +116,126 @@ def noise(panels: Mapping[str, Mapping[str, Curve]], floor: float, floor_label: 
     figure.supylabel("accuracy (share of images)", fontsize=9)
     _legend(figure, LEVELS, {floor_label: {"color": QUIET, "linestyle": ":", "linewidth": 0.8}})
     return figure
+
+
+@matplotlib.rc_context(STYLE)
+def learning(panels: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> Figure:
+    """Accuracy and loss by epoch, a row of two panels for each system; thin lines are of the training part, thick ones
+    of the validation part.
+
+    Args:
+        panels: by system and level, the columns of a run's log.
+    """
+    figure = Figure(figsize=(7, 1.35 * len(panels) + 0.9), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False)
+    for pair, (title, by_level) in zip(axes, panels.items(), strict=True):
+        for ax, what in zip(pair, ("accuracy", "loss"), strict=True):
+            for level, log in by_level.items():
+                style = {"color": MARKS[level]["color"], "linestyle": LINES[level], "marker": "."}
+                ax.plot(log["epoch"], log[what].round(4), linewidth=0.8, markersize=3, **style)
+                ax.plot(log["epoch"], log[f"val_{what}"].round(4), linewidth=1.8, markersize=4, **style)
+            ax.set_ylabel(what)
+        pair[0].set_title(title, loc="left")
+        pair[0].set_ylim(0, 1)
+    figure.supxlabel("epoch", fontsize=9)
+    _legend(figure, {}, {label: {"color": MARKS[level]["color"]} for level, label in LEVELS.items()})
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def roc(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """True against false positive rates (2, T) by level, one small panel per system."""
+    figure, axes = _small_panels(panels)
+    for ax, by_level in zip(axes, panels.values(), strict=False):
+        for level, (false, true) in by_level.items():
+            ax.plot(false.round(3), true.round(3), LINES[level], color=MARKS[level]["color"], linewidth=1.2)
+        ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    figure.supxlabel("false positive rate", fontsize=9)
+    figure.supylabel("true positive rate", fontsize=9)
+    _legend(figure, {}, {label: {"color": MARKS[level]["color"]} for level, label in LEVELS.items()})
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def confusion(panels: Mapping[str, Mapping[str, tuple[np.ndarray, Sequence[str]]]]) -> Figure:
+    """Shares (C, C) of each true class by predicted class: a row for each system, a column for each level."""
+    figure = Figure(figsize=(6, 1.9 * len(panels) + 0.4), layout="constrained")
+    axes = figure.subplots(len(panels), len(LEVELS), squeeze=False)
+    for row, (title, by_level) in zip(axes, panels.items(), strict=True):
+        for ax, level in zip(row, LEVELS, strict=True):
+            if level not in by_level:
+                ax.set_axis_off()
+                continue
+            shares, names = by_level[level]
+            edges = np.arange(len(names) + 1) - 0.5
+            ax.pcolormesh(edges, edges, shares, cmap="Blues", vmin=0, vmax=1)
+            ax.invert_yaxis()
+            ax.set_aspect("equal")
+            for (true, predicted), share in np.ndenumerate(shares):
+                color = "white" if share > 0.5 else "black"
+                ax.text(predicted, true, f"{share:.2f}", ha="center", va="center", color=color, fontsize=7)
+            ax.set_xticks(range(len(names)), names, fontsize=7)
+            ax.set_yticks(range(len(names)), names, fontsize=7)
+            ax.grid(False)
+            ax.set_title(f"{_wrapped(title)}\n{LEVELS[level]}", fontsize=8, loc="left")
+    figure.supxlabel("predicted class", fontsize=9)
+    figure.supylabel("true class", fontsize=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def samples(title: str, images: Sequence[tuple[np.ndarray, str, str, float]]) -> Figure:
+    """Images, each with its true class, its predicted class and the probability of that."""
+    columns = 4
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2 * columns, 2.3 * rows + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, (pixels, true, predicted, probability) in zip(axes, images, strict=False):
+        ax.imshow(pixels)
+        wrong = "" if true == predicted else f" (is {true})"
+        ax.set_title(f"{predicted}{wrong}, {probability:.0%}", color=IMAGE if wrong else GROUP)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def bars(systems: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """Scores side by side, a panel for each score: by system and level, its value."""
+    names = list(next(iter(next(iter(systems.values())).values())))
+    figure = Figure(figsize=(8, 0.32 * len(systems) + 1.2), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        for level, shift in zip(LEVELS, (-0.2, 0.2), strict=True):
+            places = [(y + shift, of[level][name]) for y, of in enumerate(systems.values()) if level in of]
+            ax.barh(*zip(*places, strict=True), height=0.36, color=MARKS[level]["color"]) if places else None
+        ax.set_title(name.replace("f1", "F1"))
+        ax.set_xlim(0, 1)
+        ax.grid(False, axis="y")
+    axes[0].set_yticks(range(len(systems)), systems)
+    axes[0].invert_yaxis()
+    _legend(figure, {}, {label: {"color": MARKS[level]["color"], "linewidth": 5} for level, label in LEVELS.items()})
+    return figure
+
+
+def _small_panels(panels: Mapping[str, Any]) -> tuple[Figure, Sequence[Axes]]:
+    """A grid of small panels with a title each; the axes in the order of `panels`."""
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.1 * columns + 0.6, 1.65 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, title in zip(axes, panels, strict=False):
+        ax.set_title(_wrapped(title), fontsize=8)
+    return figure, axes
+
+
+def _wrapped(title: str) -> str:
+    """The title of a system in short lines, its source in one of its own."""
+    name, _, source = title.partition(" (")
+    return "\n".join([*textwrap.wrap(name, 28), *([f"({source}"] if source else [])])
 
 
 @matplotlib.rc_context(CARD_STYLE)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from blastlens.metrics import Interval
+from train.report import evidence as evidence_page
 from train.report import figures
 from train.report.measured import RunSet, donor_scores, of_fold, scores
 from train.report.models import NOISE, model_files
@@ -29,8 +30,13 @@ def render(evidence: Evidence, models: Sequence[Mapping[str, Any]]) -> dict[str,
         "comparison.json": comparison_record(evidence),
         "README.md": comparison(evidence),
         "CLAIMS.md": claims(evidence),
+        "EVIDENCE.md": evidence_page.page(evidence),
         "MODELS.md": filled("MODELS", files=model_files(models), noise=NOISE),
-        **{f"figures/{name}.svg": figures.svg(figure) for name, figure in drawings(evidence).items()},
+        **{
+            f"figures/{name}.svg": figures.svg(figure)
+            for draw in (drawings, evidence_page.drawings)
+            for name, figure in draw(evidence).items()
+        },
     }
 
 
