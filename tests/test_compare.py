@@ -9,8 +9,11 @@ import yaml
 from filelock import FileLock
 from helpers_results import made_up_result
 from helpers_synthetic import drawn_dataset
+from safetensors.torch import save_file
 
 from train import compare, jobs
+from train.datasets import labels_of, load_rows
+from train.datasets.splits import make_splits, with_validation
 from train.jobs import Job
 from train.recipe import Recipe
 from train.results import load_results
@@ -62,6 +65,7 @@ def test_a_run_is_recorded_with_what_it_was(compared):
     assert result.initialisation == "scratch" and result.changes == {}
     assert result.images["test"] == len(result.index) == len(result.label) and result.epochs == 2
     assert result.recipe_digest == Recipe.from_dict(TINY).digest
+    assert result.steps == result.planned_steps == 2 * -(-result.images["train"] // 8) and result.mean == (0.5,) * 3
     assert result.parameters > 100_000 and result.multiply_adds > 100_000 and result.seconds > 0
     assert str(compared[0]) not in json.dumps(result.versions | result.dataset)
 
@@ -92,14 +96,39 @@ def test_the_list_shows_every_published_system(data, capsys):
             assert listed.count(f"\n{name} ") == 2, name
 
 
-def test_first_weights_that_are_not_there_are_missing_and_not_tried(data, tmp_path, capsys):
-    (tmp_path / "weights").mkdir()
-    words = arguments(data, tmp_path, "p2_resnet50", protocol="group")
-    words[words.index("scratch")] = str(tmp_path / "weights")
-    assert compare.main([*words, "--list"]) == 0
-    assert "no ImageNet weights of resnet50" in capsys.readouterr().out
-    assert compare.main(words) == 0
-    assert "0 of 0 runs" in capsys.readouterr().out
+def planned(data: Path, *words: str) -> list[Job]:
+    """The jobs of a command line."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "list_or_run", lambda jobs, *_: found.extend(jobs))
+        assert compare.main(["--data", str(data), *words]) == 0
+    return found
+
+
+def test_a_system_without_first_weights_in_the_folder_starts_from_random_ones_and_freezes_nothing(data, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "mobilenetv1_100.in1k.safetensors")
+    frozen = recipe_file(tmp_path, name="frozen", backbone="resnet50", frozen=["layer1"], frozen_norms=True)
+    words = ["--weights", str(tmp_path), "--only", "mobilenet_m", "p2_resnet50", "alnett", frozen]
+    found = {job.recipe.name: job for job in planned(data, *words)}
+    starts = {name: job.initialisation for name, job in found.items()}
+    assert starts == {"mobilenet_m": "imagenet", "p2_resnet50": "scratch", "alnett": "scratch", "frozen": "scratch"}
+    assert found["frozen"].recipe.frozen == () and found["frozen"].changes["frozen"] == []
+
+
+@pytest.mark.parametrize("extra", [[], ["--as-published"]])
+def test_both_protocols_train_for_the_same_number_of_steps(data, extra, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = [name for name in compare.systems() if Recipe.load(name).dataset == "cnmc2019"]
+    rows = load_rows(data / "cnmc2019")
+    labels = labels_of(rows)[1]
+    found: dict[str, set[tuple[int, str]]] = {}
+    for job in planned(data, "--weights", "hub", "--only", *names, *extra):
+        if job.fold == 0:
+            split = with_validation(make_splits(job.protocol, rows, 0)[0], rows, job.recipe.validation)
+            images = job.recipe.images_per_epoch(labels[list(split.train)])
+            steps = job.recipe.epochs * job.recipe.steps_per_epoch(images)
+            found.setdefault(job.recipe.name, set()).add((steps, str(job.recipe.schedule)))
+    assert len(found) == len(names) and all(len(both) == 1 for both in found.values()), found
 
 
 def job(changes: dict | None = None) -> Job:
@@ -137,5 +166,6 @@ def test_without_a_gpu_runs_are_shortened_unless_as_published(data, capsys, monk
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert compare.main(words + extra) == 0
         listed[gpu, *extra] = capsys.readouterr().out
-    assert "changed: epochs 14" in listed[(False,)]
-    assert "changed" not in listed[False, "--as-published"] and "changed" not in listed[(True,)]
+    assert "image_size 128" in listed[(False,)]
+    for whole in (listed[False, "--as-published"], listed[(True,)]):
+        assert "image_size" not in whole and whole.count("changed: epoch_steps") == 1  # group-level, as image-level

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling
-from train.first_weights import check_weights
-from train.networks import classifier_name, create_network, fold_head, head_linear
+from train.first_weights import check_weights, with_statistics
+from train.networks import _load_backbone, classifier_name, create_network, fold_head, head_linear
 from train.recipe import Recipe
 
 
@@ -81,6 +81,45 @@ def test_weights_that_are_missing_or_of_another_network_are_refused(tmp_path):
         create_network(recipe(), 2, str(tmp_path))
     with pytest.raises(BlastlensError, match="no_such_net"):
         create_network(recipe(backbone="no_such_net"), 2, "scratch")
+
+
+def test_mean_and_std_follow_the_first_weights(tmp_path):
+    keras = recipe(backbone="mobilenetv2_100")  # -1 to 1, like its weights of Keras
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    on_hub = with_statistics(keras, "hub")
+    assert (on_hub.mean, on_hub.std) == imagenet
+    assert with_statistics(keras, "scratch") == keras
+    assert with_statistics(recipe(backbone="alnett", mean=0.0, std=1.0), "hub").channel_mean == (0, 0, 0)
+    empty = {"x": torch.zeros(1)}
+    stated = {"pretrained_cfg": '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}'}
+    for name, metadata, expected in (
+        ("mobilenetv2_100.in1k.safetensors", None, ((0.5,) * 3, (0.5,) * 3)),  # says nothing: the recipe decides
+        ("mobilenetv2_100.ra_in1k.safetensors", None, imagenet),  # a tag of timm
+        ("mobilenetv2_100.other.safetensors", stated, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+    ):
+        save_file(empty, tmp_path / name, metadata)
+        found = with_statistics(keras, str(tmp_path / name))
+        assert (found.channel_mean, found.channel_std) == expected, name
+
+
+def test_vgg_starts_from_the_convolutions_alone(tmp_path):
+    # The last linear layer and the two before it are new; a missing convolution is refused.
+    network = torch.nn.Module()
+    network.pretrained_cfg = {"classifier": "head.fc"}
+    network.features, network.pre_logits, network.head = (torch.nn.Linear(2, 2) for _ in range(3))
+    features = {"features.weight": torch.ones(2, 2), "features.bias": torch.ones(2)}
+    network.head = torch.nn.ModuleDict({"fc": torch.nn.Linear(2, 2)})
+    save_file(features, tmp_path / "vgg16.conv.safetensors")
+    _load_backbone(network, tmp_path / "vgg16.conv.safetensors")
+    assert network.features.weight.eq(1).all()
+    save_file({"features.weight": torch.ones(2, 2)}, tmp_path / "vgg16.conv.safetensors")
+    with pytest.raises(BlastlensError, match="1 missing"):
+        _load_backbone(network, tmp_path / "vgg16.conv.safetensors")
+
+
+def test_the_last_layer_starts_uniform_where_the_recipe_says_so():
+    weight = head_linear(create_network(recipe(head={"uniform": 0.05}), 2, "scratch")).weight.detach()
+    assert 0.04 < weight.abs().max() <= 0.05 and weight.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.05)
 
 
 def test_frozen_prefixes_are_not_trained():

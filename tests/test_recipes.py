@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import yaml
 
 from blastlens.errors import BlastlensError
 from train.recipe import RECIPES, Recipe
@@ -26,7 +27,7 @@ def test_mobilenet_m_is_as_published():
     assert (recipe.schedule.name, recipe.schedule.factor, recipe.schedule.patience) == ("plateau", 0.1, 5)
     assert recipe.schedule.floor == 1e-6
     assert recipe.head.batch_norm and recipe.head.l1 == 0.015
-    assert recipe.augment.noise_levels == (3, 9)
+    assert recipe.head.uniform and recipe.training_noise == (0, 3, 9) and not recipe.augment.noise_levels
     assert recipe.balance == "desaturated-copies"
 
 
@@ -70,4 +71,34 @@ def test_the_seventeen_published_systems_have_a_recipe_each():
 
 def test_the_ablation_differs_from_mobilenet_m_in_balancing_and_augmentation_only():
     full, plain = (Recipe.load(name).to_dict() for name in ("mobilenet_m", "mobilenet_m_plain"))
-    assert {key for key in full if full[key] != plain[key]} == {"name", "title", "augment", "balance", "sources"}
+    different = {"name", "title", "training_noise", "augment", "balance", "sources"}
+    assert {key for key in full if full[key] != plain[key]} == different
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if Recipe.load(name).paper])
+def test_every_value_of_a_published_system_has_a_source(name):
+    stated = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    sources = stated.pop("sources")
+    # What the papers leave open has a source, too, where our default decides.
+    always = {
+        "backbone",
+        "protocol",
+        "image_size",
+        "mean",
+        "std",
+        "head",
+        "augment",
+        "batch_size",
+        "epochs",
+        "optimizer",
+    }
+    always |= {"schedule", "balance"}
+    for key in (set(stated) | always) - {"name", "title", "paper"}:
+        parts = stated.get(key) if isinstance(stated.get(key), dict) else {}
+        assert key in sources or (parts and all(f"{key}.{part}" in sources for part in parts)), key
+        assert all(text.strip() for text in sources.values())
+
+
+def test_our_own_recipes_keep_the_digest_of_their_records():
+    digests = {name: Recipe.load(name).digest for name in ("ours_cnmc2019", "ours_aria2021", "features_cnmc2019")}
+    assert digests == {"ours_cnmc2019": "c01ec71b", "ours_aria2021": "6e6d0c6a", "features_cnmc2019": "5534dea1"}

@@ -24,7 +24,7 @@ from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, ModelFolder
 from train import baselines, card, crossval, evaluate, export, external, finetune, loop
 from train.datasets import dataset_hash, labels_of, load_rows
-from train.datasets.splits import make_splits
+from train.datasets.splits import Split, make_splits
 from train.folds import FoldNetworks
 from train.held_out import HeldOut, calibrated, cross_fitted, joined, plain, reliability_of, runs_of
 from train.recipe import RECIPES, Recipe, Run, Schedule
@@ -86,7 +86,7 @@ def cross_validated(drawn, recipe_file, tmp_path_factory) -> Path:
 def test_a_finished_run_records_what_is_needed_to_repeat_it(cross_validated, drawn):
     record = json.loads((cross_validated / "seed0-fold0/run.json").read_text())
     assert Recipe.from_dict(record["recipe"]) == Recipe.from_dict(RECIPE)
-    assert record["initial_weights"] == "random"
+    assert record["initial_weights"] == "random" and record["mean"] == record["std"] == [0.5, 0.5, 0.5]
     assert (record["protocol"], record["fold"], record["seed"]) == ("group-kfold:2", 0, 0)
     assert not set(record["groups"]["train"]) & set(record["groups"]["test"])
     assert str(drawn.parent) not in json.dumps(record)
@@ -429,6 +429,60 @@ def test_no_epoch_ends_with_a_batch_of_one_image():
     # Batch norm cannot be trained on a single value per channel.
     assert [len(one) for one in loop.batches(np.arange(9), 4)] == [4, 4, 2]
     assert [len(one) for one in loop.batches(np.arange(10), 4)] == [4, 4, 2]
+
+
+def examples(recipe: Recipe, pixels: np.ndarray, labels: np.ndarray) -> loop.Examples:
+    return loop.Examples.of(recipe, pixels, labels, ["a"] * len(labels), range(len(labels)))
+
+
+def test_epochs_of_a_fixed_number_of_steps_use_every_image_equally_often():
+    labels = np.array([0, 1] * 5)
+    plain = examples(Recipe.from_dict(RECIPE | {"balance": "none"}), np.zeros((10, 8, 8, 3), np.uint8), labels)
+    drawn = np.concatenate([plain.order(3, epoch, 4) for epoch in range(5)])
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    # Without one, an epoch is a pass, and in one pass the same images follow each other.
+    assert np.array_equal(drawn, np.concatenate([plain.order(3, 0), plain.order(3, 1)]))
+    assert len(plain.order(0, 1, 23)) == 23
+
+
+def test_noise_of_the_training_set_comes_before_augmentation_in_equal_shares_and_stays():
+    recipe = Recipe.from_dict(RECIPE | {"balance": "desaturated-copies", "training_noise": [0, 3, 9]})
+    color = np.full((90, 16, 16, 3), (90, 120, 150), np.uint8)
+    labels = np.repeat([0, 1], [60, 30])
+    mine = examples(recipe, color, labels)
+    assert len(mine.indices) == 120 == recipe.images_per_epoch(labels)
+    images, _ = mine.batch(np.arange(120))
+    spread = images.float().flatten(2).std(2).mean(1).numpy()
+    for sigma in (0, 3, 9):
+        assert spread[mine.noise == sigma] == pytest.approx(sigma, rel=0.15), sigma
+        assert (mine.noise == sigma).sum() == 40
+    assert torch.equal(images, mine.batch(np.arange(120))[0])
+    assert images[90:].float().mean((0, 2, 3)).numpy() == pytest.approx(150, abs=1)  # copies without saturation
+    assert (color == (90, 120, 150)).all()
+
+
+def test_the_least_sharp_training_images_are_left_out():
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), np.uint8)
+    pixels[[4, 7]] = 100
+    recipe = Recipe.from_dict(RECIPE | {"balance": "none", "drop_blurred": 0.1})
+    labels = np.array([0, 1] * 10)
+    assert sorted(set(range(20)) - set(examples(recipe, pixels, labels).indices)) == [4, 7]
+    assert recipe.images_per_epoch(labels) == 18
+
+
+def test_frozen_batch_norms_keep_their_statistics_where_the_recipe_says_so(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    labels, split = np.array([0, 1] * 4), Split(tuple(range(8)), (), (), "all", 0, 0)
+    means = {}
+    for frozen_norms in (False, True):
+        changes = {"epochs": 1, "ema": 0.0, "frozen": ["bn1"], "frozen_norms": frozen_norms}
+        recipe = Recipe.from_dict(RECIPE | changes)
+        out = tmp_path / str(frozen_norms)
+        (out / loop.CHECKPOINTS).mkdir(parents=True)
+        network = loop.train_network(recipe, examples(recipe, pixels, labels), split, out, weights="scratch")
+        means[frozen_norms] = network.bn1.running_mean, network.blocks[0][0].bn1.running_mean
+    assert means[True][0].eq(0).all() and not means[False][0].eq(0).any()
+    assert not means[True][1].eq(0).all()
 
 
 def test_processes_share_an_epoch_and_take_as_many_steps():

@@ -3,7 +3,10 @@
     python -m train.compare --list                       what is done, running and missing
     python -m train.compare --only mobilenet_m alnett --jobs 2
 
-Rerun the command to resume, see `train.jobs`. Tables and figures are `python -m train.report`.
+A system trains for as many optimizer steps on both protocols, with the same schedule. Without a GPU, trainings are
+shortened as `train/shortened.yaml` says; `--as-published` trains in full length. A system whose first weights are not
+in the folder given starts from random ones. Rerun the command to resume, see `train.jobs`. Tables and figures are
+`python -m train.report`.
 """
 
 import argparse
@@ -11,17 +14,18 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from blastlens.errors import BlastlensError
-from train.datasets import load_rows
-from train.datasets.splits import make_splits
+from train.datasets import Row, labels_of, load_rows
+from train.datasets.splits import make_splits, with_validation
 from train.finetune import dataset_folder
+from train.first_weights import find_weights
 from train.jobs import Job, Rows, add_queue_arguments, list_or_run
 from train.recipe import OURS, RECIPES, Recipe
-from train.results import HONEST, RUNS, level_of
+from train.results import HONEST, RUNS
 
 SHORTENED = Path(__file__).parent / "shortened.yaml"
 
@@ -32,11 +36,29 @@ def systems() -> list[str]:
     return [r.name for r in sorted(recipes, key=lambda r: (r.paper or "", r.name)) if r.paper]
 
 
-def shortened(name: str, protocol: str) -> dict[str, Any]:
-    """Changes of a recipe for a machine without a GPU; the file's `group` holds further ones for group-level splits."""
+def shortened(name: str) -> tuple[dict[str, Any], tuple[float, ...]]:
+    """Changes of a recipe for a machine without a GPU, and the noise levels to test at; () for all."""
     changes = dict(yaml.safe_load(SHORTENED.read_text()).get(name, {}))
-    for_groups = changes.pop("group", {})
-    return changes | (for_groups if level_of(protocol) == "group" else {})
+    return changes, tuple(changes.pop("sigmas", ()))
+
+
+def same_steps(recipe: Recipe, protocol: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The change by which an epoch has as many optimizer steps on `protocol` as on the recipe's own, first fold."""
+    if protocol == recipe.protocol or recipe.epoch_steps:
+        return {}
+    split = with_validation(make_splits(recipe.protocol, rows, 0)[0], rows, recipe.validation)
+    images = recipe.images_per_epoch(labels_of(rows)[1][list(split.train)])
+    return {"epoch_steps": recipe.steps_per_epoch(images)}
+
+
+def first_weights(recipe: Recipe, weights: str) -> Literal["imagenet", "scratch"]:
+    """Whether a system starts from ImageNet weights: "scratch" also where the folder `weights` has none for it."""
+    if weights == "scratch" or recipe.backbone in OURS:
+        return "scratch"
+    try:
+        return "imagenet" if weights == "hub" or find_weights(weights, recipe.backbone) else "scratch"
+    except BlastlensError:
+        return "scratch"
 
 
 def plan(arguments: argparse.Namespace, names: Sequence[str], rows: Rows) -> list[Job]:
@@ -52,13 +74,18 @@ def plan(arguments: argparse.Namespace, names: Sequence[str], rows: Rows) -> lis
     for recipe in map(Recipe.load, names):
         if recipe.dataset not in rows:
             continue
-        start = "scratch" if arguments.weights == "scratch" or recipe.backbone in OURS else "imagenet"
+        start = first_weights(recipe, arguments.weights)
+        # Frozen layers with random weights would never learn anything.
+        always = {"frozen": [], "frozen_norms": False} if recipe.frozen and start == "scratch" else {}
         named = {"image": [recipe.protocol], "group": [HONEST], "both": [recipe.protocol, HONEST]}
         for protocol in named.get(arguments.protocol, [arguments.protocol]):
-            changes = {} if as_published else shortened(recipe.name, protocol)
-            changed, n = recipe.changed(changes), folds_of(protocol, recipe.dataset)
+            full = always | same_steps(recipe, protocol, rows[recipe.dataset])
+            short, sigmas = ({}, ()) if as_published else shortened(recipe.name)
+            changes = full | short
+            changed, published = recipe.changed(changes), recipe.changed(full).digest
+            n = folds_of(protocol, recipe.dataset)
             jobs += [
-                Job(changed, changes, recipe.digest, protocol, fold, n, seed, start)
+                Job(changed, changes, published, protocol, fold, n, seed, start, sigmas)
                 for seed in arguments.seeds
                 for fold in range(n)
                 if arguments.folds is None or fold in arguments.folds

@@ -99,7 +99,7 @@ def _of_fold(folder: Path, protocol: str, fold: int, seed: int, dataset: str, cl
             f"{protocol}, seed {seed}, on {'the same' if theirs[2] == dataset else 'other'} images; they may have seen "
             "what it holds out."
         )
-    file, recipe = run / "model.safetensors", Recipe.from_dict(record["recipe"])
+    file, recipe = run / "model.safetensors", Recipe.of_record(record)
     network = create_network(recipe, classes, "scratch")
     network.load_state_dict(load_file(file))
     source = f"{folder.name}, fold {fold}, {_digest(file)}"

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = json.loads(run_file.read_text())
         rows = load_rows(arguments.data)
         split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
-        pixels = load_pixels(arguments.data, rows, view_of(Recipe.from_dict(record["recipe"])), arguments.cache)
+        pixels = load_pixels(arguments.data, rows, view_of(Recipe.of_record(record)), arguments.cache)
         from train.model_files import export  # PyTorch takes seconds: invalid arguments are reported before
         from train.quantise import training_sample
 

@@ -1,8 +1,12 @@
 """Where a backbone's first weights come from: the Hub, a folder, a file, or nowhere."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors import safe_open
 
 from blastlens.errors import BlastlensError
 from train.recipe import OURS, Recipe
@@ -49,3 +53,33 @@ def check_weights(recipe: Recipe, weights: str) -> None:
         f"The first weights {repo_id} are not on this machine and cannot be downloaded ({reason}); give --weights with "
         f"a folder that holds {recipe.backbone}.*.safetensors, or --weights scratch."
     )
+
+
+def with_statistics(recipe: Recipe, weights: str) -> Recipe:
+    """The recipe with the mean and std that its first weights were trained with.
+
+    Weights of the Hub name theirs in timm's `pretrained_cfg`. A safetensors file does where its metadata hold a
+    `pretrained_cfg` (JSON), or where its name has a tag of timm, as `resnet50.a1_in1k.safetensors`. Other files and
+    random weights leave the recipe as it is.
+    """
+    if recipe.backbone in OURS or weights == "scratch":
+        return recipe
+    known = _statistics(recipe.backbone if weights == "hub" else find_weights(weights, recipe.backbone))
+    return replace(recipe, **{name: tuple(known[name]) for name in ("mean", "std") if known.get(name)})
+
+
+def _statistics(source: str | Path) -> Mapping[str, Sequence[float]]:
+    """Mean and std of a backbone's weights on the Hub, or of a file; empty where it does not say."""
+    from timm.models import get_pretrained_cfg  # takes seconds
+
+    if isinstance(source, Path):
+        with safe_open(source, "pt") as file:
+            metadata = file.metadata() or {}
+        if "pretrained_cfg" in metadata:
+            return json.loads(metadata["pretrained_cfg"])
+        source = source.name.removesuffix(".safetensors")
+    try:
+        found = get_pretrained_cfg(source, allow_unregistered=False)
+    except RuntimeError:  # no tag of timm
+        return {}
+    return {"mean": found.mean, "std": found.std}

@@ -81,7 +81,7 @@ class FoldNetworks:
         rows = load_rows(data)
         if dataset_hash(rows) != record["dataset"]["hash"]:
             raise BlastlensError(f"{data} is not the dataset that the networks of {cv} were trained on.")
-        recipe = Recipe.from_dict(record["recipe"])
+        recipe = Recipe.of_record(record)
         names, labels = labels_of(rows)
         splits = tuple(make_splits(record["protocol"], rows, seed))
         predictions = HeldOut.read(runs)

@@ -42,12 +42,13 @@ class Job:
 
     recipe: Recipe  # with the changes
     changes: dict[str, Any]
-    published: str  # digest of the recipe without them
+    published: str  # digest of the recipe in full length
     protocol: str
     fold: int
     folds: int
     seed: int
     initialisation: Literal["imagenet", "scratch"]
+    sigmas: tuple[float, ...] = ()  # at which held-out images are tested; () for those of the queue
 
     @property
     def file(self) -> str:
@@ -104,7 +105,7 @@ class Queue:
         weights = "scratch" if job.initialisation == "scratch" else self.weights
         arguments = [str(folder / "recipe.yaml"), "--data", self.data, "--weights", weights]
         arguments += ["--protocol", job.protocol, "--fold", str(job.fold), "--seed", str(job.seed)]
-        arguments += ["--cache", str(self.cache), "--sigmas", *map(str, self.sigmas)]
+        arguments += ["--cache", str(self.cache), "--sigmas", *map(str, job.sigmas or self.sigmas)]
         reason = run_finetune(arguments, folder, at_once)
         if reason is None:
             try:

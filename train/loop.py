@@ -23,14 +23,17 @@ from tqdm.auto import tqdm
 
 from blastlens.donor_metrics import donor_weights
 from blastlens.files import replace
+from blastlens.noise import add_gaussian_noise
 from train import transforms
 from train.datasets.splits import Split
 from train.distillation import Teacher, imitation_loss
 from train.networks import create_network, head_linear, normalise, prepare
+from train.pixels import sharpness
 from train.recipe import Recipe, Schedule
 
 CHECKPOINTS = "checkpoints"  # folder in a run folder, removed at the end of the run
 EVAL_BATCH = 64
+NOISE_SEED = 1_000_000  # above the seeds of the noise in evaluation, which are positions of images
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Examples:
         labels: int (N,).
         indices: of the training images, into pixels; an image may stand there twice.
         grey: for each of them, whether its color is removed.
+        noise: for each of them, sigma of the Gaussian noise that it gets, the same whenever it is drawn.
         weights: for each of them, the probability to be drawn; None to use each once per epoch.
         class_weights: float (C,) of the loss; None for equal weights.
     """
@@ -50,6 +54,7 @@ class Examples:
     labels: np.ndarray
     indices: np.ndarray
     grey: np.ndarray
+    noise: np.ndarray
     weights: np.ndarray | None = None
     class_weights: Tensor | None = None
 
@@ -59,6 +64,9 @@ class Examples:
     ) -> "Examples":
         """Balance the training images as the recipe says."""
         indices = np.asarray(train)
+        if recipe.drop_blurred:
+            blurred = np.argsort(sharpness(pixels, indices))[: round(recipe.drop_blurred * len(indices))]
+            indices = np.delete(indices, blurred)
         grey = np.zeros(len(indices), dtype=bool)
         counts = np.bincount(labels[indices], minlength=int(labels.max()) + 1)
         weights = class_weights = None
@@ -70,11 +78,22 @@ class Examples:
             copies = indices[labels[indices] == counts.argmin()]
             indices = np.concatenate([indices, copies])
             grey = np.concatenate([grey, np.ones(len(copies), dtype=bool)])
-        return cls(pixels, labels, indices, grey, weights, class_weights)
+        noise = np.random.default_rng(0).permutation(np.resize(recipe.training_noise or (0.0,), len(indices)))
+        return cls(pixels, labels, indices, grey, noise, weights, class_weights)
 
-    def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Places in `indices` for one epoch."""
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    def order(self, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
+        """Places in `indices` for one epoch of `size` images; epoch by epoch, passes over all images follow each other.
+
+        None is the size of one pass.
+        """
+        n = len(self.indices)
+        first, size = (epoch * n, n) if size is None else (epoch * size, size)
+        passes = range(first // n, -(-(first + size) // n))
+        drawn = np.concatenate([self._pass(seed, number) for number in passes])
+        return drawn[first - passes[0] * n :][:size]
+
+    def _pass(self, seed: int, number: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed * 100_003 + number)
         n = len(self.indices)
         if self.weights is None:
             return torch.randperm(n, generator=generator).numpy()
@@ -84,7 +103,13 @@ class Examples:
         """Images uint8 (N, 3, S, S) and labels (N,)."""
         images, labels = self.read(self.indices[places])
         grey = torch.from_numpy(self.grey[places]).view(-1, 1, 1, 1)
-        return (torch.where(grey, transforms.desaturate(images), images) if grey.any() else images), labels
+        if grey.any():
+            images = torch.where(grey, transforms.desaturate(images), images)
+        for image, place in zip(images, places, strict=True):
+            if self.noise[place]:
+                noisy = add_gaussian_noise(image.permute(1, 2, 0).numpy(), self.noise[place], NOISE_SEED + int(place))
+                image.copy_(torch.from_numpy(noisy).permute(2, 0, 1))
+        return images, labels
 
     def read(self, where: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, 3, S, S) and labels (N,) by their index into pixels."""
@@ -152,8 +177,9 @@ def train_network(
     plateau = make_plateau(recipe.schedule, optimizer)
     average = make_average(recipe, network.to(device))
     model, optimizer = accelerator.prepare(network, optimizer)
-    batches_per_epoch = math.ceil(len(examples.indices) / (recipe.batch_size * world))
+    batches_per_epoch = recipe.steps_per_epoch(len(examples.indices), world)
     steps = recipe.epochs * batches_per_epoch
+    epoch_size = recipe.epoch_steps and recipe.epoch_steps * recipe.batch_size * world
     progress, best = Progress(), None
     parts = {"network": network, "optimizer": optimizer} | ({"average": average} if average else {})
     parts |= {"plateau": plateau} if plateau else {}
@@ -167,8 +193,11 @@ def train_network(
 
     while progress.epoch < recipe.epochs and not stops_early(recipe, progress):
         set_seed((seed * 1_000_003 + progress.epoch * world + rank) % 2**32)  # of dropout; numpy's seeds have 32 bits
-        order = examples.order(seed, progress.epoch)
+        order = examples.order(seed, progress.epoch, epoch_size)
         model.train()
+        if recipe.frozen_norms:
+            for name, module in network.named_modules():
+                module.train(not name.startswith(recipe.frozen))
         total = hits = shown = 0.0
         bar = tqdm(
             batches(order, recipe.batch_size, rank, world),

@@ -79,7 +79,7 @@ def load_network(run: Path, scaling: Scaling | None = None) -> tuple[nn.Module, 
     """The trained network of a finished run as it is served, its head folded, and the run's record."""
     if not (record := _read(run / "run.json")):
         raise BlastlensError(f"{run} is not a finished run: it has no run.json.")
-    recipe, names = Recipe.from_dict(record["recipe"]), record["label_names"]
+    recipe, names = Recipe.of_record(record), record["label_names"]
     network = create_network(recipe, len(names), "scratch")
     network.load_state_dict(load_file(run / "model.safetensors"))
     fold_head(network, scaling)
@@ -206,7 +206,7 @@ def export(run: Path, out: Path, images: np.ndarray, summary: dict[str, Any] | N
         BlastlensError: the fp32 file differs by more than `PARITY`, or nothing can be written.
     """
     network, record = load_network(run, Scaling(**summary["scaling"]) if summary else None)
-    recipe = Recipe.from_dict(record["recipe"])
+    recipe = Recipe.of_record(record)
     view = view_of(recipe)
     batch = inference.normalise(view, images)
     with whole_folder(out) as part, writing(out):

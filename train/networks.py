@@ -32,7 +32,10 @@ def create_network(recipe: Recipe, num_classes: int, weights: str = "hub") -> nn
     if weights not in ("hub", "scratch"):
         _load_backbone(network, find_weights(weights, recipe.backbone))
     linear = head_linear(network)
-    nn.init.normal_(linear.weight, std=0.01)
+    if head.uniform:
+        nn.init.uniform_(linear.weight, -head.uniform, head.uniform)
+    else:
+        nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
     if head.batch_norm:
         *hidden, last = _head_layers(network)
@@ -103,6 +106,7 @@ def _load_backbone(network: nn.Module, path: Path) -> None:
     if hasattr(network, "pos_embed"):
         state = checkpoint_filter_fn(state, network)  # to the network's image size
     missing, unexpected = network.load_state_dict(state, strict=False)
-    missing = [k for k in missing if not k.startswith(f"{classifier}.")]
+    # The dense layers of VGG start from random weights where the file holds the convolutions alone.
+    missing = [k for k in missing if not k.startswith((f"{classifier}.", "pre_logits."))]
     if missing or unexpected:
         raise BlastlensError(f"{path.name} does not fit the network: {len(missing)} missing, {len(unexpected)} extra.")

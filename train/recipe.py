@@ -6,11 +6,14 @@ state it, `sources` says so, field by field.
 
 import hashlib
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blastlens.errors import BlastlensError
@@ -85,6 +88,7 @@ class Head:
     hidden: tuple[int, ...] = ()  # widths of dense layers, each with a ReLU, before the last linear layer
     batch_norm: bool = False  # directly before the last linear layer, as in MobileNet_M; folded away on export
     l1: float = 0.0  # penalty on the linear layer's weights, per unit of absolute weight
+    uniform: float = 0.0  # the linear layer starts uniform in [-uniform, uniform]; 0: normal with deviation 0.01
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,16 @@ class Recipe:
     protocol: str  # the one used when the command line names none, see train.datasets.splits
     paper: str | None = None  # P0 to P4 as in the literature list, None for our own
     image_size: int = 224
-    mean: float | tuple[float, float, float] = 0.5  # of pixels in 0..1, of every channel or channel by channel
+    # Of pixels in 0..1, of every channel or channel by channel, where the first weights do not name their own: a run
+    # takes those of its weights, see train.first_weights.with_statistics.
+    mean: float | tuple[float, float, float] = 0.5
     std: float | tuple[float, float, float] = 0.5
     preprocess: Preprocess = field(default_factory=Preprocess)
     head: Head = field(default_factory=Head)
+    # Share of the training images, the least sharp ones, that are left out. Images that are tested all stay.
+    drop_blurred: float = 0.0
+    # Sigmas of Gaussian noise that training images get once and for all, in equal shares, before augmentation.
+    training_noise: tuple[float, ...] = ()
     augment: Augment = field(default_factory=Augment)
     # How classes (and donors) are balanced: not at all, by weights in the loss, by adding one desaturated copy
     # of each image of the smaller class (the published MobileNet_M), or by drawing images so that both classes
@@ -147,6 +157,7 @@ class Recipe:
     group_power: float = 1.0
     batch_size: int = 32
     epochs: int = 10
+    epoch_steps: int | None = None  # optimizer steps of an epoch; None: as many as use each training image once
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     # Share of the training part that steers schedule and early stopping where the protocol has no validation part:
@@ -160,6 +171,7 @@ class Recipe:
     average: float = 0.0
     distill: Distill = field(default_factory=Distill)
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
+    frozen_norms: bool = False  # whether frozen batch norms also keep their statistics, as frozen layers of Keras do
     sources: dict[str, str] = field(default_factory=dict)
     # Options that training no longer has, of experiments whose results are kept.
     removed: dict[str, float] = field(default_factory=dict)
@@ -214,6 +226,21 @@ class Recipe:
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise BlastlensError(f"{name} is not a valid recipe: {faults}.") from None
+
+    def images_per_epoch(self, labels: NDArray[np.int64]) -> int:
+        """How many training images an epoch draws from, of training images with these labels (N,)."""
+        copies = np.bincount(labels).min() if self.balance == "desaturated-copies" else 0
+        return len(labels) - round(self.drop_blurred * len(labels)) + int(copies)
+
+    def steps_per_epoch(self, images: int, world: int = 1) -> int:
+        """Optimizer steps of one epoch over `images_per_epoch` images, on `world` processes."""
+        return self.epoch_steps or math.ceil(images / (self.batch_size * world))
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Recipe":
+        """The recipe of a run's run.json, with the mean and std that the run took from its first weights."""
+        statistics = {name: record[name] for name in ("mean", "std") if name in record}
+        return cls.from_dict(record["recipe"] | statistics)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Recipe":

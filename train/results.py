@@ -47,6 +47,8 @@ class Result:
     initial_weights: str = "none"  # "random", or the file or Hub name of the ImageNet weights
     backbone: str
     image_size: int = 224
+    mean: tuple[float, ...] = ()  # of each channel, that images were normalized with; empty in older records
+    std: tuple[float, ...] = ()
     precision: str = "fp32"
     device: str = "CPU"
     dataset: dict[str, Any]  # name, hash, images
@@ -57,6 +59,8 @@ class Result:
     multiply_adds: int = 0  # of one image
     epochs: int = 0  # trained
     curve: tuple[dict[str, float | None], ...] = ()  # the rows of log.csv, by epoch; none in older records
+    steps: int = 0  # of the optimizer, that were trained; 0 in older records
+    planned_steps: int = 0  # without early stopping
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     sigmas: tuple[float, ...]
@@ -110,7 +114,7 @@ class Result:
         names, group = np.unique([rows[i].group for i in arrays["test_index"]], return_inverse=True)
         with (run / "log.csv").open(newline="") as log:
             rows_of_log = list(csv.DictReader(log))
-        epochs = [float(row["epoch"]) for row in rows_of_log]
+        epochs, steps = max(((float(row["epoch"]), int(row["step"])) for row in rows_of_log), default=(0, 0))
         same = ("protocol", "fold", "seed", "initial_weights", "precision", "dataset", "images", "seconds")
         return cls(
             **{name: record[name] for name in same},
@@ -126,7 +130,11 @@ class Result:
             label_names=tuple(record["label_names"]),
             parameters=count_parameters(network),
             multiply_adds=multiply_adds(network, recipe.image_size),
-            epochs=math.ceil(max(epochs, default=0) - 1e-6),
+            epochs=math.ceil(epochs - 1e-6),
+            steps=steps,
+            planned_steps=record.get("steps", 0),
+            mean=tuple(record.get("mean", ())),
+            std=tuple(record.get("std", ())),
             curve=tuple({name: float(row[name]) if row[name] else None for name in CURVE} for row in rows_of_log),
             versions={k: v for k, v in record["versions"].items() if k != "device"},
             sigmas=tuple(float(s) for s in arrays["sigmas"]),
@@ -149,7 +157,7 @@ class Result:
                 data[name] = _unpack(data[name]).astype(np.int64)
             first = _unpack(data["probabilities"]) / STEPS
             data["probabilities"] = np.concatenate([first, 1 - first.sum(2, keepdims=True)], 2).clip(0, 1)
-            for name in ("label_names", "sigmas", "group_names", "curve"):
+            for name in ("label_names", "sigmas", "group_names", "curve", "mean", "std"):
                 data[name] = tuple(data.get(name, ()))
             result = cls(**data)
         except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:

@@ -1,5 +1,6 @@
 """Training and testing of one recipe on one split, into a run folder; `train.finetune` is its command."""
 
+import dataclasses
 import os
 import platform
 import shutil
@@ -23,7 +24,7 @@ from train.cell_features import LogisticModel, columns, dataset_features
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, load_teacher
-from train.first_weights import check_weights, find_weights
+from train.first_weights import check_weights, find_weights, with_statistics
 from train.loop import CHECKPOINTS, Examples, train_network, write_log
 from train.networks import normalise, prepare
 from train.pixels import load_pixels
@@ -74,17 +75,21 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     split = with_validation(splits[run.fold], rows, run.recipe.validation)
     names, labels = labels_of(rows)
     teacher = teacher_of(run, dataset_hash(rows), tuple(names))
+    asked = run.recipe
     if not run.backbone:
-        check_weights(run.recipe, run.weights)
+        check_weights(asked, run.weights)
+        run = dataclasses.replace(run, recipe=with_statistics(asked, run.weights))
     with writing(out):
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     if run.recipe.distill.features:
         network, logits = distilled(run, rows, pixels, split, out, cache)
+        steps = 0
     else:
         examples = Examples.of(run.recipe, pixels, labels, [row.group for row in rows], split.train)
         options = {"seed": run.seed, "weights": run.weights, "precision": precision, "teacher": teacher}
         network = train_network(run.recipe, examples, split, out, **options)
+        steps = run.recipe.epochs * run.recipe.steps_per_epoch(len(examples.indices))
 
         def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
             return predict_logits(network, run.recipe, pixels, indices, sigma)
@@ -104,10 +109,13 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
     replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
     record = {
-        "recipe": run.recipe.to_dict(),
+        "recipe": asked.to_dict(),
+        "mean": list(run.recipe.channel_mean),
+        "std": list(run.recipe.channel_std),
         "protocol": run.protocol,
         "fold": run.fold,
         "seed": run.seed,
+        "steps": steps,  # of the optimizer, if early stopping does not end the run
         "initial_weights": initial_weights(run),
         **({"teacher": teacher.source} if teacher else {}),
         # One that saw the pixels, but no label, of what this run holds out, where it was made on other splits.
