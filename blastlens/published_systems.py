@@ -50,6 +50,7 @@ class System:
     image: Level | str  # on the paper's own image-level split; the reason if not measured
     group: Level | str  # group-disjoint; the reason if not measured
     leak: Interval | None  # image-level minus group-disjoint accuracy
+    steps: int | None  # of the optimizer, on either protocol; None where they differ or were not recorded
     changed: str  # differences from the paper's settings, in words; "nothing", or "-" if it was not run
     noise: NoiseResult | None  # group-disjoint
     parameters: int | None
@@ -150,8 +151,14 @@ def _system(value: Mapping[str, Any]) -> System:
         image=_level(value["image"]),
         group=_level(value["group"]),
         leak=Interval(**value["leak"]) if value["leak"] else None,
+        steps=_steps(value["image"], value["group"]),
         noise=noise and NoiseResult(tuple(noise["sigmas"]), tuple(Interval(**one) for one in noise["weighted_f1"])),
     )
+
+
+def _steps(*levels: Mapping[str, Any]) -> int | None:
+    found = {level["steps"] for level in levels if level.get("steps")}
+    return found.pop() if len(found) == 1 else None
 
 
 def _level(value: Mapping[str, Any]) -> Level | str:

@@ -41,6 +41,8 @@ def made_up_result(n: int = 24, seed: int = 0, skill: float = 1.0, **changes: An
             "parameters": 3_000_000,
             "multiply_adds": 570_000_000,
             "epochs": 2,
+            "steps": 60,
+            "planned_steps": 60,
             "seconds": 60.0,
             "versions": {"torch": "2.11.0"},
             "sigmas": sigmas,

@@ -20,7 +20,7 @@ from train.recipe import Recipe
 from train.report import measured, models, numbers, pages
 from train.report.__main__ import bundled_records, documents
 from train.report.published import Publications
-from train.report.systems import ABLATION, OWN, Evidence, SystemRow, comparison_record
+from train.report.systems import ABLATION, OWN, Evidence, SystemRow, comparison_record, weights_in_words
 from train.results import HONEST, Result
 
 ROOT = Path(__file__).parents[1]
@@ -116,10 +116,10 @@ def test_every_system_has_a_row_before_anything_is_measured():
     text = pages.comparison(evidence())
     for system in Publications.load(PUBLISHED).claims:
         row = lines(text, system)[0]
-        assert row[2] == row[3] and row[2].startswith("not run yet") and row[4] == row[6] == "-"
-    assert lines(text, "p2_vgg16")[0][2] == "not run yet: needs ImageNet weights and a GPU"
-    assert lines(text, "alnett")[0][5] == "random, as published"
-    assert lines(text, "ours_cnmc2019")[0][2] == "not measured: our recipes are measured group-disjoint only"
+        assert row[3] == row[4] == "not run yet" and row[5] == row[6] == row[7] == "-"
+    assert lines(text, "p2_vgg16")[0][1] == "ImageNet"
+    assert lines(text, "alnett")[0][1] == "random, as published"
+    assert lines(text, "ours_cnmc2019")[0][3] == "not measured: our recipes are measured group-disjoint only"
 
 
 def test_a_cell_is_the_bootstrap_of_the_pooled_folds():
@@ -129,8 +129,8 @@ def test_a_cell_is_the_bootstrap_of_the_pooled_folds():
     probabilities = np.concatenate([f.probabilities[0] for f in folds])
     expected = bootstrap.summary(labels, probabilities, groups, ("ALL", "HEM"), positive=0)["accuracy"]
     row = lines(pages.comparison(evidence(*folds)), "mobilenet_m")[0]
-    assert row[3] == f"0.875 ({expected.low:.3f} to {expected.high:.3f})"
-    assert row[1] == "0.9533" and row[2] == "not run yet" and row[5:] == ["ImageNet", "nothing"]
+    assert row[4] == f"0.875 ({expected.low:.3f} to {expected.high:.3f})"
+    assert row[1:4] == ["ImageNet", "0.9533", "not run yet"] and row[6:] == ["60", "nothing"]
 
 
 def test_runs_with_different_settings_are_never_pooled():
@@ -140,6 +140,33 @@ def test_runs_with_different_settings_are_never_pooled():
     row = row_of(data, "mobilenet_m")
     assert [(r.fold, r.seed) for r in row.group.runs] == [(0, 0), (1, 0)]
     assert row.changes == "epochs 3 instead of 100"
+
+
+def test_runs_from_random_weights_are_shown_and_named_where_there_are_no_others():
+    random = honest("p2_resnet50", initial_weights="random", changes={"epochs": 2, "epoch_steps": 20})
+    row = row_of(evidence(*random), "p2_resnet50")
+    assert row.group.complete and row.first_weights == "random" and row.shortened
+    assert row.changes == "epochs 2 instead of 30, an epoch is 20 steps instead of one pass"
+    better = run("p2_resnet50", initial_weights="timm/resnet50 from the Hub")
+    row = row_of(evidence(*random, better), "p2_resnet50")
+    assert row.first_weights == "ImageNet" and row.group.folds == [0] and not row.shortened
+    assert weights_in_words("inception_v3.photos.safetensors") == "ImageNet, then photographs"
+    assert weights_in_words("vgg16.in1k_conv.safetensors") == "ImageNet, convolutions alone"
+
+
+def test_donor_scores_without_calibration_are_those_of_the_recorded_probabilities():
+    runs = row_of(evidence(*honest(wrong=3)), "mobilenet_m").group
+    raw, fitted = (measured.donor_scores(runs, calibrated=one) for one in (False, True))
+    group, label, answer = (
+        np.concatenate(parts)
+        for parts in zip(*((r.groups_of_images, r.label, r.probabilities[0].argmax(1)) for r in runs.runs), strict=True)
+    )
+    healthy = np.unique(group[label == 1])
+    specificity = [(answer[group == donor] == 1).mean() for donor in healthy]
+    assert raw["specificity_per_donor"].value == pytest.approx(np.mean(specificity))
+    assert raw["auroc_per_donor"].value == pytest.approx(fitted["auroc_per_donor"].value)
+    one_fold = measured.RunSet(runs.runs[:1])
+    assert measured.donor_scores(one_fold, calibrated=False) and not measured.donor_scores(one_fold, calibrated=True)
 
 
 def test_the_unchanged_recipe_is_preferred_once_it_is_complete():
@@ -177,7 +204,10 @@ def test_the_leak_compares_the_groups_that_both_levels_tested():
     image = run("p3_cnn", "image-80-10-10", index=some, initial_weights="random")
     group = honest("p3_cnn", wrong=2, initial_weights="random")  # an image of either is wrong in every fold
     assert row_of(evidence(image, *group), "p3_cnn").leak.value == pytest.approx(6 / 24)
-    assert row_of(evidence(image, *group[:2]), "p3_cnn").leak is None
+    assert row_of(evidence(image, *group[:2]), "p3_cnn").leak.value == pytest.approx(4 / 16)  # of the folds there are
+    for steps in ((60, 90), (0, 0)):  # other steps, or records that do not say
+        both = [dataclasses.replace(r, planned_steps=n) for r, n in zip((image, group[0]), steps, strict=True)]
+        assert row_of(evidence(*both), "p3_cnn").leak is None
 
 
 def test_pairs_are_matched_image_by_image():
@@ -195,7 +225,7 @@ def test_pairs_are_matched_image_by_image():
     assert difference.value == pytest.approx(-4 / 24)
     for other in (honest("alnett")[:2], honest("alnett", seed=1), [run("alnett", index=100 + np.arange(24))] * 3):
         assert measured.paired(row_of(data, "mobilenet_m").group, measured.RunSet(tuple(other))) is None
-    assert ["1", "0", "0"] in [row[2:] for row in lines(pages.comparison(data), "alnett")]
+    assert ["1", "0", "0"] in [row[3:] for row in lines(pages.comparison(data), "alnett")]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +280,7 @@ def test_the_record_that_the_page_reads_has_what_the_tables_have():
     assert (shown.image.folds, shown.group.folds, shown.changed) == ("2 of 3 folds", "", "nothing")
     assert vars(shown.leak) == pytest.approx(vars(row.leak), abs=1e-5)
     (vgg,) = [system for system in written.systems if system.name == "p2_vgg16"]
-    assert (vgg.group, vgg.leak, vgg.noise) == ("not run yet: needs ImageNet weights and a GPU", None, None)
+    assert (vgg.group, vgg.leak, vgg.noise, vgg.steps) == ("not run yet", None, None, None) and shown.steps == 60
 
 
 FILE = {"dataset": "cells", "score": 0.85, "ms": 6.0, "mb": 12.8}

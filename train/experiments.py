@@ -85,17 +85,6 @@ def every_fold(folder: Path) -> list[Result]:
     return results
 
 
-def systems_of(dataset: str) -> dict[str, list[Result]]:
-    """Runs of every published system with a complete cross-validation of seed 0 on the group-disjoint protocol."""
-    found = {}
-    for folder in sorted(RUNS.glob(f"*/{HONEST.replace(':', '-')}")):
-        recipe = Recipe.load(folder.parent.name)
-        results = [r for r in map(Result.read, sorted(folder.glob("*.json"))) if r.seed == 0]
-        if recipe.dataset == dataset and recipe.paper and len(results) == results[0].folds:
-            found[recipe.title] = sorted(results, key=lambda r: r.fold)
-    return found
-
-
 def scores_of(trial: Trial, base: Trial) -> list[dict[str, Any]]:
     """Scores with intervals over groups, and differences to the base, at each sigma of `SHOWN` that was measured."""
     label, group = trial.images.label, trial.images.group
@@ -200,7 +189,7 @@ def render() -> dict[str, str]:
         ]
         first = runs["shipped"][0]
         record = compared(trials) | {"protocol": first.protocol, "seed": first.seed}
-        record["by_donor"] = by_donor(runs | systems_of(dataset)) if len(first.label_names) == 2 else []
+        record["by_donor"] = by_donor(runs) if len(first.label_names) == 2 else []
         records[dataset] = plain(record)
     notes = (TRIED / "NOTES.md").read_text().strip()
     return {"TRIED.md": filled("TRIED", records=records, notes=notes, titles=TITLES, noisy=SHOWN[1:])}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastlens import bootstrap
+from blastlens.donor_metrics import DonorScores
 from blastlens.metrics import Interval
 from train.held_out import Recorded
 from train.results import Result
@@ -43,6 +44,11 @@ class RunSet:
     @property
     def complete(self) -> bool:
         return len(self.folds) == self.first.folds
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps that its recipe asks for, those of the first fold; 0 in records that do not say."""
+        return self.first.planned_steps
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -92,12 +98,21 @@ def scores(runs: RunSet, sigma: float = 0.0) -> dict[str, Any]:
 
 
 @cache
-def donor_scores(runs: RunSet | None) -> dict[str, Any]:
-    """Scores by donor of complete group-level runs of two classes, calibrated on the other folds, classes and donors
-    weighted equally; empty for others."""
-    if runs is None or runs.positive is None or runs.first.level != "group" or not runs.complete:
+def donor_scores(runs: RunSet | None, calibrated: bool) -> dict[str, Any]:
+    """Scores by donor of group-level runs of two classes; empty for others.
+
+    `calibrated`: on the other folds, classes and donors weighted equally; empty where a fold is missing. Otherwise by
+    the probabilities as trained. The AUROC within folds is the same either way.
+    """
+    if runs is None or runs.positive is None or runs.first.level != "group" or (calibrated and not runs.complete):
         return {}
-    return Recorded.of(runs.runs).summary()
+    if calibrated:
+        return Recorded.of(runs.runs).summary()
+    repeat = np.concatenate([np.full(len(run.index), run.seed) for run in runs.runs])
+    fold = np.concatenate([np.full(len(run.index), run.fold) for run in runs.runs])
+    score = runs.probabilities()[:, runs.positive]
+    found = DonorScores.of(runs.label == runs.positive, score, runs.groups, fold, repeat).summary()
+    return {key: value for key, value in found.items() if key != "donors"}
 
 
 @cache
@@ -147,16 +162,20 @@ def paired(a: RunSet, b: RunSet) -> Interval | None:
 
 
 def choose(results: Iterable[Result]) -> dict[tuple[str, str], RunSet]:
-    """What is shown, by system and protocol: the variant with the most folds; of these, the recipe as it is."""
+    """What is shown, by system and protocol: the variant from other than random first weights where there is one; of
+    these, that with the most folds; of these, the recipe as it is."""
     variants: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for run in sorted(results, key=lambda r: (r.seed, r.fold)):
         # Equal for runs that trained the same thing on the same images.
-        variant = json.dumps([run.recipe_digest, run.changes, run.dataset["hash"]], sort_keys=True)
+        same = [run.recipe_digest, run.changes, run.dataset["hash"], run.initialisation]
+        variant = json.dumps(same, sort_keys=True)
         variants.setdefault((run.system, run.protocol), {}).setdefault(variant, []).append(run)
     shown = {}
     for key, of_it in variants.items():
         pools = [_pool(runs) for _, runs in sorted(of_it.items())]
-        shown[key] = max(pools, key=lambda m: (len(m.folds), not m.first.changes, len(m.seeds)))
+        shown[key] = max(
+            pools, key=lambda m: (m.first.initialisation != "scratch", len(m.folds), not m.first.changes, len(m.seeds))
+        )
     return shown
 
 

@@ -55,6 +55,7 @@ def comparison(evidence: Evidence) -> str:
         honest=HONEST,
         levels=LEVELS,
         n_systems=len(systems),
+        n_shortened=sum(row.shortened for row in systems),
         n_measured={level: sum(level in row.measured for row in systems) for level in LEVELS},
     )
 

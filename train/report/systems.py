@@ -25,8 +25,6 @@ from train.results import HONEST, LEVELS, Result, load_results
 # Rows beside the papers' systems: the ablation of MobileNet_M, and our own recipes.
 ABLATION = "mobilenet_m_plain"
 OWN = ("ours_cnmc2019", "ours_aria2021")
-# These train in minutes to hours without a GPU; every other backbone needs one.
-SMALL = ("mobilenetv1_100", "mobilenetv2_100", *OURS)
 SCHEMA = 1  # of the record
 
 
@@ -49,7 +47,11 @@ class SystemRow:
 
     @property
     def first_weights(self) -> str:
-        return "random, as published" if self.recipe.backbone in OURS else "ImageNet"
+        """What its networks started from; of a system that was not run, what its recipe starts from."""
+        if self.recipe.backbone in OURS:
+            return "random, as published"
+        used = dict.fromkeys(weights_in_words(runs.first.initial_weights) for runs in self.measured.values())
+        return "; ".join(used) or "ImageNet"
 
     @property
     def measured(self) -> dict[str, RunSet]:
@@ -58,14 +60,16 @@ class SystemRow:
 
     @functools.cached_property
     def leak(self) -> Interval | None:
-        """Image-level minus group-disjoint accuracy, once every group was held out."""
-        return leak(self.image, self.group) if self.image and self.group and self.group.complete else None
+        """Image-level minus group-disjoint accuracy, where both were trained for the same number of steps."""
+        if not (self.image and self.group and self.image.planned_steps == self.group.planned_steps):
+            return None
+        return leak(self.image, self.group) if self.image.planned_steps else None
 
     def missing(self, level: str) -> str:
         """Why there is no score."""
         if level == "image" and self.recipe.paper is None:
             return "not measured: our recipes are measured group-disjoint only"
-        return "not run yet" if self.recipe.backbone in SMALL else "not run yet: needs ImageNet weights and a GPU"
+        return "not run yet"
 
     def score(self, level: str, name: str = "accuracy", label: str | None = None) -> Interval | None:
         """What was measured, of one class if `label` is given."""
@@ -84,6 +88,18 @@ class SystemRow:
         return interval(self.score(level, name, label), missing=NOTHING) + folds
 
     @property
+    def shortened(self) -> bool:
+        """Whether a run had fewer epochs, shorter ones or smaller images than the recipe."""
+        keys = {key for runs in self.measured.values() for key in runs.first.changes}
+        return bool(keys & {"epochs", "image_size"})
+
+    @property
+    def steps(self) -> str:
+        """Optimizer steps of its runs in a table; both where the levels differ, `-` where records do not say."""
+        found = dict.fromkeys(runs.planned_steps for runs in self.measured.values())
+        return "; ".join(f"{steps:,}" for steps in found if steps) or NOTHING
+
+    @property
     def changes(self) -> str:
         """How its runs differ from the recipe: `epochs 14 instead of 100`, `nothing`, or `-` where it was not run."""
         words = {LEVELS[level]: changes_of(runs.first, self.recipe) for level, runs in self.measured.items()}
@@ -95,7 +111,25 @@ class SystemRow:
 def changes_of(run: Result, recipe: Recipe) -> str:
     """How a run differs from the recipe as committed, in words."""
     values = recipe.flat
-    return ", ".join(f"{key} {new} instead of {values[key]}" for key, new in run.changes.items()) or "nothing"
+    words = []
+    for key, new in run.changes.items():
+        old = values[key]
+        if key == "epoch_steps":
+            words.append(f"an epoch is {new} steps instead of one pass")
+        elif isinstance(new, list) and not new:
+            words.append(f"{key} nothing instead of {', '.join(old)}")
+        else:
+            words.append(f"{key} {new} instead of {old}")
+    return ", ".join(words) or "nothing"
+
+
+def weights_in_words(initial: str) -> str:
+    """First weights as tables name them, from a record's `initial_weights`: "random", or a file or Hub name."""
+    if initial in ("random", "none"):
+        return initial
+    if ".photos" in initial:
+        return "ImageNet, then photographs"
+    return "ImageNet, convolutions alone" if "_conv" in initial else "ImageNet"
 
 
 @dataclass(frozen=True)
@@ -132,7 +166,8 @@ class Evidence:
     @functools.cached_property
     def rows(self) -> tuple[SystemRow, ...]:
         """Every system in the papers' order, run or not, then the ablation, then our recipes. Only runs of the recipes
-        as committed (plus their recorded changes), from the published first weights, are shown."""
+        as committed (plus their recorded changes) are shown, those from random weights only where there are none from
+        the published first weights."""
         shown = choose(run for run in self.results if self._is_current(run))
         return tuple(
             SystemRow(
@@ -146,9 +181,7 @@ class Evidence:
 
     def _is_current(self, run: Result) -> bool:
         recipe = self.recipes.get(run.system)
-        if recipe is None or run.initialisation != ("scratch" if recipe.backbone in OURS else "imagenet"):
-            return False
-        return recipe.changed(run.changes).digest == run.recipe_digest
+        return recipe is not None and recipe.changed(run.changes).digest == run.recipe_digest
 
     def of(self, dataset: str) -> list[SystemRow]:
         return [row for row in self.rows if row.recipe.dataset == dataset]
@@ -213,7 +246,7 @@ def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
         "paper": row.recipe.paper,
         "dataset": row.recipe.dataset,
         "first_weights": row.first_weights,
-        "input_px": row.recipe.image_size,
+        "input_px": (row.group or row.image).first.image_size if row.measured else row.recipe.image_size,
         "claimed": {
             "accuracy": row.claim.mean_accuracy,
             "accuracy_in_words": row.claim.accuracy_in_words,
@@ -238,7 +271,7 @@ def _level(row: SystemRow, level: str) -> dict[str, Any]:
     runs = row.measured.get(level)
     if not runs:
         return {"missing": row.missing(level)}
-    by_donor = donor_scores(runs)
+    by_donor = donor_scores(runs, calibrated=False)
     values = {name: scores(runs)[name] for name in ("accuracy", "weighted_f1", "macro_f1")}
     values |= {name: by_donor[name] for name in ("auroc_per_donor", "specificity_per_donor") if by_donor}
     return {
@@ -246,5 +279,7 @@ def _level(row: SystemRow, level: str) -> dict[str, Any]:
         "folds": len(runs.folds),
         "of_folds": runs.first.folds,
         "seeds": runs.seeds,
+        "steps": runs.planned_steps,
+        "image_size": runs.first.image_size,
         **values,
     }
