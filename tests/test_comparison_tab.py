@@ -121,7 +121,10 @@ def test_a_model_without_measurements_or_an_installation_without_results_has_no_
 def test_the_record_is_read_as_it_was_written(record):
     plain = json.loads(RECORD.read_text(encoding="utf-8"))
     assert [s.name for s in record.systems] == [s["name"] for s in plain["systems"]]
-    assert record.of("aria2021")[0].group.accuracy == Interval(**plain["systems"][0]["group"]["accuracy"])
+    for system, written in zip(record.systems, plain["systems"], strict=True):
+        if not isinstance(system.group, str):
+            assert system.group.accuracy == Interval(**written["group"]["accuracy"])
+    assert not isinstance(record.of("aria2021")[-1].group, str)
     assert record.dataset_of(("ALL", "HEM")) == "cnmc2019" and record.dataset_of(("a", "b")) is None
     assert dataclasses.asdict(record)["machine"] == plain["machine"]
 
