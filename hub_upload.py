@@ -1,5 +1,6 @@
 """Publish on the Hugging Face Hub: a model folder, a page, or everything.
 
+    python hub_upload.py check models/mobilenetv1-cnmc2019
     python hub_upload.py model models/mobilenetv1-cnmc2019 --repo-id owner/name --tag v1.0
     python hub_upload.py space --repo-id owner/space --models owner/name@v1.0
     python hub_upload.py static-page --repo-id owner/page --models owner/name@v1.0
@@ -55,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--repo-id", required=True, metavar="OWNER/NAME")
     model.set_defaults(command=_model)
 
+    check = commands.add_parser("check", help="load a model folder in every runtime and compare; no Hub is needed")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(command=_check, dry_run=True)
+
     space = commands.add_parser("space", help="the page as a Gradio Space that serves models of the Hub")
     space.add_argument("--repo-id", required=True, metavar="OWNER/NAME")
     space.set_defaults(command=_space)
@@ -92,6 +97,13 @@ def _model(hub: Hub, folder: Path, repo_id: str, **options: Any) -> None:
 
     with model.staged(folder) as copy:
         model.publish_model(hub, copy, model.model_upload(copy, repo_id, **options))
+
+
+def _check(hub: Hub, folder: Path, dry_run: bool) -> None:
+    from publish import model
+
+    with model.staged(folder) as copy:
+        model.compare_runtimes(hub, copy)
 
 
 def _space(hub: Hub, repo_id: str, models: Sequence[str], **options: Any) -> None:

@@ -41,9 +41,7 @@ def publish_model(hub: Hub, copy: Path, upload: Upload) -> str | None:
     Raises:
         BlastlensError: what failed, and what the repository holds now.
     """
-    outputs = runtime_outputs(copy)
-    count = len(outputs["ONNX Runtime"])
-    hub.log(f"{', '.join(outputs)}: same outputs for {count} images within {largest_difference(outputs):.1e}")
+    outputs = compare_runtimes(hub, copy)
 
     def inspect(folder: Path) -> None:
         fetched = runtime_outputs(folder, upload.repo_id)
@@ -53,6 +51,14 @@ def publish_model(hub: Hub, copy: Path, upload: Upload) -> str | None:
         hub.log("the downloaded model has the same outputs in every runtime")
 
     return publish(hub, upload, inspect)
+
+
+def compare_runtimes(hub: Hub, folder: Path) -> Outputs:
+    """`runtime_outputs`, with a line about how far they agree."""
+    outputs = runtime_outputs(folder)
+    count = len(outputs["ONNX Runtime"])
+    hub.log(f"{', '.join(outputs)}: same outputs for {count} images within {largest_difference(outputs):.1e}")
+    return outputs
 
 
 @contextmanager

@@ -385,8 +385,18 @@ class LoopbackHub:
         return about | {"tags": [], "siblings": siblings}
 
     def tree(self, call: Call) -> Any:
-        """All files; folders are not listed."""
-        return _listed(self._repository(call).at(call.parts["rev"]).files, "oid")
+        """The files below a folder, or, not recursive, the files and folders in it."""
+        files, folder = self._repository(call).at(call.parts["rev"]).files, call.parts["path"]
+        start = f"{folder}/" if folder else ""
+        found = {path: blob for path, blob in files.items() if path.startswith(start)}
+        if not found:
+            raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
+        if call.flag("recursive"):
+            return _listed(found, "oid")
+        inside = {path: path.removeprefix(start).partition("/") for path in found}
+        folders = sorted({start + name for name, separator, _ in inside.values() if separator})
+        rows = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders]
+        return rows + _listed({path: blob for path, blob in found.items() if not inside[path][1]}, "oid")
 
     def refs(self, call: Call) -> Any:
         groups = {"branches": "refs/heads/", "tags": "refs/tags/"}
@@ -521,7 +531,7 @@ ROUTES = (
     ("POST", "/api/repos/create", LoopbackHub.create),
     ("DELETE", "/api/repos/delete", LoopbackHub.delete),
     ("GET", f"{_REPO}/refs", LoopbackHub.refs),
-    ("GET", f"{_REPO}/tree/(?P<rev>[^/]+)", LoopbackHub.tree),
+    ("GET", f"{_REPO}/tree/(?P<rev>[^/]+)(?:/(?P<path>.+))?", LoopbackHub.tree),
     ("GET", f"{_REPO}/revision/(?P<rev>[^/]+)", LoopbackHub.info),
     ("GET", f"{_REPO}(?P<rev>)", LoopbackHub.info),
     ("GET", f"{_REPO}/commits/(?P<rev>[^/]+)", LoopbackHub.log),

@@ -18,7 +18,8 @@ ABOVE = {  # what the files of a place may not import
     "train": {"publish", "app", "hub_upload", "tests", "blastlens.ui"},
     "publish": {"app", "hub_upload", "tests", "blastlens.ui"},
 }
-FILES = {place: sorted((ROOT / place).rglob("*.py")) for place in ABOVE}
+COMMANDS = {ROOT / "train/__main__.py"}  # of everything, publishing too, as app.py and hub_upload.py
+FILES = {place: sorted({*(ROOT / place).rglob("*.py")} - COMMANDS) for place in ABOVE}
 CORE = [file for file in FILES["blastlens"] if "ui" not in file.relative_to(ROOT).parts]
 
 

@@ -34,6 +34,7 @@ from train.recipe import Recipe, Schedule
 CHECKPOINTS = "checkpoints"  # folder in a run folder, removed at the end of the run
 EVAL_BATCH = 64
 NOISE_SEED = 1_000_000  # above the seeds of the noise in evaluation, which are positions of images
+SHOW_EVERY = 20  # steps between two losses in the progress bar: to read one, a GPU has to finish all that it was given
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def train_network(
         if recipe.frozen_norms:
             for name, module in network.named_modules():
                 module.train(not name.startswith(recipe.frozen))
-        total = hits = shown = 0.0
+        sums, shown = torch.zeros(2, dtype=torch.float64, device=device), 0  # of the loss, and of right predictions
         bar = tqdm(
             batches(order, recipe.batch_size, rank, world),
             total=batches_per_epoch,
@@ -229,10 +230,11 @@ def train_network(
             if average and progress.step > (1 - (recipe.average or 1)) * steps:
                 average.update_parameters(network)
             shown += len(labels)
-            total += loss.item() * len(labels)
-            hits += (logits.argmax(1) == labels).sum().item()
-            bar.set_postfix(loss=f"{total / shown:.4f}")
+            sums += torch.stack((loss.detach().double() * len(labels), (logits.argmax(1) == labels).sum().double()))
+            if progress.step % SHOW_EVERY == 0:
+                bar.set_postfix(loss=f"{sums[0].item() / shown:.4f}")
 
+        total, hits = sums.tolist()
         progress.epoch += 1
         row = {"epoch": progress.epoch, "step": progress.step, "loss": total / shown, "accuracy": hits / shown}
         row["learning_rate"] = optimizer.param_groups[0]["lr"]

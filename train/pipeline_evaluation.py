@@ -143,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.check:
             scores = check(model, data)
+        elif arguments.record and "auto_map" in fetch(model).config:
+            print(f"{model} needs code of its own, which the evaluator does not run: no sample is recorded.")
+            return 0
         elif arguments.record:
             scores = record(Path(model), data, limit)
         else:

@@ -1,6 +1,7 @@
 """Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`.
 
-The layout `folder` is for your own images: one sub-folder per class, or a table; see docs/train-your-own.md.
+The layout `folder` is for your own images: one sub-folder per class, or a table; `hub` for images of a dataset on the
+Hub, given as owner/name, or in a folder that `datasets.load_dataset` reads. See docs/train-your-own.md.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from PIL import Image
 
 from blastlens.errors import BlastlensError
 from train.datasets.own_images import IN_FOLDER, SIMILARITY, Options
-from train.datasets.prepare import LAYOUTS, prepare, prepare_own
+from train.datasets.prepare import LAYOUTS, prepare, prepare_hub, prepare_own
 from train.datasets.rows import FOLDER, Row, dataset_hash, load_rows
 
+HUB = "hub"  # the layout of datasets of the Hub
 LISTED = 100  # groups of a label
 
 
@@ -29,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
-            if arguments.layout == FOLDER:
+            if arguments.layout in (FOLDER, HUB):
                 options = Options(arguments.name or arguments.out.name, arguments.subject, arguments.similarity)
-                report = prepare_own(arguments.source, arguments.out, arguments.size, options)
+                prepare_any = prepare_own if arguments.layout == FOLDER else prepare_hub
+                report = prepare_any(arguments.source, arguments.out, arguments.size, options)
             else:
                 report = prepare(arguments.layout, arguments.source, arguments.out, arguments.size)
     except (BlastlensError, OSError) as error:  # OSError: no space left, no permission to write
@@ -64,11 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.datasets", description="Prepared datasets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare_ = commands.add_parser("prepare", help="images -> imagefolder and metadata.csv")
-    prepare_.add_argument("layout", choices=(*LAYOUTS, FOLDER), help=f"{FOLDER}: your own images")
-    prepare_.add_argument("source", type=Path, metavar="SRC", help="folder as published, or one above it; or a table")
+    prepare_.add_argument("layout", choices=(*LAYOUTS, FOLDER, HUB), help="folder, hub: your own images")
+    prepare_.add_argument(
+        "source", type=Path, metavar="SRC", help="folder as published, or one above it; or a table; or owner/name"
+    )
     prepare_.add_argument("out", type=Path, metavar="OUT", help="folder to write; only an earlier one is replaced")
     prepare_.add_argument("--size", type=int, default=224, help="px per side (default: 224)")
-    own = prepare_.add_argument_group(f"your own images (layout {FOLDER})")
+    own = prepare_.add_argument_group(f"your own images (layouts {FOLDER} and {HUB})")
     own.add_argument("--name", help="of the data set, in cards and on the page (default: that of OUT)")
     own.add_argument(
         "--subject",

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from blastlens.errors import BlastlensError
 from blastlens.files import whole_folder, writing
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
-from train.datasets import layouts, own_images, slides
+from train.datasets import hub_images, layouts, own_images, slides
 from train.datasets.groups import components, link_subjects
 from train.datasets.layouts import PublishedFiles, PublishedImage
 from train.datasets.rows import COLUMNS, FOLDER, HASH_PREFIX, METADATA, RECORD, Row
@@ -84,15 +85,30 @@ def prepare_own(source: Path, out: Path, size: int, options: own_images.Options)
     Raises:
         BlastlensError: as `prepare`, for another name than is accepted, or fewer than two labels.
     """
-    if not DATASET_NAME.fullmatch(options.name) or options.name in LAYOUTS:
-        raise BlastlensError(
-            f"{options.name!r} cannot be the name of a data set of your own; letters, digits, '.', '_' and '-' are "
-            f"accepted, but not {', '.join(LAYOUTS)}. Give one with --name."
-        )
+    _check_name(options.name)
     if not source.exists():
         raise BlastlensError(f"{source} does not exist; a folder of images or a table of them is needed.")
     with _replacing(FOLDER, source if source.is_dir() else source.parent, out, size) as partial:
         return _write(FOLDER, source.resolve(), partial, size, options)
+
+
+def prepare_hub(source: Path, out: Path, size: int, options: own_images.Options) -> str:
+    """As `prepare_own`, of a dataset of the Hub or a folder that `datasets.load_dataset` reads."""
+    _check_name(options.name)
+    with _replacing(FOLDER, source, out, size) as partial, tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / options.name
+        with writing(images):
+            images.mkdir()
+        hub_images.download(source.as_posix(), images)
+        return _write(FOLDER, images.resolve(), partial, size, options)
+
+
+def _check_name(name: str) -> None:
+    if not DATASET_NAME.fullmatch(name) or name in LAYOUTS:
+        raise BlastlensError(
+            f"{name!r} cannot be the name of a data set of your own; letters, digits, '.', '_' and '-' are accepted, "
+            f"but not {', '.join(LAYOUTS)}. Give one with --name."
+        )
 
 
 @contextmanager
