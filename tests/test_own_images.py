@@ -1,13 +1,19 @@
 """A user's own images, from a folder or a table to a model with its card: other labels, subjects and formats."""
 
 import csv
+import hashlib
 import json
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from helpers_hub import LoopbackHub
 from PIL import Image, ImageDraw
 
 from blastlens import Classifier
@@ -21,6 +27,7 @@ from train.datasets.own_images import Options
 from train.datasets.prepare import prepare_own
 from train.datasets.splits import make_splits
 
+ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ("circle", "square", "bar")
 
 
@@ -184,6 +191,80 @@ def test_the_command_prepares_and_describes(tmp_path: Path, capsys: pytest.Captu
     assert "does not exist" in capsys.readouterr().err
     finished = json.loads((out / "prepare.json").read_text())
     assert finished["name"] == "mine" and finished["size"] == 32
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of two splits as the Hub stores it, of 12 shapes of 3 subjects."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("parquet")
+    drawn = [(label, subject, k) for label in SHAPES[:2] for subject in range(3) for k in range(2)]
+    columns = {
+        "picture": [shape(label, 10 * subject + k) for label, subject, k in drawn],
+        "Label": [label for label, _, _ in drawn],
+        "Patient_ID": [7 + subject for _, subject, _ in drawn],
+    }
+    kinds = {"picture": datasets.Image(), "Label": datasets.ClassLabel(names=["square", "circle"])}
+    rows = datasets.Dataset.from_dict(columns, datasets.Features(kinds | {"Patient_ID": datasets.Value("int64")}))
+    for split, chosen in (("train", range(8)), ("test", range(8, 12))):
+        (folder / "data").mkdir(exist_ok=True)
+        rows.select(chosen).to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
+    return folder
+
+
+def subjects_and_labels(folder: Path) -> Counter:
+    return Counter((row.subject, row.label) for row in load_rows(folder))
+
+
+THREE_SUBJECTS = {(subject, label): 2 for subject in "789" for label in SHAPES[:2]}
+
+
+def test_a_folder_of_parquet_files_is_prepared_with_the_names_of_its_class_labels(
+    parquet: Path, tmp_path: Path
+) -> None:
+    assert main(["prepare", "hub", str(parquet), str(tmp_path / "out"), "--similarity", "1.01", "--size", "32"]) == 0
+    assert subjects_and_labels(tmp_path / "out") == THREE_SUBJECTS
+    stored = parquet_images(parquet)
+    assert {row.sha256 for row in load_rows(tmp_path / "out")} == {hashlib.sha256(one).hexdigest() for one in stored}
+
+
+def parquet_images(folder: Path) -> list[bytes]:
+    """The image files in Parquet files."""
+    tables = [pq.read_table(file) for file in sorted(folder.rglob("*.parquet"))]
+    return [row["bytes"] for table in tables for row in table["picture"].to_pylist()]
+
+
+def test_a_dataset_without_a_column_of_labels_is_refused(
+    parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(parquet / "data/test-00000-of-00001.parquet").drop_columns(["Label"])
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in/train.parquet")
+    assert main(["prepare", "hub", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    assert "has the columns picture, Patient_ID; a column of images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_that_is_not_on_the_hub_is_one_sentence(
+    hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "hub", "someone/nothing", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "There is no folder someone/nothing, and no dataset someone/nothing on the Hub can be read "
+        "(RepositoryNotFoundError).\n"
+    )
+
+
+def test_a_dataset_of_the_hub_is_prepared(hub: LoopbackHub, parquet: Path, tmp_path: Path) -> None:
+    files = {path.relative_to(parquet).as_posix(): path for path in parquet.rglob("*.parquet")}
+    hub.add_repo("someone/shapes", files, kind="dataset")
+    command = [sys.executable, "-m", "train.datasets", "prepare", "hub", "someone/shapes", str(tmp_path / "out")]
+    command += ["--similarity", "1.01", "--size", "32"]
+    done = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert subjects_and_labels(tmp_path / "out") == THREE_SUBJECTS
 
 
 @pytest.mark.slow

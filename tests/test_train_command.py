@@ -174,6 +174,7 @@ def test_without_subjects_the_split_is_by_image_and_that_is_said(tmp_path):
     [
         (["no_such_recipe", "--quick"], "There is no recipe 'no_such_recipe'"),
         (["p0_mobilenetv2", "--data", "no/such/folder"], "no prepared dataset"),
+        (["p0_mobilenetv2", "--data", "no/such"], "There is no folder no/such, and no dataset no/such on the Hub"),
         (["p0_mobilenetv2", "--quick", "--set", "epoch=1"], "epoch"),
         (["p0_mobilenetv2", "--data", "FIELDS", "--weights", "no/such/folder"], "No mobilenetv2_100"),
         (["p0_mobilenetv2", "--quick", "--jobs", "0"], "--jobs is 0"),

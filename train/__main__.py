@@ -18,7 +18,7 @@ from blastlens.errors import BlastlensError
 from blastlens.files import only_run, writing
 from blastlens.hub import split_name
 from blastlens.wording import duration
-from train.datasets import METADATA, dataset_hash, load_rows, own_dataset
+from train.datasets import METADATA, dataset_hash, hub_images, load_rows, own_dataset
 from train.finetune import add_run_arguments, dataset_folder, recipe_from
 from train.first_weights import check_weights
 from train.recipe import Recipe
@@ -128,6 +128,7 @@ def _data(options: argparse.Namespace, recipe: Recipe) -> tuple[str, Path | None
     if options.quick:
         return "synthetic", None
     if options.data and not Path(options.data).exists() and split_name(options.data):
+        hub_images.check(options.data)
         return options.data, None
     data = dataset_folder(options.data, recipe)
     if not (data / METADATA).is_file():

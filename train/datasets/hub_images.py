@@ -18,6 +18,20 @@ from blastlens.subject_tables import FILE_COLUMNS, LABEL_COLUMNS, SUBJECT_COLUMN
 from blastlens.wording import listed
 
 TABLE = "labels.csv"
+TIME_LIMIT_S = 10.0
+
+
+def check(source: str) -> None:
+    """Find out within seconds whether the Hub has a dataset of this name; raises BlastlensError where it has not."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(source, timeout=TIME_LIMIT_S)
+    except Exception as error:  # the client's exceptions may hold a token, so they are not chained
+        reason = type(error).__name__
+    else:
+        return
+    raise BlastlensError(f"There is no folder {source}, and no dataset {source} on the Hub can be read ({reason}).")
 
 
 def download(source: str, folder: Path) -> None:
@@ -29,6 +43,8 @@ def download(source: str, folder: Path) -> None:
     Raises:
         BlastlensError: it cannot be loaded, has no column of images or labels, or an image is missing.
     """
+    if not Path(source).exists():
+        check(source)
     from datasets import Image  # takes seconds
 
     parts = _loaded(source)
@@ -66,10 +82,9 @@ def _loaded(source: str) -> dict[str, Any]:
         reason = os.strerror(cause.errno) if full else type(cause).__name__
     else:
         return dict(found) if isinstance(found, DatasetDict) else {"train": found}
-    offline = " HF_HUB_OFFLINE is set: unset it." if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     raise BlastlensError(
-        f"{source} cannot be loaded as a dataset ({reason}): give owner/name of one of images on the Hub that you may "
-        f"read, or a folder that `datasets.load_dataset` reads, and check the network.{offline}"
+        f"{source} cannot be loaded as a dataset ({reason}); owner/name of one of images on the Hub is accepted, or a "
+        "folder that `datasets.load_dataset` reads."
     )
 
 
