@@ -34,6 +34,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         run.append(tuple(arguments))
         if len(arguments) > 1:
             return 2
+        Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments[0]).touch()
         return 0
 
@@ -76,6 +77,18 @@ def test_a_step_whose_output_is_gone_is_repeated_with_all_that_follow(tmp_path, 
     (tmp_path / "out/two").unlink()
     run_all(steps_in(tmp_path / "out"), Record(tmp_path / "out", {}))
     assert names(commands) == ["two", "three"]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_time_of_a_training_corrects_the_estimate_of_the_next_unless_it_was_resumed(
+    tmp_path, commands, capsys, resumed
+):
+    steps = [Step(n, (("made_up", str(tmp_path / n / "x")),), tmp_path / n / "x", 6e6, trains=True) for n in "ab"]
+    if resumed:
+        (tmp_path / "a").mkdir()
+    run_all(steps, Record(tmp_path / "out", {}))
+    estimate = "100,000 minutes" if resumed else "0.0 s"  # the first took no time
+    assert f"[2/2] b: about {estimate} (estimate)" in capsys.readouterr().out
 
 
 def test_a_folder_of_another_training_or_of_something_else_is_refused(tmp_path):

@@ -100,12 +100,12 @@ def run_all(steps: Sequence[Step], record: Record) -> None:
             continue
         seconds = step.seconds * (taken / expected if expected and step.trains else 1)
         print(f"{title}: about {duration(seconds)} (estimate)", flush=True)
-        started = time.perf_counter()
+        started, whole = time.perf_counter(), not step.output.parent.exists()
         for command in step.commands:
             _run(command, step)
         record.finish(step, time.perf_counter() - started)
         print(f"{title}: done in {duration(record.seconds[step.name])}", flush=True)
-        if step.trains:
+        if step.trains and whole:  # a resumed one says nothing
             taken, expected = taken + record.seconds[step.name], expected + step.seconds
 
 
