@@ -71,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     static.add_argument("--package", type=Path, metavar="FOLDER", help="the npm package onnxruntime-web, without npm")
     static.set_defaults(command=_static_page)
 
-    collection = commands.add_parser("collection", help="all bundled models, the results, and the Space")
+    collection = commands.add_parser("collection", help="bundled models, published systems, results and Space")
     collection.add_argument("--owner", required=True, help="user or organization")
+    collection.add_argument("--systems", type=Path, metavar="DIR", help="of train.compare --export (default: bundled)")
     collection.set_defaults(command=_collection)
 
     for command in (space, static):

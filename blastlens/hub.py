@@ -19,10 +19,11 @@ from .model_folder import (
     MAX_JSON_BYTES,
     OOD_FEATURES,
     PRECISIONS,
+    PUBLISHED,
     SAFETENSORS,
     ModelFolder,
+    bundled_folder,
     bundled_models,
-    bundled_root,
     read_config,
 )
 
@@ -66,11 +67,11 @@ def fetch(
     """
     name = os.fspath(name_or_path)
     bundled = name.removeprefix("models/").rstrip("/")
-    is_bundled = bundled in bundled_models()
-    if is_bundled or (name and Path(name).is_dir()):
+    inside = bundled_folder(bundled.removeprefix(f"{PUBLISHED}/"))
+    if inside or (name and Path(name).is_dir()):
         if revision is not None:
             raise BlastlensError(f"Model {name} is on this machine and has no revisions; leave revision out.")
-        return ModelFolder.load(bundled_root() / bundled, bundled) if is_bundled else ModelFolder.load(name)
+        return ModelFolder.load(inside, inside.name) if inside else ModelFolder.load(name)
     found = None if os.path.exists(name) else split_name(name)
     if found is None:
         known = ", ".join(bundled_models()) or "none here: they are in models/ of the repository, see BLASTLENS_MODELS"

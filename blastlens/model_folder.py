@@ -19,6 +19,7 @@ from .view import View
 
 # The best bundled model of each task, which is offered before the smaller and faster ones.
 MAIN = ("mobilenetv1-cnmc2019", "mobilenetv2-aria2021")
+PUBLISHED = "published"  # folder of published systems among the bundled models
 PRECISIONS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 SAFETENSORS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocessor_config.json", "metrics.json", "gate.json")
@@ -32,7 +33,7 @@ MAX_FEATURES_BYTES = 50_000_000  # of gate.safetensors, likewise
 # Parts of metrics.json that are objects, if there are any.
 _OBJECTS = (
     *("calibration", "external", "headline", "int8", "latency_ms"),
-    *("patients", "sha256", "size_bytes", "training"),
+    *("patients", "published", "sha256", "size_bytes", "training"),
 )
 
 
@@ -140,6 +141,18 @@ def bundled_models() -> list[str]:
     """Names of the bundled models: the main one of each task first, then its smaller ones, sorted."""
     names = {config.parent.name for config in bundled_root().glob("[!.]*/config.json")}
     return [name for name in MAIN if name in names] + sorted(names.difference(MAIN))
+
+
+def published_systems() -> list[str]:
+    """Names of the bundled published systems, retrained for comparison: they are no models of this project."""
+    return sorted(config.parent.name for config in bundled_root().glob(f"{PUBLISHED}/[!.]*/config.json"))
+
+
+def bundled_folder(name: str) -> Path | None:
+    """The folder of a bundled model or published system; None where there is none of that name."""
+    if name in bundled_models():
+        return bundled_root() / name
+    return bundled_root() / PUBLISHED / name if name in published_systems() else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from .classifier import Classifier
 from .errors import BlastlensError
 from .hub import HubUnavailableError, split_name
-from .model_folder import ModelFolder, bundled_models, bundled_root
+from .model_folder import ModelFolder, bundled_models, bundled_root, published_systems
 
 ROOT = Path(__file__).resolve().parents[1]
 # The page should start within ten seconds, and its own imports, which run meanwhile, take about half of that.
@@ -52,7 +52,8 @@ class Served:
 
 
 def wanted(root: Path = ROOT) -> tuple[Wanted, ...]:
-    """What to offer: the models in BLASTLENS_SERVE, else those in `root`/space.json, else the bundled models.
+    """What to offer: the models in BLASTLENS_SERVE, else those in `root`/space.json, else the bundled models and, after
+    them, the bundled published systems.
 
     BLASTLENS_SERVE holds names as `Classifier.from_pretrained` takes them, including "owner/name@revision", separated
     by spaces.
@@ -65,7 +66,7 @@ def wanted(root: Path = ROOT) -> tuple[Wanted, ...]:
     if (file := root / "space.json").is_file():
         return _read(file)
     if bundled := bundled_models():
-        return tuple(map(Wanted, bundled))
+        return tuple(map(Wanted, [*bundled, *published_systems()]))
     raise BlastlensError(f"There is no model folder in {bundled_root()}; the demo needs at least one.")
 
 

@@ -1,11 +1,13 @@
-"""Publish everything in one run: the bundled models, the results, the Space, and a collection that lists them."""
+"""Publish everything in one run: the bundled models, published systems, the results, the Space, and a collection that
+lists them."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from blastlens.model_folder import bundled_models, bundled_root
+from blastlens.model_folder import PUBLISHED, bundled_models, bundled_root
 from publish import model, space
 from publish.hub_client import Hub
 from publish.upload import Upload, publish, read_checked
@@ -28,18 +30,23 @@ def results_upload(repo_id: str, **options: Any) -> Upload:
     return Upload(repo_id, files, "The measured results", "comparison.json", "dataset", **options)
 
 
-def publish_collection(hub: Hub, owner: str, tag: str | None, **options: Any) -> None:
+def publish_collection(hub: Hub, owner: str, tag: str | None, systems: Path | None = None, **options: Any) -> None:
     """Publish all of it; what is there already as it should be stays as it is.
 
     Args:
         tag: for the models' commits.
+        systems: folder of `train.compare --export`, whose published systems are published too; by default, the bundled
+            ones are. The Space offers this project's models alone.
         options: fields of every `Upload`.
 
     Raises:
         BlastlensError: what failed; what was logged before stays published.
     """
     with ExitStack() as stack:
-        copies = [stack.enter_context(model.staged(bundled_root() / name)) for name in bundled_models()]
+        systems = systems or bundled_root() / PUBLISHED
+        folders = [bundled_root() / name for name in bundled_models()]
+        folders += [config.parent for config in sorted(systems.glob("[!.]*/config.json"))]
+        copies = [stack.enter_context(model.staged(folder)) for folder in folders]
         uploads = [model.model_upload(copy, f"{owner}/{copy.name}", tag=tag, **options) for copy in copies]
         results = results_upload(f"{owner}/{RESULTS}", **options)
         empty_space = Upload(f"{owner}/{SPACE}", {}, "", space.MARKER, "space", **options)
@@ -50,7 +57,8 @@ def publish_collection(hub: Hub, owner: str, tag: str | None, **options: Any) ->
         if results.dry_run:
             hub.log(f"{empty_space}: made from the models' new commits, so there is nothing to show yet")
             return
-        models = space.pinned_models([f"{one.repo_id}@{commit}" for one, commit in zip(uploads, commits, strict=True)])
+        own = list(zip(uploads, commits, strict=True))[: len(bundled_models())]
+        models = space.pinned_models([f"{one.repo_id}@{commit}" for one, commit in own])
         page = space.space_upload(empty_space.repo_id, models, **options)
         space.publish_space(hub, page, models)
     _list_together(hub, owner, [*uploads, results, page])

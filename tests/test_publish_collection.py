@@ -77,6 +77,14 @@ def test_a_dry_run_shows_everything_and_changes_nothing(hub, monkeypatch, capfd)
     assert not any(hub.exists(*place) for place in REPOSITORIES)
 
 
+def test_exported_published_systems_are_published_too(hub, tmp_path, capfd):
+    write_record(shutil.copytree(shared_model_folder("cell"), tmp_path / "exported/some_system"), "cell")
+    options = ["--systems", str(tmp_path / "exported"), "--dry-run"]
+    assert hub_upload.main(["collection", "--owner", OWNER, *options]) == 0
+    log = capfd.readouterr().out
+    assert log.count("nothing was changed") == 4 and "owner/some_system: new" in log
+
+
 @pytest.mark.parametrize("name, kind", REPOSITORIES[2:])
 def test_one_repository_of_other_content_stops_it_before_the_first_change(hub, capfd, name, kind):
     hub.add_repo(name, {"data.csv": b"1"}, kind=kind)

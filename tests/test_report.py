@@ -146,7 +146,7 @@ def test_runs_from_random_weights_are_shown_and_named_where_there_are_no_others(
     random = honest("p2_resnet50", initial_weights="random", changes={"epochs": 2, "epoch_steps": 20})
     row = row_of(evidence(*random), "p2_resnet50")
     assert row.group.complete and row.first_weights == "random" and row.shortened
-    assert row.changes == "epochs 2 instead of 30, an epoch is 20 steps instead of one pass"
+    assert row.changes == "an epoch is 20 steps instead of one pass, epochs 2 instead of 30"
     better = run("p2_resnet50", initial_weights="timm/resnet50 from the Hub")
     row = row_of(evidence(*random, better), "p2_resnet50")
     assert row.first_weights == "ImageNet" and row.group.folds == [0] and not row.shortened

@@ -15,7 +15,7 @@ from helpers_models import blobs, shared_model_folder, write_json
 from huggingface_hub import constants
 
 from blastlens import BlastlensError, Classifier, serving
-from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
+from blastlens.model_folder import ModelFolder, bundled_models, bundled_root, published_systems
 from blastlens.serving import Wanted, begin, serve, wanted
 from blastlens.ui import build
 from blastlens.ui.code_snippets import LOCAL, snippets_markdown
@@ -43,7 +43,7 @@ def write_space(root, value):
 
 def test_by_default_the_bundled_models_are_offered(tmp_path, monkeypatch):
     monkeypatch.delenv("BLASTLENS_SERVE", raising=False)
-    assert [one.model for one in wanted(tmp_path)] == bundled_models()
+    assert [one.model for one in wanted(tmp_path)] == [*bundled_models(), *published_systems()]
     assert all(one.revision is None and one.copy is None for one in wanted(tmp_path))
     monkeypatch.setenv("BLASTLENS_MODELS", str(tmp_path))
     with pytest.raises(BlastlensError, match="no model folder"):

@@ -62,6 +62,9 @@ def render(folder: Path, repo_id: str | None = None) -> dict[str, bytes]:
     config = read_json(folder / "config.json")
     metrics = read_json(folder / "metrics.json")
     try:
+        if "published" in metrics:
+            text = _system_text(folder, config, metrics, repo_id)
+            return {"README.md": ModelCard(text).content.encode()}
         protocol = metrics["protocols"][0]
         compared = baselines_of(metrics)
         floors = _floors(protocol["by_sigma"][0]["per_class"], compared["baselines"])
@@ -115,6 +118,28 @@ def _text(
         max_sigma=MAX_SIGMA,
         pinned=pinned,
         unknown=UNKNOWN,
+    )
+
+
+def _system_text(folder: Path, config: dict[str, Any], metrics: dict[str, Any], repo_id: str | None) -> str:
+    """The card of a published system, which `train.system_models` exports."""
+    data, training = trained_on(metrics["label_names"], metrics), metrics["training"]
+    needs_code = "auto_map" in config
+    papers = read_json(RESULTS / "comparison.json")["papers"]
+    return filled(
+        "SYSTEM_CARD",
+        metrics=metrics,
+        published=metrics["published"],
+        paper=papers[metrics["published"]["paper"]],
+        data=data,
+        two=len(metrics["label_names"]) == 2,
+        levels=LEVELS,
+        place=repo_id or folder.name,
+        needs_code=needs_code,
+        view=View.from_folder(config, read_json(folder / "preprocessor_config.json", {}) or None),
+        card_data=_front_matter(metrics, data, needs_code, None).to_yaml(),
+        recipe_yaml=yaml.safe_dump(training["recipe"], sort_keys=False, width=110, allow_unicode=True).strip(),
+        project=yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
     )
 
 

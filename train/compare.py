@@ -2,6 +2,7 @@
 
     python -m train.compare --list                       what is done, running and missing
     python -m train.compare --only mobilenet_m alnett --jobs 2
+    python -m train.compare --export models              a model folder of each system that was trained
 
 A system trains for as many optimizer steps on both protocols, with the same schedule. Without a GPU, trainings are
 shortened as `train/shortened.yaml` says; `--as-published` trains in full length. A system whose first weights are not
@@ -108,6 +109,15 @@ def datasets_at_hand(data: str | None, recipes: Sequence[Recipe]) -> Rows:
     return rows
 
 
+def _export(names: Sequence[str], arguments: argparse.Namespace) -> int:
+    from train.system_models import export_systems  # PyTorch takes seconds
+
+    places = (arguments.results.parent, arguments.runs, arguments.data, arguments.cache, arguments.export)
+    for name, outcome in export_systems(names, *places):
+        print(f"{name}: {outcome}", flush=True)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.compare", description=__doc__.splitlines()[0])
     add_queue_arguments(parser, Path("runs/compare"), RUNS)
@@ -116,9 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", help="only these folds of each protocol")
     parser.add_argument("--as-published", action="store_true", help="full length, also without a GPU")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write model folders of trained systems instead")
     arguments = parser.parse_args(argv)
     try:
         names = arguments.only or systems()
+        if arguments.export:
+            return _export(names, arguments)
         rows = datasets_at_hand(arguments.data, [Recipe.load(name) for name in names])
         return 1 if list_or_run(plan(arguments, names, rows), rows, arguments) else 0
     except BlastlensError as error:

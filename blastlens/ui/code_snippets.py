@@ -15,7 +15,7 @@ from gradio.utils import get_space
 from jinja2 import Environment, StrictUndefined
 
 from ..hub import split_name
-from ..model_folder import ModelFolder, bundled_root
+from ..model_folder import PUBLISHED, ModelFolder, bundled_root
 from ..predictions import DISCLAIMER
 from .endpoints import QUIET
 from .model_registry import Shelf
@@ -71,8 +71,8 @@ def snippets_markdown(folder: ModelFolder, address: str, image: str = IMAGE) -> 
 
 def _name(folder: ModelFolder) -> str:
     """Where the code finds a model. Of other folders only the name is given: clients must not learn the path."""
-    if folder.path == bundled_root() / folder.model_id:
-        return f"models/{folder.model_id}"
+    if folder.path in (bundled_root() / folder.model_id, bundled_root() / PUBLISHED / folder.model_id):
+        return f"models/{folder.path.relative_to(bundled_root()).as_posix()}"
     if folder.revision or split_name(folder.model_id):
         return folder.model_id  # a bundled copy of a Hub model has its name, too
     return f"path/to/{folder.path.name}"

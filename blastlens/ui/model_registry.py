@@ -14,7 +14,7 @@ from ..model_folder import PRECISIONS, ModelFolder
 from ..predictions import DISCLAIMER
 from .endpoints import endpoint
 from .examples import Example, examples_for
-from .words import main_score, model_choice, task_of
+from .words import main_score, model_choice, published_note, task_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def add_endpoint(shelf: Shelf) -> None:
             models (a list: model_id, revision, labels, task, looks_at, headline: the main score with its 95 %
             interval and protocol, or null if none was measured; external_validation: its result in a sentence, a
             caveat, and the record of metrics.json or null; prevalence; size_bytes by precision; sigma, warnings, such
-            as why a copy is served instead of the Hub's model, and disclaimer as in every answer) and disclaimer.
+            as why a copy is served instead of the Hub's model, or that it is a published system retrained for
+            comparison, and disclaimer as in every answer) and disclaimer.
         """
         models = [described(c.folder, shelf.notices.get(name, "")) for name, c in shelf.classifiers.items()]
         return {"models": models, "disclaimer": DISCLAIMER}
@@ -94,8 +95,9 @@ def described(folder: ModelFolder, notice: str = "") -> dict[str, Any]:
     """A model as `list_models` returns it; `notice` says why it is a copy."""
     info, metrics = task_of(folder), folder.metrics
     files = {name: folder.path / file for name, file in PRECISIONS.items()}
+    published = metrics.get("published")
     return {
-        **provenance(folder, warnings=[notice] if notice else []),
+        **provenance(folder, warnings=[text for text in (notice, published and published_note(published)) if text]),
         "labels": {label: info.meanings.get(label, "") for label in folder.label_names},
         "task": info.question,
         "looks_at": info.input_description,

@@ -156,8 +156,12 @@ def unit_text(kind: Kind) -> str:
 
 
 def model_choice(folder: ModelFolder) -> str:
-    """A model in the picker: "Single cell · MobileNet · 12.8 MB", "Smear field · 4 classes · 8.9 MB"."""
+    """A model in the picker: "Single cell · MobileNet · 12.8 MB", "Smear field · 4 classes · 8.9 MB", or "Published
+    system · MobileNet_M · shortened training"."""
     parts = [task_of(folder).input_kind or folder.model_id]
+    if published := folder.metrics.get("published"):
+        title = f"Published system · {published['title']}"
+        return f"{title} · shortened training" if published["shortened"] else title
     if len(folder.label_names) > 2:
         parts.append(f"{len(folder.label_names)} classes")
     else:
@@ -182,10 +186,21 @@ def facts(folder: ModelFolder) -> str:
     if time := folder.metrics.get("latency_ms"):
         rows.append(("Time", f"{time['fp32']:.1f} ms per image on {escape(str(time['threads']))} cores"))
     rows.append(("Model", escape(folder.model_id)))
+    if published := folder.metrics.get("published"):
+        rows.append(("Published system", escape(published_note(published))))
     if folder.revision:
         rows.append(("Source", f"{term('Hub')}, revision {escape(folder.revision[:7])}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows)
     return f'<dl class="facts">{items}</dl>'
+
+
+def published_note(published: Mapping[str, Any]) -> str:
+    """What a published system on the page is, from its metrics.json, in sentences."""
+    text = f"{published['title']}, retrained for comparison: neither a model of this project nor the authors' weights."
+    text += f" First weights: {published['first_weights']}."
+    if published["shortened"]:
+        text += f" Shortened training: {published['steps']} optimizer steps at {published['image_size']} px."
+    return f"{text} Changed from the paper's recipe: {published['changes']}."
 
 
 def _score(folder: ModelFolder, info: DatasetInfo) -> str:

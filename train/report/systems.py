@@ -112,7 +112,7 @@ def changes_of(run: Result, recipe: Recipe) -> str:
     """How a run differs from the recipe as committed, in words."""
     values = recipe.flat
     words = []
-    for key, new in run.changes.items():
+    for key, new in sorted(run.changes.items()):
         old = values[key]
         if key == "epoch_steps":
             words.append(f"an epoch is {new} steps instead of one pass")

@@ -1,0 +1,124 @@
+"""Published systems as model folders: `python -m train.compare --export DIR`.
+
+A folder holds the network of the paper's own protocol, first fold, uncalibrated, and what was measured on both
+protocols. The group-disjoint figures are of networks that were trained in the same way on other images.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blastlens.errors import BlastlensError
+from blastlens.files import write_json
+from blastlens.integrity import digests
+from blastlens.model_folder import NETWORKS, RECORDED
+from train import card
+from train.datasets import load_rows
+from train.datasets.splits import make_splits
+from train.finetune import dataset_folder
+from train.held_out import plain, protocol_record
+from train.model_files import export
+from train.pixels import load_pixels
+from train.quantise import training_sample
+from train.recipe import Recipe, view_of
+from train.report.measured import RunSet
+from train.report.models import read_json
+from train.report.systems import Evidence, SystemRow
+from train.results import result_name
+
+UNCALIBRATED = "none: probabilities as trained"
+SCORES = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity", "ece")
+BY_DONOR = ("auroc_per_donor", "specificity_per_donor", "sensitivity_per_subject")
+
+
+def export_systems(
+    names: Sequence[str], results: Path, runs: Path, data: str, cache: Path, out: Path
+) -> Iterator[tuple[str, str]]:
+    """Export each system that has records on both protocols and the network of the paper's; yields its name and how
+    that went, in words."""
+    rows = {row.name: row for row in Evidence.read(results).rows}
+    for name in names:
+        row = rows.get(name)
+        if row is None or not (row.image and row.group):
+            yield name, "left out: it has no records on both protocols"
+        elif not (run := run_folder(row.image, runs) / "run.json").is_file():
+            yield name, f"left out: {run.parent} has no finished run; its record comes from elsewhere"
+        else:
+            yield name, export_system(row, run.parent, dataset_folder(data, row.recipe), cache, out / name)
+
+
+def run_folder(shown: RunSet, runs: Path) -> Path:
+    """The folder in `runs` in which `train.jobs` made the first of these runs."""
+    first = shown.first
+    file = result_name(first.system, first.protocol, first.initialisation, first.seed, first.fold)
+    return runs / f"{file.removesuffix('.json')}-{first.recipe_digest}"
+
+
+def export_system(row: SystemRow, run: Path, data: Path, cache: Path, out: Path) -> str:
+    """Write a system's model folder with its card; returns how close its ONNX files are, in words.
+
+    Raises:
+        BlastlensError: `data` are other images than those of the run, or the ONNX file differs from the network.
+    """
+    record = read_json(run / "run.json")
+    rows = load_rows(data)
+    split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
+    if len(rows) != record["dataset"]["images"]:
+        raise BlastlensError(f"{data} is not the dataset that {run} was trained on.")
+    pixels = load_pixels(data, rows, view_of(Recipe.of_record(record)), cache)
+    parity = export(run, out, np.asarray(pixels[training_sample(split.train)]), None)
+    training = read_json(out / "metrics.json")["training"]
+    write_json(out / "metrics.json", plain(metrics_of(row, out, training)), indent=2)
+    card.main([str(out)])
+    return f"probabilities within {parity['fp32']:.1e} (fp32), {parity['int8']:.1e} (int8)"
+
+
+def metrics_of(row: SystemRow, folder: Path, training: dict[str, Any]) -> dict[str, Any]:
+    """metrics.json of a system's exported folder; `published` says what it is."""
+    protocols = [protocol_of(runs) for runs in (row.group, row.image) if runs]
+    clean = protocols[0]["by_sigma"][0]
+    return {
+        "schema": 1,
+        "model": folder.name,
+        "label_names": list(protocols[0]["label_names"]),
+        "headline": {
+            "protocol": protocols[0]["name"],
+            **{key: clean[key] for key in SCORES if key in clean},
+            **{key: clean["donors"][key] for key in BY_DONOR if "donors" in clean},
+        },
+        "protocols": protocols,
+        "published": {
+            "title": row.title,
+            "paper": row.recipe.paper,
+            "claimed_accuracy": row.claim.accuracy_in_words,
+            "first_weights": row.first_weights,
+            "changes": row.changes,
+            "steps": row.steps,
+            "image_size": row.image.first.image_size,
+            "shortened": row.shortened,
+            "leak": row.leak,
+        },
+        "size_bytes": {name: (folder / file).stat().st_size for name, file in NETWORKS.items()},
+        "sha256": digests(folder, RECORDED),
+        "training": training,
+    }
+
+
+def protocol_of(runs: RunSet) -> dict[str, Any]:
+    """The entry of metrics.json's `protocols` for recorded runs, uncalibrated."""
+    first = runs.first
+    found = protocol_record(
+        runs.label,
+        np.stack([runs.probabilities(sigma) for sigma in runs.sigmas]),
+        runs.sigmas,
+        runs.groups.tolist(),
+        first.label_names,
+        first.protocol,
+        first.level,
+        runs.seeds,
+        np.concatenate([np.full(len(run.index), run.fold) for run in runs.runs]),
+    )
+    counts = {"folds": runs.folds, "of_folds": first.folds, "label_names": first.label_names}
+    return found | {"calibration": UNCALIBRATED} | counts
