@@ -125,9 +125,9 @@ def _run(command: Command, step: Step) -> None:
 
 def shown(command: Command) -> str:
     """The command as it is typed."""
-    return shlex.join(
-        ["python", *(["hub_upload.py"] if command[0] == "hub_upload" else ["-m", command[0]]), *command[1:]]
-    )
+    module, *arguments = command
+    program = ["hub_upload.py"] if module == "hub_upload" else ["-m", module.removesuffix(".__main__")]
+    return shlex.join(["python", *program, *arguments])
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Training:
         bootstraps = 30 if options.quick else BOOTSTRAPS_S
         steps = [
             *(training[::-1] if features else training),
-            Step("calibrate and export", (export,), model / "config.json", 10 + 300 * speed.predict),
+            Step("calibrate and export", (export,), model / "config.json", 20 + 3000 * speed.predict),
             Step("evaluate", (measure,), model / "README.md", bootstraps + n * PASSES * speed.predict),
             Step(
                 "check in pipeline, timm and ONNX Runtime",
@@ -296,7 +296,8 @@ def describe(training: Training, steps: Sequence[Step], record: Record) -> str:
         lines.append(f"{training.protocol} is by image: figures are too high for new subjects.")
     lines += [f"  {number}. {step.name}" for number, step in enumerate(steps, start=1)]
     seconds = sum(step.seconds for step in todo)
-    lines.append(f"{len(todo)} of {count(len(steps), 'step')} to do, about {duration(seconds)} (estimate)")
+    left = f"{len(todo)} of {count(len(steps), 'step')} to do, about {duration(seconds)} (estimate)"
+    lines.append(left if todo else "all steps are finished")
     return "\n".join(lines)
 
 
