@@ -33,8 +33,9 @@ SAMPLE = 100  # images by which a copy of the model can be checked
 SIGMAS = (0, 10, 20)  # of the noise, that a card needs
 QUICK = {"epochs": 1, "image_size": 64, "batch_size": 8}  # of --quick, unless --set says otherwise
 SUBJECTS, IMAGES_EACH = 4, 4  # of each label of the synthetic images
-# Evaluation predicts each image about so often, and takes so many seconds more for bootstraps: measured.
-PASSES, BOOTSTRAPS_S = 35, 60
+# Evaluation predicts each image about so often (own images have no shortcut probes), and takes so many seconds more for
+# bootstraps: measured.
+PASSES, PASSES_OWN, BOOTSTRAPS_S = 75, 35, 60
 
 Command = tuple[str, ...]  # module and arguments
 
@@ -222,10 +223,11 @@ class Training:
         measure = ("train.evaluate", str(model), "--all", "--cv", str(cv), *place, "--run", str(fit))
         sample = ("train.pipeline_evaluation", str(model), "--data", str(self.data), "--limit", str(SAMPLE), "--record")
         bootstraps = 30 if options.quick else BOOTSTRAPS_S
+        passes = PASSES_OWN if self.rows[0].own else PASSES
         steps = [
             *(training[::-1] if features else training),
             Step("calibrate and export", (export,), model / "config.json", 20 + 3000 * speed.predict),
-            Step("evaluate", (measure,), model / "README.md", bootstraps + n * PASSES * speed.predict),
+            Step("evaluate", (measure,), model / "README.md", bootstraps + n * passes * speed.predict),
             Step(
                 "check in pipeline, timm and ONNX Runtime",
                 (sample, ("train.card", str(model)), ("hub_upload", "check", str(model))),
