@@ -20,12 +20,13 @@ from blastlens import Classifier
 from blastlens.dataset_info import BY_IMAGE
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import ModelFolder
-from train import card, crossval, evaluate, export, finetune
+from train import card, crossval, evaluate, export, finetune, ood_evaluation
 from train.datasets import labels_of, level_of, load_rows
 from train.datasets.__main__ import main
 from train.datasets.own_images import Options
 from train.datasets.prepare import prepare_own
 from train.datasets.splits import make_splits
+from train.ood_test_images import DRAWN
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ("circle", "square", "bar")
@@ -270,8 +271,13 @@ def test_a_dataset_of_the_hub_is_prepared(hub: LoopbackHub, parquet: Path, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("labels", "subject"), [(SHAPES, r"UID_(H\d)_"), (("ALL", "HEM"), None)])
 def test_own_images_become_a_model_with_a_card(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[str, ...], subject: str | None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    labels: tuple[str, ...],
+    subject: str | None,
 ) -> None:
+    monkeypatch.setattr(ood_evaluation, "DRAWN", {name: (draw, 3) for name, (draw, _) in DRAWN.items()})
     data, _ = prepared(write_shapes(tmp_path / "in", labels=labels), tmp_path, subject=subject)
     final, cv, model = (str(tmp_path / name) for name in ("final", "cv", "models/own"))
     cached = ["--data", str(data), "--cache", str(tmp_path / "cache")]
@@ -288,7 +294,7 @@ def test_own_images_become_a_model_with_a_card(
     steps = ["--steps", "calibration", "patients", "int8", "probes", "gate"]
     assert evaluate.main([model, *steps, *cached, "--cv", cv, "--run", final]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{step}: skipped; " in shown for step in ("probes", "patients", "OOD detection"))
+    assert all(f"{step}: skipped; " in shown for step in ("probes", "patients"))
     assert card.main([model]) == 0
     folder, text = ModelFolder.load(model), (Path(model) / "README.md").read_text()
     assert folder.label_names == tuple(sorted(labels)) and folder.view.frame is None
@@ -296,4 +302,7 @@ def test_own_images_become_a_model_with_a_card(
     assert "C-NMC" not in text and "- leukemia" not in text and "shapes, images of the user" in text
     assert (BY_IMAGE in text) == (subject is None)
     answer = Classifier.from_pretrained(model).predict(tmp_path / "in" / labels[0] / "UID_H0_1.png")
-    assert set(answer.probabilities) == set(labels)
+    assert set(answer.probabilities) == set(labels) and answer.in_domain is True
+    blank = Classifier.from_pretrained(model).predict(Image.new("RGB", (96, 64)))
+    assert blank.in_domain is False and "than the images the model knows" in " ".join(blank.warnings)
+    assert "They are the same for every data set" in text

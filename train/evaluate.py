@@ -103,8 +103,8 @@ def _not_applicable(step: str, networks: FoldNetworks) -> str:
     """Why a step does not apply to own images; "" where it does."""
     if networks.recipe.dataset in DATASETS:
         return ""
-    if step in ("probes", GATE):
-        return f"it is defined for {listed([*DATASETS], 'and')}, not for own images."
+    if step == "probes":
+        return f"they are defined for {listed([*DATASETS], 'and')}, not for own images."
     if step == "patients" and not patient_evaluation.applies(networks):
         return "it needs subjects of one label each, ALL or HEM."
     return ""
@@ -198,9 +198,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.external:
         record["external"] = external_block(ModelFolder.load(folder), arguments.external, cache)
     write_json(path, record)
-    if GATE in steps and (reason := _not_applicable(GATE, networks)):
-        print(f"OOD detection: skipped; {reason}")
-    elif GATE in steps:
+    if GATE in steps:
         try:
             ood_evaluation.write(folder, networks, arguments.ood_images)
         except Unwritable:

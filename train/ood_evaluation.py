@@ -31,8 +31,8 @@ from train.ood_fitting import FittedDetector, FoldDetectors, Reasons, evenly, of
 from train.ood_test_images import CORRUPTED, DRAWN, VARIED
 
 CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 300, 300
-# By a model's labels: what its images are called.
-KINDS = {("ALL", "HEM"): "cells", ("Benign", "Early", "Pre", "Pro"): "fields"}
+# By data set: what its images are called; those of any other are "images".
+KINDS = {"cnmc2019": "cells", "aria2021": "fields"}
 DRAWN_PER_LABEL = 40
 LISTED = 20  # wrongly judged images that a record names
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -139,7 +139,7 @@ def gate_record(
     rows, detector = networks.rows, found.detector
     sample = of_each_group(rows, CORRUPTED_IMAGES)
     varied = {name: (lambda view, _, vary=vary: vary(view)) for name, vary in VARIED.items()}
-    own = [(label, seed) for label in folder.label_names for seed in range(DRAWN_PER_LABEL)]
+    own = [(label, seed) for label in folder.known_labels for seed in range(DRAWN_PER_LABEL)]
     own_views = [folder.view.apply(synthetic_image(label, seed)) for label, seed in own]
     own_names = [f"{label}, seed {seed}" for label, seed in own]
     record: dict[str, Any] = {
@@ -163,7 +163,11 @@ def gate_record(
             "varied": changed_record(found.folds, networks, sample, varied, wrong=True),
             "spoilt": changed_record(found.folds, networks, sample, CORRUPTED, wrong=None),
             "strangers": ood_record(found, folder.view, folders),
-            "drawn_like_its_own": rate(reasons(detector, found.network, own_views), own_names, wrong=True),
+            **(
+                {"drawn_like_its_own": rate(reasons(detector, found.network, own_views), own_names, wrong=True)}
+                if own
+                else {}
+            ),
         },
     }
     if detector.features:
@@ -198,10 +202,10 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
     """Fit and measure the OOD detection of a model folder; writes and returns gate.json and, if it has features, writes
     gate.safetensors. Raises BlastlensError where model and networks do not belong together, or a folder is empty."""
     folder = ModelFolder.load(model)
-    if folder.label_names not in KINDS or networks.label_names != folder.label_names:
+    if networks.label_names != folder.label_names:
         raise BlastlensError(
-            f"{folder.model_id} has the labels {', '.join(folder.label_names)}; OOD detection is fitted with the "
-            "cross-validation of its own data set, C-NMC 2019 or Aria 2021."
+            f"{folder.model_id} has the labels {', '.join(folder.label_names)}, not {', '.join(networks.label_names)}; "
+            "OOD detection is fitted with the cross-validation of its own data set."
         )
     if networks.view.size != folder.view.size:
         raise BlastlensError(
@@ -210,7 +214,7 @@ def write(model: Path, networks: FoldNetworks, folders: Sequence[Path]) -> dict[
         )
     for path in folders:
         images_in(path)  # rejects an empty folder before the work begins
-    found = FittedDetector.fit(folder, networks, KINDS[folder.label_names])
+    found = FittedDetector.fit(folder, networks, KINDS.get(folder.dataset.name, "images"))
     record, score = gate_record(folder, networks, found, folders), found.detector.features
     json.dumps(record, allow_nan=False)  # fails, if it must, before anything is replaced
     gate = model / "gate.json"

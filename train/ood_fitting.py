@@ -14,6 +14,7 @@ Each fold also has a detector of its own, on which `train.ood_evaluation` measur
 training groups, limit from the *other* folds' held-out scores.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ TARGET = 0.01
 STATISTICS_TARGET = FEATURES_TARGET = TARGET / 2
 QUANTILE = 0.005  # a single freak image shall not set a range
 LEAST_MARGIN, MARGIN_STEP, WIDEST = 0.1, 0.05, 2.0  # in widths of the quantile range
-FOLDS = 5  # of the cross-validation that chooses margins
+FOLDS = 5  # of the cross-validation that chooses margins; fewer where a label has fewer groups
 DIRECTIONS = 64  # principal ones with a variance of their own
 FITTED_ON, VARIED_IMAGES = 1000, 1000  # how many evenly spread images are enough
 
@@ -122,9 +123,11 @@ class TrainingStatistics:
     def margins(self, target: float) -> np.ndarray:
         """Return margins (K,), as small as possible, that reject at most `target` in group cross-validation; raises
         BlastlensError where none are wide enough."""
+        groups_of_labels = Counter(label for label, _ in {(row.label, row.group) for row in self.rows})
+        folds = max(2, min(FOLDS, *groups_of_labels.values()))
         parts = [
             (self.values[list(split.test)], self.only(split.train).extent())
-            for split in make_splits(f"group-kfold:{FOLDS}", self.rows, seed=0)
+            for split in make_splits(f"group-kfold:{folds}", self.rows, seed=0)
         ]
         margins = np.full(len(STATISTICS), LEAST_MARGIN)
         while True:
