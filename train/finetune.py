@@ -16,17 +16,24 @@ from pathlib import Path
 
 import yaml
 
-from blastlens.dataset_info import DATASETS
+from blastlens.dataset_info import CNMC2019, DATASETS
 from blastlens.errors import BlastlensError
 from blastlens.noise import NOISE_SIGMAS
 from train.datasets import METADATA, own_dataset
+from train.datasets.splits import OFFICIAL
 from train.recipe import Recipe, Run
+
+PROTOCOL_ALIASES = {"official": OFFICIAL}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that `finetune` and `crossval` share."""
     parser.add_argument("recipe", help="name of a file in train/recipes, or a path")
-    parser.add_argument("--data", default=os.environ.get("BLASTLENS_DATA"), help="prepared dataset (or its parent)")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("BLASTLENS_DATA"),
+        help="prepared dataset (or its parent); for --protocol official also the published download",
+    )
     parser.add_argument(
         "--weights",
         default=os.environ.get("BLASTLENS_WEIGHTS", "hub"),
@@ -38,7 +45,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone", help="backbone.safetensors of a run with distill.features: only the last layer is fitted"
     )
-    parser.add_argument("--protocol", help="how to split, see train.datasets.splits (default: the recipe's)")
+    parser.add_argument(
+        "--protocol", help="how to split, see train.datasets.splits; or official (default: the recipe's)"
+    )
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
     parser.add_argument(
@@ -66,19 +75,27 @@ def recipe_from(arguments: argparse.Namespace) -> Recipe:
 
 def run_from(arguments: argparse.Namespace, fold: int, seed: int) -> Run:
     recipe = recipe_from(arguments)
-    data = dataset_folder(arguments.data, recipe)
+    protocol = PROTOCOL_ALIASES.get(arguments.protocol, arguments.protocol or recipe.protocol)
+    data = dataset_folder(arguments.data, recipe, protocol, arguments.cache)
     if own := own_dataset(data):
         recipe = recipe.changed({"dataset": own["name"]})
     elif recipe.dataset not in DATASETS:
         raise BlastlensError(f"The recipe's dataset is {recipe.dataset!r}; {data} is not prepared from own images.")
     options = (arguments.weights, arguments.precision, arguments.teacher, arguments.backbone)
-    return Run(recipe, str(data), arguments.protocol or recipe.protocol, fold, seed, *options)
+    return Run(recipe, str(data), protocol, fold, seed, *options)
 
 
-def dataset_folder(data: str | None, recipe: Recipe) -> Path:
-    """The recipe's prepared dataset: `data` itself, or the folder named after the dataset in it."""
+def dataset_folder(data: str | None, recipe: Recipe, protocol: str = "", cache: Path = Path("runs/cache")) -> Path:
+    """The recipe's prepared dataset: `data` itself, or the folder named after the dataset in it; for the official
+    protocol see `official_dataset`."""
     if not data:
         raise BlastlensError("Say where the prepared dataset is, with --data or BLASTLENS_DATA.")
+    if protocol == OFFICIAL:
+        from train.datasets.prepare import official_dataset  # imports what takes seconds, only here
+
+        if recipe.dataset != CNMC2019.name:
+            raise BlastlensError(f"The official protocol is one of C-NMC 2019; {recipe.name} is for {recipe.dataset}.")
+        return official_dataset(Path(data), cache)
     inside = Path(data) / recipe.dataset
     return inside if not (Path(data) / METADATA).exists() and (inside / METADATA).exists() else Path(data)
 

@@ -110,7 +110,7 @@ class Queue:
         reason = run_finetune(arguments, folder, at_once)
         if reason is None:
             try:
-                data = dataset_folder(self.data, job.recipe)
+                data = dataset_folder(self.data, job.recipe, job.protocol, self.cache)
                 Result.of_run(folder, data, job.folds, job.changes).write(self.results)
                 return "done"
             except Unwritable:

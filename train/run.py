@@ -79,6 +79,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     if not run.backbone:
         check_weights(asked, run.weights)
         run = dataclasses.replace(run, recipe=with_statistics(asked, run.weights))
+    if left_out := len(rows) - sum(len(getattr(split, part)) for part in ("train", "val", "test")):
+        print(f"{left_out} images are in no part of {run.protocol}.")
     with writing(out):
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)

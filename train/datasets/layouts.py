@@ -24,6 +24,7 @@ from blastlens.errors import BlastlensError
 PRELIMINARY = "C-NMC_test_prelim_phase_data"
 FINAL = "C-NMC_test_final_phase_data"
 LABEL_TABLE = f"{PRELIMINARY}_labels.csv"
+OFFICIAL_TEST = "preliminary"  # the fold of the preliminary test set in "cnmc2019-official"
 _TABLE_COLUMNS = ("Patient_ID", "new_names", "labels")
 _TABLE_LABELS = {"1": "all", "0": "hem"}
 # Some files of subject H3 are spelled UID_h3_...: a case-sensitive pattern drops them or makes a new donor.
@@ -139,6 +140,20 @@ def read_cnmc_preliminary(folder: Path) -> PublishedFiles:
 
     files = _sorted_out(folder, kind_of, found)
     return replace(files, missing=tuple(row["new_names"] for key, row in table.items() if key not in present))
+
+
+def read_cnmc_official(folder: Path) -> PublishedFiles:
+    """Read the training folds, and the labelled preliminary test set as a further fold, `OFFICIAL_TEST`."""
+    training, test = read_cnmc_training(folder), read_cnmc_preliminary(folder)
+    if not (training.images and test.images):
+        raise BlastlensError(
+            f"{folder} has {len(training.images)} training images and {len(test.images)} of the preliminary test set; "
+            f"both are needed: fold_0, fold_1 and fold_2, and {PRELIMINARY} with its table."
+        )
+    tested = [replace(one, name=f"{OFFICIAL_TEST}/{one.name}", fold=OFFICIAL_TEST) for one in test.images]
+    aside = tuple(path for path in training.aside if path in test.aside)
+    rejected = training.rejected | test.rejected
+    return PublishedFiles((*training.images, *tested), rejected, aside, test.not_recognised, test.tables, test.missing)
 
 
 def read_cnmc_final(folder: Path) -> PublishedFiles:

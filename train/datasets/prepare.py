@@ -48,9 +48,11 @@ class Layout:
     crop: int
 
 
+OFFICIAL = "cnmc2019-official"  # training folds and preliminary test set together
 LAYOUTS = {
     "cnmc2019": Layout(layouts.read_cnmc_training, "BMP", 450, 320),  # every cell lies within the centre 320
     "cnmc2019-prelim": Layout(layouts.read_cnmc_preliminary, "BMP", 450, 320),
+    OFFICIAL: Layout(layouts.read_cnmc_official, "BMP", 450, 320),
     "cnmc2019-final": Layout(layouts.read_cnmc_final, "BMP", 450, 320),
     "aria2021": Layout(layouts.read_aria, "JPEG", 224, 224),
 }
@@ -71,6 +73,18 @@ def prepare(layout: str, source: Path, out: Path, size: int = 224) -> str:
         raise BlastlensError(f"{source} is not a folder; the published folder of {layout} is needed.")
     with _replacing(layout, source, out, size) as partial:
         return _write(layout, source.resolve(), partial, size)
+
+
+def official_dataset(data: Path, cache: Path) -> Path:
+    """Return the prepared dataset of the official protocol: `data` itself, or the folder `OFFICIAL` in it, or that in
+    `cache`, which is prepared first where `data` is the published download. Raises BlastlensError as `prepare`."""
+    name = f"{OFFICIAL}-{hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]}"
+    for folder in (data, data / OFFICIAL, cache / name):
+        if (folder / METADATA).is_file():
+            return folder
+    print(f"{data} is prepared in {cache / name}; later runs use the result.", flush=True)
+    print(prepare(OFFICIAL, data, cache / name), flush=True)
+    return cache / name
 
 
 def prepare_own(source: Path, out: Path, size: int, options: own_images.Options) -> str:

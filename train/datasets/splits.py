@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastlens.errors import BlastlensError
+from train.datasets.layouts import OFFICIAL_TEST
 from train.datasets.rows import Row, labels_of
 
 PROTOCOLS = (
@@ -20,8 +21,10 @@ PROTOCOLS = (
     "image-10fold",
     "group-kfold:K",
     "group-leave-out:NAMES",
+    "group-official",
     "all",
 )
+OFFICIAL = "group-official"
 RESTARTS = 20  # greedy placements of groups, of which the best is taken; with many more, seeds hardly differ
 GROUP_COUNT_WEIGHT = 0.1  # of balancing the number of groups, against balancing the number of images
 
@@ -51,6 +54,8 @@ def make_splits(protocol: str, rows: Sequence[Row], seed: int) -> list[Split]:
     image-10fold              images, ten splits, no validation part (P2)
     group-kfold:K             whole groups, K splits, no validation part; K is 2 or more
     group-leave-out:A,B,...   the groups A, B, ... are the test part, all others the training part
+    group-official            the published test set (the fold "preliminary") is the test part; training images that
+                              share a group with it are in no part
     all                       everything is training, for the model that is published
     ========================  ==============================================================================
 
@@ -112,7 +117,7 @@ def check_split(split: Split, rows: Sequence[Row]) -> None:
                         f"both have {key[0]} {key[1]}; prepare the dataset again to link its groups."
                     )
     placed = len(split.train) + len(split.val) + len(split.test)
-    if by_group and placed != len(rows):
+    if by_group and split.protocol != OFFICIAL and placed != len(rows):
         raise BlastlensError(f"{split.protocol}: {len(rows) - placed} of {len(rows)} rows are in no part.")
 
 
@@ -143,6 +148,16 @@ def _parts(
                 raise BlastlensError(f"There is no group {', '.join(sorted(unknown))}; give groups of the images.")
             test = np.isin(groups, left_out.split(","))
             return [(np.flatnonzero(~test), nothing, np.flatnonzero(test))]
+        case [protocol_name] if protocol_name == OFFICIAL:
+            test = np.array([row.fold == OFFICIAL_TEST for row in rows])
+            if not test.any() or test.all():
+                raise BlastlensError(
+                    "The official protocol tests on the preliminary test set of C-NMC 2019, and there is none here; "
+                    "give the published download, or what `python -m train.datasets prepare cnmc2019-official` wrote."
+                )
+            tested = {row.group for row, mine in zip(rows, test, strict=True) if mine}
+            train = np.array([row.group not in tested for row in rows])
+            return [(np.flatnonzero(train), nothing, np.flatnonzero(test))]
         case ["all"]:
             return [(everything, nothing, nothing)]
     raise BlastlensError(f"{protocol!r} is no split protocol; accepted are {', '.join(PROTOCOLS)}.")
