@@ -24,6 +24,7 @@ from .noise import NOISE_SIGMAS, add_gaussian_noise, checked_seed, checked_sigma
 from .ood_detection import statistics_of
 from .patients import leukemic_labels
 from .predictions import Curve, Prediction
+from .subject_decisions import SubjectDecider
 from .thresholds import Thresholds
 
 BATCH = 4  # images per thread of the network that are in memory together
@@ -41,6 +42,7 @@ class Classifier:
         folder: the model folder it serves.
         label_names: one per class, in the order of logits and probabilities.
         prevalence: the share of leukemic images that its calibration assumes; None where metrics.json states none.
+        decider: the rule for one decision per subject; None where the folder has none.
     """
 
     def __init__(self, folder: ModelFolder, precision: str = "fp32", threads: int | None = None) -> None:
@@ -53,7 +55,7 @@ class Classifier:
         self._checks_features = bool(detector and detector.features and "features" in self._network.outputs)
         incomplete = detector and (detector.incomplete or (detector.features and not self._checks_features))
         self._about_check = (INCOMPLETE,) if incomplete else ()
-        self._checked: dict[bytes, tuple[str, ...] | None] = {}
+        self._checked: dict[bytes, _Checked] = {}
         self._lock = Lock()
         calibration = folder.metrics.get("calibration") or {}
         self._thresholds = Thresholds.from_json(calibration)
@@ -61,6 +63,8 @@ class Classifier:
         stated = calibration.get("prevalence") if self._leukemic else None
         self.prevalence = None if stated is None else checked_prevalence(stated)
         self._about_model = external_result.sentence(folder.metrics)
+        # Without statistics of images there is nothing to check.
+        self.decider = SubjectDecider.from_metrics(folder.metrics) if detector else None
 
     @classmethod
     def from_pretrained(
@@ -287,8 +291,8 @@ class Classifier:
             return []
         clean, unchanged, detector = [pixels for pixels, _ in views], change.is_none, self._detector
         keys = [b"" if unchanged else blake2b(pixels.tobytes(), digest_size=16).digest() for pixels in clean]
-        reasons = [self._checked.get(key) for key in keys]
-        todo = [i for i, found in enumerate(reasons) if found is None] if detector else []
+        checked = [self._checked.get(key) for key in keys]
+        todo = [i for i, found in enumerate(checked) if found is None] if detector else []
         unchecked = [clean[i] for i in todo]
         each: Any = self._network.map if len(views) > 1 else map
         seen = clean if unchanged else list(each(change.apply, clean))
@@ -300,15 +304,15 @@ class Classifier:
             features = self._network.run(["features"], unchecked)
         if detector:
             for i, *found in zip(todo, statistics, *features, strict=True):
-                reasons[i] = detector.check(*found)
+                checked[i] = detector.check(*found), found[0]
         if not unchanged:
             with self._lock:
-                self._checked |= {keys[i]: reasons[i] for i in todo}
+                self._checked |= {keys[i]: one for i in todo if (one := checked[i])}
                 for key in list(self._checked)[:-REMEMBERED]:
                     del self._checked[key]
         return [
             self._prediction(row, (*remarks, *self._about_check), found, change)
-            for row, (_, remarks), found in zip(logits, views, reasons, strict=True)
+            for row, (_, remarks), found in zip(logits, views, checked, strict=True)
         ]
 
     def _probabilities(self, logits: np.ndarray, prevalence: float | None) -> np.ndarray:
@@ -319,8 +323,9 @@ class Classifier:
         return _softmax(logits + shift * np.isin(self.label_names, self._leukemic))
 
     def _prediction(
-        self, logits: np.ndarray, remarks: tuple[str, ...], reasons: tuple[str, ...] | None, change: "_Change"
+        self, logits: np.ndarray, remarks: tuple[str, ...], checked: "_Checked | None", change: "_Change"
     ) -> Prediction:
+        reasons, statistics = checked or (None, None)
         softmax = self._probabilities(logits, change.prevalence)
         at_own_prevalence = dict(zip(self.label_names, _softmax(logits).tolist(), strict=True))
         # Thresholds say nothing about an image that is out of distribution.
@@ -338,7 +343,13 @@ class Classifier:
             label_set=thresholds.label_set(at_own_prevalence) if thresholds else None,
             flagged=thresholds.flagged(at_own_prevalence) if thresholds else None,
             prevalence=change.prevalence,
+            statistics=statistics,
         )
+
+    def leukemia(self, prediction: Prediction) -> float:
+        """The probability of leukemia, of all leukemic labels together, at the model's own prevalence, 0 to 1."""
+        probabilities = _softmax(np.array(prediction.logits))
+        return float(probabilities[np.isin(self.label_names, self._leukemic)].sum())
 
 
 def _loaded_again(kind: type[Classifier], place: tuple[Any, ...], *options: Any) -> Classifier:
@@ -359,6 +370,9 @@ def suggesting(prediction: Prediction, image: ImageSource, classifiers: Iterable
     others = (one for one in classifiers if set(one.label_names) != labels)
     fitting = (one.folder.model_id for one in others if one.predict(image).in_domain)
     return replace(prediction, suggestion=next(fitting, None))
+
+
+_Checked = tuple[tuple[str, ...], dict[str, float]]  # reasons of the OOD check, and the statistics of the view
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
-from . import external_result
+from . import external_result, files
 from .classifier import Classifier, suggesting
 from .corruptions import KINDS, Corruption
 from .errors import BlastlensError
@@ -87,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     sources = f"folder, with all folders in it; zip; {ACCEPTED} file; or a quoted pattern such as 'archive/**/*.bmp'"
     score.add_argument("sources", nargs="+", metavar="SOURCE", help=sources)
     score.add_argument("--out", required=True, metavar="FILE", help="the Parquet file to write")
+    score.add_argument(
+        "--by-subject",
+        nargs="?",
+        const="",
+        metavar="TABLE",
+        help="also write FILE.subjects.csv: one decision per subject, or none where the model must abstain; subjects "
+        "are those of a CSV table of file_name and subject, or else of names as in C-NMC 2019, or else the folders",
+    )
     score.add_argument("--overwrite", action="store_true", help="replace FILE if it exists, once all is done")
     score.add_argument("--engine", choices=("local", "ray"), default="local", help="(default: local)")
     score.add_argument("--workers", type=int, metavar="N", help="threads or Ray actors (default: one per core)")
@@ -275,6 +284,8 @@ def _score(arguments: argparse.Namespace) -> int:
             arguments.seed,
             corruption,
             arguments.prevalence,
+            arguments.by_subject is not None,
+            arguments.by_subject or None,
         ),
         arguments.out,
         arguments.engine,
@@ -290,4 +301,29 @@ def _score(arguments: argparse.Namespace) -> int:
         f"{report.unlike:,} out of distribution, {report.seconds:,.1f} s, {report.rate:,.1f} images per second. "
         f"{DISCLAIMER}"
     )
+    if arguments.by_subject is not None:
+        _write_decisions(arguments)
     return FAILED if report.failed else 0
+
+
+def _write_decisions(arguments: argparse.Namespace) -> None:
+    """Write and print one decision per subject of the results."""
+    from .batch_scoring.by_subject import decisions
+
+    classifier = Classifier.from_pretrained(arguments.model or _default_model(), precision=arguments.precision)
+    decider = classifier.decider
+    if decider is None:  # as BatchScorer has checked before
+        return
+    rows = list(decisions(Path(arguments.out), classifier, decider))
+    text = to_csv(rows, line_end="\n")
+    files.replace(Path(f"{arguments.out}.subjects.csv"), lambda part: part.write_text(text, encoding="utf-8"))
+    shown = {
+        "subject": [str(row["subject"]) for row in rows],
+        "images": [str(row["images"]) for row in rows],
+        "mean": [f"{row['mean_probability']:.3f}" for row in rows],
+        "decision": [str(row["decision"] or f"none: {row['no_decision_because']}") for row in rows],
+    }
+    columns = [_column(name, cells, str.ljust) for name, cells in shown.items()]
+    for line in ("  ".join(parts) for parts in zip(*columns, strict=True)):
+        print(_one_line(line))
+    print(f"note: {external_result.sentence(classifier.folder.metrics)}\nnote: {decider.measured}")

@@ -1,7 +1,7 @@
 """The images of each patient together."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +10,7 @@ import numpy as np
 from .dataset_info import dataset_info
 from .image_sources import natural
 from .metrics import Interval
+from .subject_decisions import SubjectDecider, SubjectDecision, mean_statistics
 
 # The normal distribution's 97.5 % quantile.
 NORMAL_QUANTILE = 1.959963984540054
@@ -22,13 +23,20 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class Answer:
-    """One classified image: its patient (None if unknown), whether its label is leukemic, the probability of leukemia
-    (of all such labels together, 0 to 1), and whether it is in distribution."""
+    """One classified image.
+
+    Attributes:
+        subject: its patient, None if unknown. leukemic: whether its label is. probability: of leukemia (of all such
+            labels together, 0 to 1). in_domain: whether it is in distribution.
+        own_probability: of leukemia at the model's own prevalence. statistics: of its view. Both are for decisions.
+    """
 
     subject: str | None
     leukemic: bool
     probability: float
     in_domain: bool = True
+    own_probability: float = math.nan
+    statistics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Patient:
     lowest: float
     highest: float
     unlike: int  # images that are out of distribution; they count all the same
+    decision: SubjectDecision | None = None  # None without a rule, or for images of unknown patients
 
 
 def leukemic_labels(label_names: Sequence[str]) -> tuple[str, ...]:
@@ -50,8 +59,11 @@ def leukemic_labels(label_names: Sequence[str]) -> tuple[str, ...]:
     return dataset_info(label_names).leukemic
 
 
-def by_patient(answers: Iterable[Answer]) -> list[Patient]:
-    """One Patient for each subject, in natural order; the images without a subject come last, as one."""
+def by_patient(answers: Iterable[Answer], decider: SubjectDecider | None = None) -> list[Patient]:
+    """One Patient for each subject, in natural order; the images without a subject come last, as one.
+
+    With `decider`, subjects get a decision; the answers then have probabilities and statistics for it.
+    """
     groups: dict[str | None, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.subject, []).append(answer)
@@ -59,6 +71,11 @@ def by_patient(answers: Iterable[Answer]) -> list[Patient]:
     for subject in sorted(groups, key=lambda name: (name is None, natural(name or ""))):
         probabilities = [answer.probability for answer in groups[subject]]
         leukemic = sum(answer.leukemic for answer in groups[subject])
+        decision = None
+        if decider and subject is not None:
+            own = math.fsum(answer.own_probability for answer in groups[subject]) / len(probabilities)
+            mean = mean_statistics(answer.statistics for answer in groups[subject])
+            decision = decider.decide(len(probabilities), own, mean)
         patients.append(
             Patient(
                 subject=subject,
@@ -69,6 +86,7 @@ def by_patient(answers: Iterable[Answer]) -> list[Patient]:
                 lowest=min(probabilities),
                 highest=max(probabilities),
                 unlike=sum(not answer.in_domain for answer in groups[subject]),
+                decision=decision,
             )
         )
     return patients

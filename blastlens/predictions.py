@@ -1,6 +1,6 @@
 """What a classifier returns: the prediction of one image, and a curve of predictions under corruption."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Prediction:
             thresholds on the probabilities at the model's own prevalence and do not depend on `prevalence`.
         suggestion: id of another model whose training images this one looks like; see `suggesting`.
         prevalence: the share of leukemic images that the probabilities assume; None if the model states none.
+        statistics: of the view without corruption, by the names of `ood_detection.STATISTICS`; None without gate.json.
     """
 
     label: str
@@ -45,10 +46,11 @@ class Prediction:
     suggestion: str | None = None
     prevalence: float | None = None
     disclaimer: str = DISCLAIMER
+    statistics: dict[str, float] | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return vars(self) | {
+        """The same as plain JSON values, without `statistics`."""
+        return {name: value for name, value in vars(self).items() if name != "statistics"} | {
             "probabilities": dict(self.probabilities),
             "logits": list(self.logits),
             "warnings": list(self.warnings),

@@ -66,7 +66,7 @@ def test_one_command_takes_the_download(download: Path, tmp_path: Path, capsys: 
     assert (
         "used            20" in shown and "7 training images; tested on 12 of 2 healthy donors and 2 subjects" in shown
     )
-    assert "1 training images of test donors left out" in shown and "baseline: log_area" in shown and " tiny\n" in shown
+    assert "1 training images of test donors left out" in shown and "baseline: log_area" in shown and "  tiny" in shown
     (result,) = load_results(tmp_path / "results")
     assert (result.protocol, result.level, result.images) == (
         "group-official",

@@ -33,7 +33,15 @@ from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED, ModelFolder
 from blastlens.view import View
 from blastlens.wording import listed
-from train import calibration_evaluation, card, ood_evaluation, patient_evaluation, robustness, shortcut_probes
+from train import (
+    calibration_evaluation,
+    card,
+    ood_evaluation,
+    patient_evaluation,
+    robustness,
+    shortcut_probes,
+    subject_evaluation,
+)
 from train.crossval import describe
 from train.external import external_block
 from train.folds import FoldNetworks
@@ -81,6 +89,7 @@ STEPS: dict[str, Callable[[FoldNetworks, int], Any]] = {
     "robustness": lambda networks, every: robustness.measure(networks, every),
 }
 GATE = "gate"  # writes gate.json and gate.safetensors instead of a block
+SUBJECTS = "subjects"  # after GATE, whose statistics it needs; all split seeds together
 
 
 def measure(networks: FoldNetworks, steps: Sequence[str], every: int, cache: Path) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def _not_applicable(step: str, networks: FoldNetworks) -> str:
         return ""
     if step == "probes":
         return f"they are defined for {listed([*DATASETS], 'and')}, not for own images."
-    if step == "patients" and not patient_evaluation.applies(networks):
+    if step in ("patients", SUBJECTS) and not patient_evaluation.applies(networks):
         return "it needs subjects of one label each, ALL or HEM."
     return ""
 
@@ -163,25 +172,25 @@ def build_metrics(
             "scaling": summary["scaling"],
         },
         **({"external": validated} if validated.get("sha256") == sha256.get("safetensors", "") else {}),
-        **{key: same[key] for key in ("check", *STEPS) if key in same},
+        **{key: same[key] for key in ("check", SUBJECTS, *STEPS) if key in same},
     }
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure what the command line names and write metrics.json, gate.json and --out; returns what was measured."""
     folder, cv, cache = arguments.folder, arguments.cv, arguments.cache
-    steps = [*STEPS, GATE] if arguments.all else arguments.steps
+    steps = [*STEPS, GATE, SUBJECTS] if arguments.all else arguments.steps
     if steps and not (cv and arguments.data):
         raise BlastlensError(
             f"{', '.join(steps)}: the networks and predictions of the folds are needed; give the folder of "
             "train.crossval with --cv, and the prepared dataset with --data."
         )
-    if not folder and (not arguments.out or GATE in steps or arguments.external):
-        raise BlastlensError("Name a model folder; without one, only --steps other than gate with --out work.")
+    if not folder and (not arguments.out or {GATE, SUBJECTS} & set(steps) or arguments.external):
+        raise BlastlensError("Name a model folder; without one, only --steps other than gate and subjects work.")
     found = {}
     if steps:
         networks = FoldNetworks.load(cv, arguments.data, cache)
-        found = measure(networks, [s for s in steps if s != GATE], arguments.every, cache)
+        found = measure(networks, [s for s in steps if s in STEPS], arguments.every, cache)
         if arguments.out:
             block = (next(iter(found.values())) or {}) if len(found) == 1 else found
             write_json(arguments.out, block | {"recipe": networks.recipe.to_dict()})
@@ -205,6 +214,14 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             raise
         except BlastlensError as error:  # such as too few groups: the other figures stand
             print(f"gate.json is left as it was: {error}", file=sys.stderr)
+    if SUBJECTS in steps and (reason := _not_applicable(SUBJECTS, networks)):
+        print(f"{SUBJECTS}: skipped; {reason}")
+    elif SUBJECTS in steps and patient_evaluation.applies(networks):
+        try:
+            record[SUBJECTS] = subject_evaluation.block(folder, cv, arguments.data, cache)
+        except BlastlensError as error:  # such as no OOD detection: the other figures stand
+            print(f"{SUBJECTS}: skipped; {error}", file=sys.stderr)
+        write_json(path, record)
     return record
 
 
@@ -214,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cv", type=Path, help="folder of train.crossval: predictions, networks and summary.json")
     parser.add_argument("--data", type=Path, help="the prepared dataset that it was trained on")
     parser.add_argument("--all", action="store_true", help="run every step, then render the card")
-    parser.add_argument("--steps", nargs="+", default=[], choices=[*STEPS, GATE], help="run only these steps")
+    parser.add_argument("--steps", nargs="+", default=[], choices=[*STEPS, GATE, SUBJECTS], help="run only these steps")
     parser.add_argument("--every", type=int, default=5, help="probes and robustness take one image in so many")
     parser.add_argument("--ood-images", type=Path, nargs="*", default=[], help="folders of images to reject as OOD")
     parser.add_argument("--run", type=Path, help="run folder of the shipped network")

@@ -32,7 +32,7 @@ def official_table(results: Path, data: Path, rows: Sequence[Row], cache: Path) 
     for (name, protocol), runs in choose(load_results(results)).items():
         if protocol == OFFICIAL and runs.first.dataset["hash"] == dataset_hash(rows):
             shortened = f" ({', '.join(f'{k} {v}' for k, v in runs.first.changes.items())})"
-            found[name + shortened * bool(runs.first.changes)] = donor_scores(runs)
+            found[name + shortened * bool(runs.first.changes)] = donor_scores(runs, calibrated=False)
     any_ = next(iter(found.values()))
     lines = [
         f"{len(train):,} training images; tested on {len(test):,} of {any_['healthy_donors']} healthy donors and "

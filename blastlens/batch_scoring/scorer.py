@@ -22,6 +22,7 @@ from ..integrity import digests
 from ..model_folder import OOD_FEATURES, SAFETENSORS
 from ..predictions import DISCLAIMER, Prediction
 from ..zips import Zip
+from .by_subject import COLUMNS, DecidesBySubject
 
 SCHEMA_VERSION = 2
 # What an answer depends on, beside the network's weights.
@@ -43,6 +44,8 @@ class Command:
     seed: int = 0
     corruption: Corruption | None = None
     prevalence: float | None = None
+    by_subject: bool = False  # adds the columns of `by_subject`
+    subjects: str | None = None  # table of file_name and subject
 
 
 class BatchScorer:
@@ -84,7 +87,10 @@ class BatchScorer:
             "seed": command.seed,
             "sha256": digests(folder.path, {file: file for file in (network, *_SETTINGS)}),
             **self._constants,
+            **({"by_subject": command.subjects or True} if command.by_subject else {}),
         }
+        if command.by_subject:
+            self._decides = DecidesBySubject(self._classifier, command.subjects)
         self.schema = self._schema().with_metadata(
             {
                 "blastlens.schema": str(SCHEMA_VERSION),
@@ -121,6 +127,8 @@ class BatchScorer:
         }
         for name in ("label", "flagged", "label_set", "in_domain", "warnings"):
             values[name] = [p and getattr(p, name) for p in told]
+        if self.command.by_subject:
+            values |= self._decides.columns([image.name for image in images], told)
         arrays = [pa.array(values[field.name], field.type) for field in self.schema]
         self.write(file, [pa.Table.from_arrays(arrays, schema=self.schema)])
 
@@ -158,6 +166,7 @@ class BatchScorer:
                 ("model_id", word),
                 ("revision", word),
                 ("precision", word),
+                *(COLUMNS if self.command.by_subject else ()),
             ]
         )
 

@@ -109,10 +109,17 @@ class BatchRun:
                 one.prediction.label in leukemic,
                 math.fsum(one.prediction.probabilities[label] for label in leukemic),
                 one.prediction.in_domain is not False,
+                self.classifier.leukemia(one.prediction),
+                one.prediction.statistics,
             )
             for one in self.answered
         )
-        return by_patient(answers) if leukemic else []
+        return by_patient(answers, self.classifier.decider) if leukemic else []
+
+    @property
+    def about_decisions(self) -> tuple[str, ...]:
+        """What was measured of decisions by subject, if the model makes any."""
+        return (self.classifier.decider.measured,) if self.classifier.decider else ()
 
     @property
     def rejected(self) -> int:
@@ -129,7 +136,7 @@ class BatchRun:
             "failures": [{"file": name, "reason": reason} for name, reason in self.failures],
             "seed": self.seed,
             "prevalence": self.prevalence,
-            **provenance(self.folder, self.sigma, [validation, *self.notes, *rejected, CAVEAT]),
+            **provenance(self.folder, self.sigma, [validation, *self.notes, *rejected, *self.about_decisions, CAVEAT]),
         }
 
 
@@ -162,6 +169,8 @@ def _patient_dict(patient: Patient) -> dict[str, Any]:
         "lowest_probability": patient.lowest,
         "highest_probability": patient.highest,
         "unlike_training_images": patient.unlike,
+        "decision": patient.decision and patient.decision.label,
+        "no_decision_because": patient.decision.reason or None if patient.decision else None,
     }
 
 
@@ -194,8 +203,9 @@ def image_rows(run: BatchRun) -> Iterator[dict[str, object]]:
 
 def patient_rows(run: BatchRun) -> Iterator[dict[str, object]]:
     """The rows of patients for download."""
+    note = " ".join((*run.about_decisions, CAVEAT))
     for patient in run.patients():
-        yield {**_patient_dict(patient), "patient": patient.subject or NOT_NAMED, **_origin(run), "note": CAVEAT}
+        yield {**_patient_dict(patient), "patient": patient.subject or NOT_NAMED, **_origin(run), "note": note}
 
 
 def _origin(run: BatchRun) -> dict[str, object]:
@@ -240,7 +250,7 @@ def image_table(run: BatchRun) -> dict[str, Any]:
 def patient_table(run: BatchRun) -> dict[str, Any]:
     """The table of patients as `gr.Dataframe` takes it, shares and probabilities in per cent."""
     headers = ["Patient", "Images", "Leukemic", "Share (%)", "Share, 95 % CI", "Mean probability (%)", "Mean, 95 % CI"]
-    headers += ["Lowest (%)", "Highest (%)", "Rejected"]
+    headers += ["Lowest (%)", "Highest (%)", "Rejected", *["Decision"] * bool(run.about_decisions)]
     rows = [
         [
             one.subject or NOT_NAMED,
@@ -251,10 +261,17 @@ def patient_table(run: BatchRun) -> dict[str, Any]:
             round(100 * one.lowest, 1),
             round(100 * one.highest, 1),
             one.unlike,
+            *([_decision(one)] if run.about_decisions else []),
         ]
         for one in run.patients()
     ]
     return {"headers": headers, "data": rows}
+
+
+def _decision(patient: Patient) -> str:
+    if patient.decision is None:
+        return ""
+    return patient.decision.label or f"none: {patient.decision.reason}"
 
 
 def _with_interval(interval: Interval) -> tuple[float, str]:

@@ -115,7 +115,13 @@ def _about_tables(run: BatchRun) -> str:
     """What the columns mean."""
     if not run.answered:
         return ""
-    return render("folder.html", "columns", task_of(run.folder).meanings, bool(run.patients()), CAVEAT)
+    return render(
+        "folder.html",
+        "columns",
+        task_of(run.folder).meanings,
+        bool(run.patients()),
+        " ".join((*run.about_decisions, CAVEAT)),
+    )
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -186,8 +192,9 @@ def _add_endpoint(tab: FolderTab) -> None:
         Returns:
             images (file, patient, label, probabilities, label_set, flagged, in_domain, suggestion, warnings about the
             image; as in classify), patients (images, leukemic_images and their share, mean probability of leukemia,
-            each with a 95 % interval, lowest, highest), failures (file, reason), and model_id, revision, sigma, seed,
-            prevalence, warnings (the first: the model's external validation), disclaimer.
+            each with a 95 % interval, lowest, highest, decision, no_decision_because), failures (file, reason), and
+            model_id, revision, sigma, seed, prevalence, warnings (the first: the model's external validation),
+            disclaimer.
         """
         others = tab.shelf.classifiers.values()
         classifier, paths = tab.shelf.classifier(model), uploaded(files, tab.keeper)
