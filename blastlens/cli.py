@@ -325,5 +325,5 @@ def _write_decisions(arguments: argparse.Namespace) -> None:
     }
     columns = [_column(name, cells, str.ljust) for name, cells in shown.items()]
     for line in ("  ".join(parts) for parts in zip(*columns, strict=True)):
-        print(_one_line(line))
+        print(_one_line(line).rstrip())
     print(f"note: {external_result.sentence(classifier.folder.metrics)}\nnote: {decider.measured}")
