@@ -136,6 +136,9 @@ def test_the_protocol_is_by_group_with_as_many_folds_as_there_are_groups_for(fie
     assert training_on(fields, tmp_path, protocol="image-10fold").protocol == "image-10fold"
     with pytest.raises(BlastlensError, match="image-70-15-15 does not hold out every image once"):
         training_on(fields, tmp_path, protocol="image-70-15-15").steps()
+    few = drawn_dataset(tmp_path / "few", FIELDS[:2], per_group=2, groups_per_label=2, size=32)
+    with pytest.raises(BlastlensError, match="has 1 groups, too few"):  # in a training part, none to validate on
+        training_on(few, tmp_path).steps()
 
 
 def test_estimates_are_the_images_times_what_each_takes(fields, tmp_path):

@@ -25,7 +25,7 @@ from blastlens.files import write_json, writing
 from blastlens.synthetic_images import synthetic_image
 from blastlens.wording import count, duration
 from train.datasets import METADATA, Row, labels_of, load_rows
-from train.datasets.splits import Split, make_splits
+from train.datasets.splits import Split, make_splits, with_validation
 from train.recipe import Recipe
 
 RECORD, SCHEMA = "train.json", 1
@@ -188,6 +188,8 @@ class Training:
                     f"{self.protocol} does not hold out every image once, which the evaluation needs; give "
                     "--protocol group-kfold:K or image-10fold."
                 )
+            for split in splits:  # too few groups for a validation part are reported now, not by the trainings
+                with_validation(split, self.rows, self.recipe.validation)
             found += splits
         return found
 
