@@ -246,7 +246,7 @@ def _system(evidence: Evidence, row: SystemRow) -> dict[str, Any]:
         "paper": row.recipe.paper,
         "dataset": row.recipe.dataset,
         "first_weights": row.first_weights,
-        "input_px": (row.group or row.image).first.image_size if row.measured else row.recipe.image_size,
+        "input_px": row.recipe.image_size,
         "claimed": {
             "accuracy": row.claim.mean_accuracy,
             "accuracy_in_words": row.claim.accuracy_in_words,
