@@ -13,7 +13,7 @@ from blastlens import Classifier
 from blastlens.hub import fetch
 from blastlens.model_folder import ModelFolder, bundled_models, published_systems
 from blastlens.ui.model_registry import Shelf, described
-from blastlens.ui.words import facts
+from blastlens.ui.words import facts, model_choice
 from publish.model import require_measured
 from train import card
 from train.held_out import plain
@@ -102,6 +102,17 @@ def test_a_published_system_is_offered_after_our_models_and_found_by_name(export
     (warning,) = described(folder)["warnings"]
     for text in (warning, facts(folder)):
         assert "neither a model of this project nor" in text.replace("&#x27;", "'") and "First weights: random" in text
+
+
+def test_the_page_says_when_a_score_is_of_some_folds_only(exported):
+    assert "not comparable" not in facts(ModelFolder.load(exported))
+    record = json.loads((exported / "metrics.json").read_text())
+    record["protocols"][0]["folds"] = [0]
+    record["published"]["title"] = "ALNett (Jawahar et al., as compared in P4)"
+    (exported / "metrics.json").write_text(json.dumps(record))
+    folder = ModelFolder.load(exported)
+    assert "in 1 of 3 folds: <strong>not comparable with scores of all folds</strong>" in facts(folder)
+    assert model_choice(folder) == "Published system · ALNett (Jawahar et al.) · shortened training"
 
 
 def test_the_run_folder_is_that_of_the_job():

@@ -160,7 +160,8 @@ def model_choice(folder: ModelFolder) -> str:
     system · MobileNet_M · shortened training"."""
     parts = [task_of(folder).input_kind or folder.model_id]
     if published := folder.metrics.get("published"):
-        title = f"Published system · {published['title']}"
+        name, more, _ = str(published["title"]).partition(",")  # what follows stands in the note below
+        title = f"Published system · {name}{')' if more else ''}"
         return f"{title} · shortened training" if published["shortened"] else title
     if len(folder.label_names) > 2:
         parts.append(f"{len(folder.label_names)} classes")
@@ -210,6 +211,10 @@ def _score(folder: ModelFolder, info: DatasetInfo) -> str:
     interval = f" (95 % interval {score['low']:.2f} to {score['high']:.2f})" if "low" in score else ""
     protocol = str(folder.metrics["headline"].get("protocol", ""))
     evidence = f"on {escape(info.unseen)}" if protocol.startswith("group") else f"{term('image-level')}: too optimistic"
+    measured = folder.metrics["protocols"][0]
+    if len(measured.get("folds", ())) < measured.get("of_folds", 0):
+        evidence += f", in {len(measured['folds'])} of {measured['of_folds']} folds: <strong>not comparable with "
+        evidence += "scores of all folds</strong>"
     return f"<strong>{term(name)} {score['value']:.2f}</strong>{interval} {evidence}"
 
 
