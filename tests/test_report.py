@@ -205,6 +205,9 @@ def test_the_leak_compares_the_groups_that_both_levels_tested():
     group = honest("p3_cnn", wrong=2, initial_weights="random")  # an image of either is wrong in every fold
     assert row_of(evidence(image, *group), "p3_cnn").leak.value == pytest.approx(6 / 24)
     assert row_of(evidence(image, *group[:2]), "p3_cnn").leak.value == pytest.approx(4 / 16)  # of the folds there are
+    always_all = np.tile([0.9, 0.1], (6, 24, 1))
+    constant = dataclasses.replace(group[0], probabilities=always_all)
+    assert row_of(evidence(image, constant), "p3_cnn").leak is None
     for steps in ((60, 90), (0, 0)):  # other steps, or records that do not say
         both = [dataclasses.replace(r, planned_steps=n) for r, n in zip((image, group[0]), steps, strict=True)]
         assert row_of(evidence(*both), "p3_cnn").leak is None

@@ -46,6 +46,11 @@ class RunSet:
         return len(self.folds) == self.first.folds
 
     @property
+    def constant(self) -> bool:
+        """Whether all test images without noise get the same label: the network has learned no more than that."""
+        return len(np.unique(self.probabilities().argmax(axis=1))) == 1
+
+    @property
     def planned_steps(self) -> int:
         """Optimizer steps that its recipe asks for, those of the first fold; 0 in records that do not say."""
         return self.first.planned_steps

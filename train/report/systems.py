@@ -60,10 +60,13 @@ class SystemRow:
 
     @functools.cached_property
     def leak(self) -> Interval | None:
-        """Image-level minus group-disjoint accuracy, where both were trained for the same number of steps."""
+        """Image-level minus group-disjoint accuracy, where both were trained for the same number of steps, and neither
+        answers every image alike: that difference would be one of the shares of classes."""
         if not (self.image and self.group and self.image.planned_steps == self.group.planned_steps):
             return None
-        return leak(self.image, self.group) if self.image.planned_steps else None
+        if not self.image.planned_steps or self.image.constant or self.group.constant:
+            return None
+        return leak(self.image, self.group)
 
     def missing(self, level: str) -> str:
         """Why there is no score."""
