@@ -1,6 +1,7 @@
 """Training and testing of one recipe on one split, into a run folder; `train.finetune` is its command."""
 
 import dataclasses
+import math
 import os
 import platform
 import shutil
@@ -134,7 +135,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         "subjects": sorted({rows[i].subject or rows[i].group for i in split.train}),
         "label_names": list(names),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "seconds": round(time.time() - started),
+        "seconds": math.ceil(time.time() - started),
         "versions": versions(),
     }
     # Written last: its presence is what says that the run is complete.

@@ -211,7 +211,7 @@ def _score(folder: ModelFolder, info: DatasetInfo) -> str:
     interval = f" (95 % interval {score['low']:.2f} to {score['high']:.2f})" if "low" in score else ""
     protocol = str(folder.metrics["headline"].get("protocol", ""))
     evidence = f"on {escape(info.unseen)}" if protocol.startswith("group") else f"{term('image-level')}: too optimistic"
-    measured = folder.metrics["protocols"][0]
+    measured = (folder.metrics.get("protocols") or [{}])[0]
     if len(measured.get("folds", ())) < measured.get("of_folds", 0):
         evidence += f", in {len(measured['folds'])} of {measured['of_folds']} folds: <strong>not comparable with "
         evidence += "scores of all folds</strong>"
