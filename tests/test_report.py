@@ -17,7 +17,7 @@ from blastlens.metrics import Interval
 from blastlens.published_systems import Comparison
 from train.compare import systems
 from train.recipe import Recipe
-from train.report import measured, models, numbers, pages
+from train.report import figures, measured, models, numbers, pages
 from train.report.__main__ import bundled_records, documents
 from train.report.published import Publications
 from train.report.systems import ABLATION, OWN, Evidence, SystemRow, comparison_record, weights_in_words
@@ -120,6 +120,17 @@ def test_every_system_has_a_row_before_anything_is_measured():
     assert lines(text, "p2_vgg16")[0][1] == "ImageNet"
     assert lines(text, "alnett")[0][1] == "random, as published"
     assert lines(text, "ours_cnmc2019")[0][3] == "not measured: our recipes are measured group-disjoint only"
+
+
+def test_the_figure_leaves_out_scores_from_random_weights_where_the_paper_starts_from_others():
+    runs = [run("p2_resnet50", HONEST, fold, initial_weights="random") for fold in range(3)]
+    figure = pages.drawings(evidence(*runs, run("alnett", HONEST, 0, initial_weights="random")))["comparison"]
+    axes = figure.axes[-1]
+    words = [text.get_text() for text in axes.texts]
+    assert sum("not comparable" in text for text in words) == 1
+    # ALNett starts from random weights in its paper, too: it has an interval and a point.
+    drawn = [line for line in axes.lines if line.get_color() == figures.GROUP]
+    assert len(drawn) == 2
 
 
 def test_a_cell_is_the_bootstrap_of_the_pooled_folds():

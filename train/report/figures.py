@@ -75,16 +75,20 @@ def png(figure: Figure) -> bytes:
 
 
 @matplotlib.rc_context(STYLE)
-def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[str, Interval | None]]]]) -> Figure:
-    """Claimed, image-level and group-disjoint accuracy: by data set, a (system, claim, accuracy by level) for each."""
+def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[str, Interval | None], str]]]) -> Figure:
+    """Claimed, image-level and group-disjoint accuracy.
+
+    Args:
+        panels: by data set, for each system: its name, the claim, accuracy by level, and the words where there is none.
+    """
     heights = [len(rows) + 0.6 for rows in panels.values()]
     figure = Figure(figsize=(8, 0.3 * sum(heights) + 1.5), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    found = [score for rows in panels.values() for _, _, by_level in rows for score in by_level.values() if score]
+    found = [score for rows in panels.values() for _, _, by_level, _ in rows for score in by_level.values() if score]
     left = min([0.5, *(math.floor(10 * score.low) / 10 for score in found)])
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         ax.set_title(title, loc="left", fontweight="bold")
-        for y, (_, claim, by_level) in enumerate(rows):
+        for y, (_, claim, by_level, nothing) in enumerate(rows):
             for (level, score), shift in zip(by_level.items(), (-0.13, 0.13), strict=True):
                 if score:
                     low, point, high = (round(end, 4) for end in (score.low, score.value, score.high))
@@ -93,7 +97,7 @@ def comparison(panels: Mapping[str, Sequence[tuple[str, float | None, Mapping[st
             if claim is not None:
                 ax.plot([round(claim, 4)], [y - 0.13], **MARKS["claim"], zorder=4)
             if not any(by_level.values()):
-                ax.text(left + 0.005, y, "not run yet", va="center", color=QUIET, fontsize=8)
+                ax.text(left + 0.005, y, nothing, va="center", color=QUIET, fontsize=8)
         ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.grid(False, axis="y")

@@ -67,12 +67,24 @@ def drawings(evidence: Evidence) -> dict[str, Figure]:
     for name, dataset in evidence.published.datasets.items():
         rows = evidence.of(name)
         panels[dataset.title] = [
-            (row.title, row.claim.mean_accuracy, {level: row.score(level) for level in LEVELS}) for row in rows
+            (
+                _short(row.title) + (f", {row.steps} steps" if row.shortened and row.comparable else ""),
+                row.claim.mean_accuracy,
+                {level: row.score(level) if row.comparable else None for level in LEVELS},
+                "not run yet" if not row.measured else f"random first weights, {row.steps} steps: not comparable",
+            )
+            for row in rows
         ]
         if name in floors:
             curves = {row.title: {k: _curve(runs) for k, runs in row.measured.items()} for row in rows if row.measured}
             found[f"noise_{name}"] = figures.noise(curves, floors[name], "most frequent class every time")
     return {"comparison": figures.comparison(panels), **found}
+
+
+def _short(title: str) -> str:
+    """A system's name and its authors, without what a comma separates from them."""
+    name, more, _ = title.partition(",")
+    return f"{name})" if more else name
 
 
 def _curve(runs: RunSet) -> figures.Curve:

@@ -54,6 +54,11 @@ class SystemRow:
         return "; ".join(used) or "ImageNet"
 
     @property
+    def comparable(self) -> bool:
+        """Whether its scores say anything about the paper's: not where it started from random weights instead."""
+        return self.first_weights != "random"
+
+    @property
     def measured(self) -> dict[str, RunSet]:
         """Its runs by level."""
         return {level: runs for level in LEVELS if (runs := getattr(self, level))}
