@@ -7,7 +7,7 @@ import pytest
 
 from blastlens.model_folder import bundled_root
 
-COMMANDS = ("finetune", "crossval", "export", "evaluate", "search", "compare", "baselines", "card")
+COMMANDS = ("finetune", "crossval", "export", "evaluate", "search", "compare", "baselines", "card", "complexity")
 COMMANDS += ("__main__", "pipeline_evaluation", "datasets.__main__", "report.__main__")
 SLOW = ("torch", "timm", "transformers", "accelerate", "datasets", "sklearn", "evaluate")
 WITHOUT = f"import sys, importlib; sys.modules.update(dict.fromkeys({SLOW!r}))\n"

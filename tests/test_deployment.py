@@ -83,7 +83,7 @@ def test_the_page_works_with_what_a_proxy_sends(path, monkeypatch):
 @pytest.mark.parametrize(("path", "recipe"), list(zip(PATHS, RECIPES, strict=True)))
 def test_the_nginx_recipes_serve_the_page(path, recipe, tmp_path, monkeypatch):
     if not (nginx := shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or shutil.which("nginx")):
-        lacking("there is no nginx: its recipes cannot be tried")
+        lacking("there is no nginx: its recipes cannot be tried", "BLASTLENS_REQUIRE_BROWSER")
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: resolve("127.0.0.1", *a, **k))
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
