@@ -133,6 +133,14 @@ def test_the_figure_leaves_out_scores_from_random_weights_where_the_paper_starts
     assert len(drawn) == 2
 
 
+def test_a_claim_is_not_read_against_random_weights_or_without_saying_that_the_training_is_short():
+    protocol = recipe("p2_efficientnet_b3").protocol
+    random = evidence(run("p2_efficientnet_b3", protocol, 0, 20, initial_weights="random"))
+    assert "says nothing: random first weights" in pages.claims(random)
+    short = evidence(run("mobilenet_m", PER_FOLD, 0, 12, changes={"epochs": 3}))
+    assert "| shortened training: below the claim by" in pages.claims(short)
+
+
 def test_a_cell_is_the_bootstrap_of_the_pooled_folds():
     folds = honest(wrong=3)
     labels = np.concatenate([f.label for f in folds])

@@ -119,7 +119,7 @@ def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
         ours = scores(runs)["accuracy"] if runs else None
         shown = interval(ours) if ours else row.missing("image")
         # Official folds are the image-level protocol's.
-        yield f"accuracy, fold {fold}", f"{value:.6g}", shown, reading(value, ours), NOTHING
+        yield f"accuracy, fold {fold}", f"{value:.6g}", shown, verdict_on(row, value, ours), NOTHING
     for label, value, name, of_class in (
         ("macro F1", claim.macro_f1, "macro_f1", None),
         ("precision (ours: of ALL)", claim.precision if two else None, "precision", "ALL"),
@@ -138,7 +138,15 @@ def _line(
     image, group = (row.score(level, name, of_class) for level in LEVELS)
     shown = claimed if isinstance(claimed, str) else f"{claimed:.6g}"
     ours = [interval(s) if s else row.missing(level) for level, s in zip(LEVELS, (image, group), strict=True)]
-    return label, shown, ours[0], reading(claimed, image), ours[1]
+    return label, shown, ours[0], verdict_on(row, claimed, image), ours[1]
+
+
+def verdict_on(row: SystemRow, claimed: float | str, image: Interval | None) -> str:
+    """What a measured score says of a claim: nothing where the network did not start as the paper's did."""
+    found = reading(claimed, image)
+    if found == NOTHING or row.comparable:
+        return f"shortened training: {found}" if row.shortened and found.startswith("below") else found
+    return "says nothing: random first weights"
 
 
 def reading(claimed: float | str, image: Interval | None) -> str:
