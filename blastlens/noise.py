@@ -1,4 +1,4 @@
-"""Pixel noise, and the sigmas at which models are trained and measured.
+"""Pixel noise, and the sigmas at which models are measured.
 
 Noise belongs on the pixels the network sees: after crop and resize, before normalisation. Added at 450 px and
 then resized to 224 px, only about 40 % of its sigma would be left.
@@ -14,11 +14,9 @@ import numpy as np
 from .errors import BlastlensError
 
 # Standard deviations on the 0 to 255 scale. The MobileNet_M paper trains with 3 and 9 and tests with 2, 5, 8 and 10
-# (its text says 6 where its tables say 8, so both are measured); ImageNet-C's five severities go much further.
-TRAIN_SIGMAS = (3, 9)
+# (its text says 6 where its tables say 8, so both are measured).
 PAPER_SIGMAS = (2, 5, 6, 8, 10)
 NOISE_SIGMAS = (0, 2, 5, 6, 8, 10, 20, 30, 50, 75, 100)
-IMAGENET_C_SIGMAS = (20.4, 30.6, 45.9, 66.3, 96.9)
 MAX_SIGMA = max(NOISE_SIGMAS)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from blastlens import BlastlensError, Corruption
 from blastlens.corruptions import CURVE_SIGMAS, KINDS
 from blastlens.corruptions.colour import _BLUE, _EOSIN, BLACK
-from blastlens.noise import IMAGENET_C_SIGMAS, PAPER_SIGMAS, TRAIN_SIGMAS
+from blastlens.noise import PAPER_SIGMAS
 from blastlens.synthetic_images import synthetic_image
 
 CELL = np.array(synthetic_image("ALL", 3).resize((224, 224)))
@@ -106,8 +106,8 @@ def test_gaussian_noise_samples_and_marks_the_published_sigmas():
     kind = KINDS["gaussian_noise"]
     assert kind.levels == CURVE_SIGMAS and len(CURVE_SIGMAS) == 14
     marks = {level: text for level, text in kind.marks if "severity" not in text}
-    assert sorted(marks) == sorted({*TRAIN_SIGMAS, *PAPER_SIGMAS})
-    assert {0, *TRAIN_SIGMAS, *PAPER_SIGMAS, *IMAGENET_C_SIGMAS, 100} == set(CURVE_SIGMAS)
+    assert sorted(marks) == sorted({3, 9, *PAPER_SIGMAS})
+    assert {0, *marks, *kind.severities, 100} == set(CURVE_SIGMAS)
 
 
 def test_blur_spreads_a_line_by_its_radius_and_is_the_same_blur_in_a_smaller_view():
