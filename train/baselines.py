@@ -1,12 +1,10 @@
 """What a few numbers per image achieve under a protocol: the bar that a network must clear.
 
-    python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json \
-        --also results/tried/cells-tiny
+    python -m train.baselines --data DIR --protocol group-kfold:3 --out results/baselines_cnmc2019.json
 
 Cells: how many pixels the cell covers, its mean colour. Fields: a colour histogram. Each is the input of a logistic
 regression with balanced classes. The recorded runs of our recipe for the data set are compared with each baseline image
-by image, and so are earlier trials (results/tried) of models that ship: what a network adds is a difference on
-the same subjects, which two intervals side by side do not show.
+by image: what a network adds is a difference on the same subjects, which two intervals side by side do not show.
 """
 
 import argparse
@@ -33,7 +31,6 @@ from train.folds import FoldNetworks
 from train.held_out import HeldOut, calibrated, cross_fitted, plain
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
-from train.recipe import Recipe
 from train.results import RUNS, Result
 
 if TYPE_CHECKING:
@@ -130,16 +127,11 @@ def without_network(networks: FoldNetworks) -> dict[str, np.ndarray]:
     }
 
 
-def baselines(
-    data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS, also: Sequence[Path] = ()
-) -> dict[str, Any]:
+def baselines(data: Path, protocol: str, seed: int, cache: Path, runs: Path = RUNS) -> dict[str, Any]:
     """Return each baseline's scores on held-out images, with intervals over groups.
 
     Where `runs` has the recipe's runs of this split of these images: also `recipe`, its name, and `differences` by
-    baseline. `also`: folders of kept trials; their differences, by the name of their recipe.
-
-    Raises:
-        BlastlensError: a trial of other images or splits.
+    baseline.
     """
     rows = load_rows(data)
     names, labels = labels_of(rows)
@@ -149,22 +141,17 @@ def baselines(
     view = View(open_image(data / rows[0].file_name).width, None, "bicubic", (0.5,) * 3, (0.5,) * 3)
     pixels, groups = load_pixels(data, rows, view, cache), [row.group for row in rows]
     splits, recipe = make_splits(protocol, rows, seed), f"ours_{kind}"
-    recorded = {recipe: _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)}
-    recorded |= {Recipe.load(folder / "recipe.yaml").name: _recorded(folder, rows, splits, seed) for folder in also}
-    if other := [name for name, found in recorded.items() if found is None and name != recipe]:
-        raise BlastlensError(f"The trial of {other[0]} tested other images or splits; it does not compare.")
+    recorded = _recorded(runs / recipe / protocol.replace(":", "-"), rows, splits, seed)
     scores: dict[str, Any] = {}
-    compared: dict[str, dict[str, Any]] = {name: {} for name, found in recorded.items() if found}
+    compared: dict[str, Any] = {}
     for name, feature in features_for(kind).items():
         probabilities = held_out_probabilities(features_of(feature, pixels, name), labels, splits)
         report = bootstrap.summary(labels, probabilities, groups, names, positive=positive)
         scores[name] = plain({key: report[key] for key in ("weighted_f1", "macro_f1", "balanced_accuracy", "auroc")})
-        for system, of_baseline in compared.items():
-            of_baseline[name] = differences(recorded[system], probabilities, groups, positive)
+        if recorded:
+            compared[name] = differences(recorded, probabilities, groups, positive)
     result = {"protocol": protocol, "seed": seed, "n_groups": len(set(groups)), "scores": scores}
-    if recipe in compared:
-        result |= {"recipe": recipe, "differences": compared.pop(recipe)}
-    return result | ({"also": compared} if also else {})
+    return result | ({"recipe": recipe, "differences": compared} if recorded else {})
 
 
 def differences(
@@ -205,11 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs; those of our recipe are compared")
-    parser.add_argument("--also", type=Path, nargs="+", default=[], help="kept trials to compare")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
-        result = baselines(options.data, options.protocol, options.seed, options.cache, options.runs, options.also)
+        result = baselines(options.data, options.protocol, options.seed, options.cache, options.runs)
     except BlastlensError as error:
         print(error, file=sys.stderr)
         return 2

@@ -29,7 +29,13 @@ CELL_SIZE, CELL_FRAME = 224, 314
 
 _STRICT = ConfigDict(extra="forbid")
 # Removed options, with the values that had no effect.
-_REMOVED = {"mixup": [0], "mixstyle": [0], "group_spread": [0], "small": [{"epochs": 0, "image_size": 128}]}
+_REMOVED = {
+    "mixup": [0],
+    "mixstyle": [0],
+    "group_spread": [0],
+    "small": [{"epochs": 0, "image_size": 128}],
+    "removed": [{}],
+}
 # Fields of a recipe that do not decide how a run comes out.
 _WORDS = ("name", "title", "paper", "protocol", "sources")
 
@@ -173,8 +179,6 @@ class Recipe:
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     frozen_norms: bool = False  # whether frozen batch norms also keep their statistics, as frozen layers of Keras do
     sources: dict[str, str] = field(default_factory=dict)
-    # Options that training no longer has, of experiments whose results are kept.
-    removed: dict[str, float] = field(default_factory=dict)
 
     @property
     def channel_mean(self) -> tuple[float, float, float]:
@@ -210,11 +214,6 @@ class Recipe:
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted name, e.g. {"optimizer.lr": 0.001}, sequences as lists."""
         return _flat(self.to_dict())
-
-    def changes_from(self, base: "Recipe") -> dict[str, Any]:
-        """What is not as in another recipe, by dotted name; names, texts and the default protocol left out."""
-        theirs = base.flat
-        return {k: v for k, v in self.flat.items() if v != theirs.get(k) and k.partition(".")[0] not in _WORDS}
 
     @classmethod
     def from_dict(cls, data: Any, name: str = "recipe") -> "Recipe":

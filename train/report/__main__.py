@@ -14,7 +14,7 @@ from typing import Any
 
 from blastlens.errors import BlastlensError
 from blastlens.files import replace, writing
-from train import card, experiments, search
+from train import card, search
 from train.report import evidence, figures, models, pages
 from train.report.systems import Evidence
 from train.report.templates import ROOT
@@ -28,7 +28,7 @@ def documents() -> dict[str, str]:
     """
     results = ROOT / "results"
     found = pages.render(Evidence.read(results), bundled_records())
-    found |= experiments.render() | search.render()
+    found |= search.render()
     front = models.filled_in((ROOT / "README.md").read_text(encoding="utf-8"), bundled_records())
     return {f"results/{name}": text for name, text in found.items()} | {"README.md": front}
 

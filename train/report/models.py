@@ -59,7 +59,7 @@ def baselines_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     record = read_json(RESULTS / f"baselines_{dataset}.json", {})
     if record.get("protocol") != protocol["name"]:
         return {"search": {}, "baselines": {}, "differences": {}}
-    rows = record["differences"] if record.get("recipe") == recipe else record.get("also", {}).get(recipe, {})
+    rows = record["differences"] if record.get("recipe") == recipe else {}
     differences = {name: by_sigma[0] for name, by_sigma in rows.items()}
     return {"search": {}, "baselines": record["scores"], "differences": differences}
 
