@@ -14,7 +14,8 @@ from train.probe_images import (
     cell_painted_out,
     cell_silhouette,
     disc,
-    eighth_turn,
+    eighth_turn_of_cell,
+    eighth_turn_of_field,
     nuclei_painted_out,
     only_corner,
     quarter_turn,
@@ -142,7 +143,7 @@ def test_what_is_typical_comes_from_training_images_only():
     assert before.area == after.area and (before.inside == after.inside).all()
 
 
-@pytest.mark.parametrize("probe", [*shortcut_probes.CELLS, *shortcut_probes.FIELDS], ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", sum(shortcut_probes.PROBES.values(), ()), ids=lambda probe: probe.name)
 def test_every_probe_accepts_any_view_and_leaves_it_unchanged(probe):
     touching = np.zeros((SIDE, SIDE, 3), np.uint8)
     touching[:, 3:] = DARK
@@ -199,8 +200,8 @@ def test_what_is_left_of_a_field_is_what_each_probe_says():
         assert np.abs(one[at + 2 :, at + 2 :].astype(int) - (235, 235, 240)).max() < 8
     assert (covered[:at] == view[:at]).all() and (covered[:, :at] == view[:, :at]).all()
     assert (only[at:, at:] == view[at:, at:]).all() and (only[:at] == TYPICAL.outside).all()
-    for mode, corner in (("constant", 0), ("reflect", 90)):
-        eighth = eighth_turn(mode)(np.full((SIDE, SIDE, 3), 90, np.uint8), TYPICAL, rng())
+    for alter, corner in ((eighth_turn_of_cell, 0), (eighth_turn_of_field, 90)):
+        eighth = alter(np.full((SIDE, SIDE, 3), 90, np.uint8), TYPICAL, rng())
         assert (eighth[20:44, 20:44] == 90).all() and (eighth[0, 0] == corner).all()
 
 

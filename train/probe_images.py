@@ -1,10 +1,11 @@
 """What the shortcut probes do to a view: uint8 (S, S, 3), what is typical, random numbers -> the same shape.
 
-Which probe expects what: `train.shortcut_probes`. Where the cell is: `train.masks`.
+Which probe expects what: `probes.yaml`. Where the cell is: `train.masks`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Literal
 
@@ -44,16 +45,17 @@ def quarter_turn(pixels: np.ndarray, typical: Typical, rng: np.random.Generator)
     return np.ascontiguousarray(np.rot90(pixels))
 
 
-def eighth_turn(mode: Literal["constant", "reflect"]) -> Alter:
+def eighth_turn_of_cell(
+    pixels: np.ndarray, typical: Typical, rng: np.random.Generator, mode: Literal["constant", "reflect"] = "constant"
+) -> np.ndarray:
     """Turned by 45 degrees; beyond the border is black, or the image mirrored."""
+    margin = len(pixels) // 2 - 1  # of which a turn by 45 degrees needs 0.21 of the side
+    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode=mode)
+    turned = Image.fromarray(padded).rotate(45, Image.Resampling.BICUBIC)
+    return np.asarray(turned)[margin:-margin, margin:-margin]
 
-    def alter(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:
-        margin = len(pixels) // 2 - 1  # of which a turn by 45 degrees needs 0.21 of the side
-        padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode=mode)
-        turned = Image.fromarray(padded).rotate(45, Image.Resampling.BICUBIC)
-        return np.asarray(turned)[margin:-margin, margin:-margin]
 
-    return alter
+eighth_turn_of_field = partial(eighth_turn_of_cell, mode="reflect")
 
 
 def shifted_cell(pixels: np.ndarray, typical: Typical, rng: np.random.Generator) -> np.ndarray:

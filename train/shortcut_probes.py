@@ -2,7 +2,7 @@
 
 Each probe changes held-out images and evaluates the network that was not trained on their groups. Some changes leave
 everything that matters, and the score must stay ("keeps"); others remove it, and the score must go ("loses"). The
-limits and their reasons stand in the tables below; they were written before any network was evaluated.
+limits and their reasons stand in `probes.yaml`; they were written before any network was evaluated.
 
 "Keeps" is judged by the loss of weighted F1 on the same images. "Loses" is judged by AUROC, whose chance level is 0.5
 whatever the shares of the classes, and which still finds what a network knows when all predictions fall on one side of
@@ -11,10 +11,12 @@ images may fail to read what they still hold: a score that goes does not prove t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from blastlens import bootstrap
 from blastlens.metrics import Interval
@@ -23,18 +25,13 @@ from train.baselines import without_network
 from train.folds import FoldNetworks
 from train.held_out import plain
 from train.masks import cell_mask, nuclei_mask
-from train.probe_images import QUALITY, SHIFT, Alter, Typical
+from train.probe_images import Alter, Typical
 
 SCORES = ("weighted_f1", "balanced_accuracy", "auroc")
 REFERENCE_IMAGES = 300  # that say what a typical cell of a fold's training groups looks like
 # AUROC of a score that knows nothing is 0.5; with some 35 groups, all images of a group alike, its standard deviation
 # is about 0.1.
 CHANCE = 0.6
-# Points of weighted F1: one in a hundred predictions is what changes when nothing that matters does.
-NOTHING = 0.01
-SLIGHT = 0.02  # where resampling or compression takes a little detail as well
-
-
 HALF_OF_CLEAN = "half of clean"
 
 
@@ -60,179 +57,15 @@ class Probe:
     alter: Alter
 
 
-_GREY = Probe(
-    "grey",
-    "In grey",
-    "Colour taken away, brightness kept.",
-    "keeps",
-    0.05,
-    "Stain differs between laboratories; shape and texture, which define a blast, are all still there. Some loss is "
-    "due, since the chromatin's colour is a sign as well.",
-    probe_images.grey,
-)
-_QUARTER = Probe(
-    "rotation_90",
-    "Turned by 90°",
-    "A quarter turn, no pixel changed.",
-    "keeps",
-    NOTHING,
-    "A smear has no up or down.",
-    probe_images.quarter_turn,
-)
-_JPEG = Probe(
-    "jpeg",
-    "Saved again as JPEG",
-    f"Compressed at quality {QUALITY} and read again.",
-    "keeps",
-    SLIGHT,
-    "A person sees no difference; a network that does has learnt how files were made.",
-    probe_images.recompressed,
-)
+def _read(file: Path) -> dict[str, tuple[Probe, ...]]:
+    probes = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return {
+        dataset: tuple(Probe(**one | {"alter": getattr(probe_images, one["alter"])}) for one in of_it)
+        for dataset, of_it in probes.items()
+    }
 
 
-_EIGHTH = Probe(
-    "rotation_45",
-    "Turned by 45°",
-    "An eighth of a turn, resampled; black beyond the border.",
-    "keeps",
-    SLIGHT,
-    "A smear has no up or down; resampling takes a little detail.",
-    probe_images.eighth_turn("constant"),
-)
-_SHIFT = Probe(
-    "shift",
-    "Off centre",
-    f"Moved by {SHIFT:.0%} of the side in a random direction, as far as the cell does not leave the picture.",
-    "keeps",
-    SLIGHT,
-    "Where in the picture a cell lies is the photographer's choice.",
-    probe_images.shifted_cell,
-)
-_EIGHTH_OF_FIELD = "An eighth of a turn, resampled; mirrored beyond the border."
-_SHIFT_OF_FIELD = f"Moved by {SHIFT:.0%} of the side in a random direction, mirrored where nothing is known."
-
-CELLS = (
-    _QUARTER,
-    _EIGHTH,
-    _SHIFT,
-    _JPEG,
-    Probe(
-        "bar_added",
-        "Scale bar added",
-        "A white bar and digits in the lower right corner, which no published cell has.",
-        "keeps",
-        SLIGHT,
-        "It is no part of the cell.",
-        probe_images.with_bar,
-    ),
-    _GREY,
-    Probe(
-        "same_area",
-        "All cells of one size",
-        "Each cell enlarged or reduced to one area, midway between those typical of ALL and HEM; how sharp a cell is "
-        "changes with it.",
-        "keeps",
-        0.1,
-        "Blasts are larger, so some loss is due; but of the 0.25 to 0.35 by which a useful score exceeds that of one "
-        "constant answer, most must come from elsewhere.",
-        probe_images.same_area,
-    ),
-    Probe(
-        "background",
-        "Background only",
-        "The cell painted black. What is left is black and what resampling left in it.",
-        "loses",
-        CHANCE,
-        "Nothing of the cell is left.",
-        probe_images.cell_painted_out,
-    ),
-    Probe(
-        "silhouette",
-        "Silhouette only",
-        "The cell's outline filled with one colour, the training cells' mean.",
-        "loses",
-        "cell area",
-        "Size is a sign, and an outline shows it; more than the area alone tells, without any network, would come from "
-        "how cells were cut out.",
-        probe_images.cell_silhouette,
-    ),
-    Probe(
-        "disc",
-        "Size only",
-        "A disc of the cell's area in that colour.",
-        "loses",
-        "cell area",
-        "All it shows is the area.",
-        probe_images.disc,
-    ),
-    Probe(
-        "shuffled",
-        "Colour and size only",
-        "The cell's pixels in random order within its outline: texture gone, its histogram kept.",
-        "loses",
-        HALF_OF_CLEAN,
-        "Texture and inner structure make the difference between the cells; without them, at most half of what the "
-        "model has above chance may be left.",
-        probe_images.shuffled_cell,
-    ),
-)
-
-FIELDS = (
-    _QUARTER,
-    replace(_EIGHTH, what=_EIGHTH_OF_FIELD, alter=probe_images.eighth_turn("reflect")),
-    replace(_SHIFT, what=_SHIFT_OF_FIELD, alter=probe_images.shifted_field),
-    _JPEG,
-    Probe(
-        "bar_covered",
-        "Scale bar covered",
-        "The lower right corner, where some fields have a scale bar, painted over with the colour around it.",
-        "keeps",
-        NOTHING,
-        "The bar is no part of the smear, and which kind of bar a field has goes with its class.",
-        probe_images.without_corner,
-    ),
-    _GREY,
-    Probe(
-        "corner",
-        "Scale bar only",
-        "Only that corner; the rest is one colour, the mean of the training fields' background.",
-        "loses",
-        CHANCE,
-        "A fortieth of the field, most often a bar or background.",
-        probe_images.only_corner,
-    ),
-    Probe(
-        "background",
-        "Background only",
-        "Everything stained as nuclei are, found by colour, and the scale bar painted over with the field's own clear "
-        "colour. Red cells and the slide's tint stay, and flat patches where nuclei were.",
-        "loses",
-        CHANCE,
-        "The classes are defined by the nucleated cells, none of which is left.",
-        probe_images.nuclei_painted_out,
-    ),
-    Probe(
-        "silhouette",
-        "Silhouettes only",
-        "The outlines of what is stained as nuclei are, in one colour on one background, the training fields' means.",
-        "loses",
-        "nuclear area",
-        "How many nuclei there are and how large is how the slide was photographed as much as it is disease; more than "
-        "their total area alone tells, without any network, would come from that.",
-        probe_images.nuclei_silhouettes,
-    ),
-    Probe(
-        "shuffled",
-        "Colour only",
-        "All pixels in random order (scale bar covered): nothing but the colour histogram is left.",
-        "loses",
-        HALF_OF_CLEAN,
-        "Each class of this data set was photographed under its own conditions, so colour tells them apart without "
-        "telling anything about cells; at most half of what the model has above chance may be left.",
-        probe_images.shuffled_field,
-    ),
-)
-PROBES = {"cnmc2019": CELLS, "aria2021": FIELDS}
+PROBES = _read(Path(__file__).with_name("probes.yaml"))  # by data set
 
 # What desaturating only one class does; a training set that holds grey copies of HEM alone teaches "grey is healthy".
 GREYED = (
