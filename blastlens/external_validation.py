@@ -5,6 +5,7 @@ How labels are read from folder names is in `folder_labels`, what the scores mea
 
 import hashlib
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,8 @@ from .errors import BlastlensError
 from .folder_labels import LabelledImage, LabelledImages
 from .image_sources import LONGEST_RUN_S, natural
 from .images import read_image
-from .metrics import Bin
-from .validation_scores import SCORES, Score, ScorePair, alike, commonest, pair, published_score, scores_of
+from .metrics import Bin, Interval
+from .validation_scores import SCORES, ScorePair, alike, commonest, pair, published_score, scores_of
 
 SIGMAS = (0, 5, 10, 20, 30, 50)  # metrics.json has figures for all of them
 REPLICATES = 2000
@@ -42,8 +43,8 @@ class NoiseLevel:
     """Accuracy and weighted F1 by name at one noise level; `published` is empty where they are not published."""
 
     sigma: float
-    here: Mapping[str, Score]
-    published: Mapping[str, Score]
+    here: Mapping[str, Interval]
+    published: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class Evaluation:
             "labels_read": [asdict(reading) for reading in self.labelled.readings],
             "scores": {
                 one.name: {
-                    "here": asdict(one.here),
-                    "published": asdict(one.published) if one.published else None,
-                    "difference": asdict(one.difference) if one.difference else None,
+                    "here": _record(one.here),
+                    "published": one.published and _record(one.published),
+                    "difference": one.difference and _record(one.difference),
                     f"always_{self.commonest}": one.always,
                 }
                 for one in self.scores
@@ -159,7 +160,10 @@ class Evaluation:
             "confusion_matrix": [list(row) for row in self.confusion],
             "label_names": list(self.label_names),
             "reliability": [asdict(one) for one in self.bins],
-            "noise": [asdict(level) | {"published": asdict(level)["published"] or None} for level in self.noise],
+            "noise": [
+                {"sigma": level.sigma, "here": _records(level.here), "published": _records(level.published) or None}
+                for level in self.noise
+            ],
             "by_person": [asdict(one) | {"labels": list(one.labels)} for one in self.by_subject],
             "unlike_training_images": self.ood.rejected if self.ood else None,
             "fits_another_model": dict(self.suggested),
@@ -167,6 +171,14 @@ class Evaluation:
             "left_out": self.left_out,
             "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
         }
+
+
+def _record(one: Interval) -> dict[str, float | None]:
+    return {name: None if math.isnan(number) else number for name, number in vars(one).items()}
+
+
+def _records(scores: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    return {name: _record(score) for name, score in scores.items()}
 
 
 def measure(
@@ -281,7 +293,7 @@ def _published_by_sigma(recorded: Mapping[str, Any]) -> dict[float, tuple[Mappin
     return {}
 
 
-def _noise_level(sigma: float, found: Mapping[str, Score], record: Mapping[str, Any]) -> NoiseLevel:
+def _noise_level(sigma: float, found: Mapping[str, Interval], record: Mapping[str, Any]) -> NoiseLevel:
     here = {name: found[name] for name in SCORES if name in ("accuracy", "weighted_f1") and name in found}
     published = {name: score for name in here if (score := published_score(record, name))}
     return NoiseLevel(float(sigma), here, published)

@@ -19,11 +19,11 @@ PER_CLASS = ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its 95 % interval."""
+    """A value with the ends of its 95 % interval, NaN where there is none."""
 
     value: float
-    low: float
-    high: float
+    low: float = np.nan
+    high: float = np.nan
 
     @classmethod
     def from_record(cls, recorded: Mapping[str, Any] | None) -> "Interval | None":

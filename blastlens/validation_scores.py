@@ -17,30 +17,13 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Score:
-    """A value with its 95 % interval; both ends are None where there is none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, value: float, low: float | None = None, high: float | None = None) -> "Score":
-        """Leave out an interval that says nothing: without width, since all replicates were equal, or beside the value,
-        as the percentiles of a score that resampling biases (the ECE) may be."""
-        if low is None or high is None or not math.isfinite(high - low) or high - low < _ROUNDING:
-            return cls(value)
-        return cls(value, low, high) if low - _ROUNDING <= value <= high + _ROUNDING else cls(value)
-
-
-@dataclass(frozen=True)
 class ScorePair:
     """One score on these images and as published."""
 
     name: str  # one of `SCORES`, or "recall of <label>"
-    here: Score
-    published: Score | None  # in metrics.json, None if it is not there
-    difference: Score | None  # here minus published; None where the two cannot be compared
+    here: Interval
+    published: Interval | None  # in metrics.json, None if it is not there
+    difference: Interval | None  # here minus published; None where the two cannot be compared
     always: float | None  # score of always predicting the most frequent class here; None where that is undefined
 
 
@@ -52,7 +35,7 @@ def _positive(names: Sequence[str]) -> str | None:
 
 def scores_of(
     truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, names: Sequence[str], replicates: int
-) -> tuple[dict[str, Score], tuple[tuple[int, ...], ...]]:
+) -> tuple[dict[str, Interval], tuple[tuple[int, ...], ...]]:
     """The scores that these images define, and the confusion matrix."""
     positive = _positive(names)
     index = None if positive is None else list(names).index(positive)
@@ -67,8 +50,11 @@ def scores_of(
     recalls = {name: _score(found["per_class"][name]["recall"]) for name in support}
     if without_spread := alike(names, confusion):
         groups_of = {name: set(groups[truth == names.index(name)]) for name in support}
+        # Resampling subjects who are all alike gives no interval, but their number limits the share of subjects whose
+        # images are all classified correctly; and recall, over subjects with equally many images, is no less.
         for name in without_spread:
-            recalls[name] = _uniform_recall(recalls[name].value, len(groups_of[name]))
+            subjects = len(groups_of[name])
+            recalls[name] = wilson(subjects if recalls[name].value else 0, subjects)
         overlap = len(set(groups)) < sum(map(len, groups_of.values()))
         scores["balanced_accuracy"] = _mean([(1, recall) for recall in recalls.values()], overlap)
         scores["accuracy"] = _mean([(support[name], recall) for name, recall in recalls.items()], overlap)
@@ -82,8 +68,15 @@ def scores_of(
     return {n: score for n, score in scores.items() if n not in undefined and math.isfinite(score.value)}, confusion
 
 
-def _score(measured: Interval | float) -> Score:
-    return Score.of(**vars(measured)) if isinstance(measured, Interval) else Score(float(measured))
+def _score(measured: Interval | float) -> Interval:
+    return informative(measured) if isinstance(measured, Interval) else Interval(float(measured))
+
+
+def informative(one: Interval) -> Interval:
+    """Leave out ends that say nothing: without width, since all replicates were equal, or beside the value, as the
+    percentiles of a score that resampling biases (the ECE) may be."""
+    has_width = _ROUNDING <= one.high - one.low < math.inf  # false for NaN
+    return one if has_width and one.low - _ROUNDING <= one.value <= one.high + _ROUNDING else Interval(one.value)
 
 
 def alike(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> tuple[str, ...]:
@@ -95,16 +88,7 @@ def alike(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> tuple[str
     )
 
 
-def _uniform_recall(recall: float, subjects: int) -> Score:
-    """A recall of 0 or 1 with Wilson's interval over subjects.
-
-    Resampling subjects who are all alike gives no interval, but their number limits the share of subjects whose images
-    are all classified correctly; and recall, over subjects with equally many images, is no less.
-    """
-    return Score(**vars(wilson(subjects if recall else 0, subjects)))
-
-
-def _mean(parts: Sequence[tuple[float, Score]], overlap: bool) -> Score:
+def _mean(parts: Sequence[tuple[float, Interval]], overlap: bool) -> Interval:
     """A weighted mean of recalls, with an interval where all of them have one.
 
     Errors of different subjects are combined in quadrature (Zou and Donner 2008); if some subjects are in several
@@ -112,28 +96,21 @@ def _mean(parts: Sequence[tuple[float, Score]], overlap: bool) -> Score:
     """
     total = sum(weight for weight, _ in parts)
     value = math.fsum(weight / total * score.value for weight, score in parts)
-    down, up = [], []
-    for weight, score in parts:
-        if score.low is None or score.high is None:
-            return Score(value)
-        down.append(weight / total * (score.value - score.low))
-        up.append(weight / total * (score.high - score.value))
+    down = [weight / total * (score.value - score.low) for weight, score in parts]
+    up = [weight / total * (score.high - score.value) for weight, score in parts]
     combined = math.fsum if overlap else lambda distances: math.hypot(*distances)
-    return Score(value, max(0.0, value - combined(down)), min(1.0, value + combined(up)))
+    return Interval(value, max(value - combined(down), 0.0), min(value + combined(up), 1.0))  # NaN stays NaN
 
 
-def published_score(record: Mapping[str, Any], name: str) -> Score | None:
+def published_score(record: Mapping[str, Any], name: str) -> Interval | None:
     """The score of that name in a record of metrics.json, None without one."""
     kind, _, label = name.partition(" of ")
     entry = (record.get("per_class") or {}).get(label, {}).get(kind) if label else record.get(name)
-    entry = entry or {}
-    value = entry.get("value")
-    if value is None or not math.isfinite(value):
-        return None
-    return Score.of(value, entry.get("low"), entry.get("high"))
+    one = Interval.from_record({"value": None} | (entry or {}))
+    return informative(one) if one and math.isfinite(one.value) else None
 
 
-def pair(name: str, here: Score, record: Mapping[str, Any], counts: Mapping[str, int]) -> ScorePair:
+def pair(name: str, here: Interval, record: Mapping[str, Any], counts: Mapping[str, int]) -> ScorePair:
     """A score here beside that of a record of metrics.json; `counts`: images by true label."""
     published = published_score(record, name)
     # Only the recall of one class does not depend on which other classes there are images of.
@@ -144,15 +121,13 @@ def pair(name: str, here: Score, record: Mapping[str, Any], counts: Mapping[str,
     return ScorePair(name, here, published, apart, always(name, counts))
 
 
-def difference(here: Score, there: Score) -> Score:
+def difference(here: Interval, there: Interval) -> Interval:
     """here minus there, two independent measurements, with a 95 % interval where both have one (Zou and Donner 2008,
     doi 10.1002/sim.3095: each end is as far off as the two nearer interval ends together, in quadrature)."""
     value = here.value - there.value
-    if here.low is None or here.high is None or there.low is None or there.high is None:
-        return Score(value)
     down = math.hypot(here.value - here.low, there.high - there.value)
     up = math.hypot(here.high - here.value, there.value - there.low)
-    return Score(value, value - down, value + up)
+    return Interval(value, value - down, value + up)
 
 
 def commonest(counts: Mapping[str, int]) -> str:

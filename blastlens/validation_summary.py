@@ -1,10 +1,12 @@
 """An external validation in words: whether the published figures hold on these images, and what limits the answer."""
 
+import math
 from dataclasses import dataclass
 
 from .external_validation import Evaluation
 from .folder_labels import FEW_IMAGES
-from .validation_scores import Score, ScorePair
+from .metrics import Interval
+from .validation_scores import ScorePair
 from .wording import count, listed, percent
 
 # With fewer subjects in a class than the first number, nothing is concluded; with fewer than the second, the intervals
@@ -69,12 +71,12 @@ def _all_classes(e: Evaluation, main: ScorePair, chance: float) -> tuple[str, ..
         return "fails", f"On these images the model is not better than {constant}."
     if e.images >= FEW_IMAGES and e.labelled.from_training:
         return "open", "These images are named like the model's training images, so they are no external validation."
-    if e.images < FEW_IMAGES or main.here.low is None:
+    if e.images < FEW_IMAGES or math.isnan(main.here.low):
         return "open", f"{images}: too few for a conclusion."
     if main.here.low <= chance:
         return "open", f"{images}: the model may not be better than {constant}."
     apart = main.difference
-    if apart is None or apart.low is None or apart.high is None:
+    if apart is None or math.isnan(apart.low):
         return "open", f"The model is better than {constant}; there is no published figure to compare with."
     if apart.high < 0:
         better = f"It is better than {constant}."
@@ -135,7 +137,7 @@ def _on_subjects(e: Evaluation) -> list[str]:
             "incorrectly). The interval of that share is Wilson's, from the number of subjects; that of weighted F1 is "
             "missing."
         )
-    elif not lone and any(one.here.low is None and one.name != "ece" for one in e.scores):
+    elif not lone and any(math.isnan(one.here.low) and one.name != "ece" for one in e.scores):
         found.append("Some figures have no interval, since all subjects scored the same. That is not certainty.")
     return found
 
@@ -175,13 +177,13 @@ def _sentence(one: ScorePair) -> str:
     ends = one.difference
     if ends is None:
         return f"{text}."
-    if ends.low is None or ends.high is None:
+    if math.isnan(ends.low):
         return f"{text}; difference {_points(ends.value)} points, without an interval."
     return f"{text}; difference {_points(ends.value)} points (95 % CI {_points(ends.low)} to {_points(ends.high)})."
 
 
-def _with_interval(score: Score) -> str:
-    if score.low is None or score.high is None:
+def _with_interval(score: Interval) -> str:
+    if math.isnan(score.low):
         return percent(score.value)
     return f"{percent(score.value)} (95 % CI {100 * score.low:.0f} to {100 * score.high:.0f})"
 

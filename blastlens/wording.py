@@ -2,18 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
-
-class HasInterval(Protocol):
-    """A value and the ends of its interval, None or NaN where there is none."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
+from .metrics import Interval
 
 
 def count(number: int, one: str, several: str = "") -> str:
@@ -46,7 +36,7 @@ def percent(share: float, decimals: int = 0) -> str:
 
 
 def with_interval(
-    one: HasInterval | None, decimals: int = 2, scale: float = 1, unit: str = "", signed: bool = False
+    one: Interval | None, decimals: int = 2, scale: float = 1, unit: str = "", signed: bool = False
 ) -> str:
     """A value with its interval where it has one; None is a dash.
 
@@ -62,7 +52,7 @@ def with_interval(
         return (text if float(text) else text.lstrip("+-")).replace("-", "\N{MINUS SIGN}")
 
     text = f"{number(one.value)}{unit}"
-    if one.low is None or one.high is None or not math.isfinite(one.low + one.high):
+    if not math.isfinite(one.low + one.high):
         return text
     return f"{text} ({number(one.low)} to {number(one.high)})"
 

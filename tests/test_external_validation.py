@@ -13,8 +13,9 @@ from blastlens.external_validation import SIGMAS, ImageOutcome, evaluate, measur
 from blastlens.folder_labels import LabelledImage, LabelledImages
 from blastlens.image_sources import Source
 from blastlens.images import read_image
+from blastlens.metrics import Interval
 from blastlens.patients import wilson
-from blastlens.validation_scores import Score, always, difference
+from blastlens.validation_scores import always, difference, informative
 
 CELL, FIELD = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
 
@@ -109,9 +110,9 @@ def test_always_giving_the_commonest_answer_is_scored_too():
 
 
 def test_a_difference_reaches_as_far_as_both_intervals_in_quadrature():
-    apart = difference(Score(0.7, 0.64, 0.78), Score(0.9, 0.84, 0.98))
+    apart = difference(Interval(0.7, 0.64, 0.78), Interval(0.9, 0.84, 0.98))
     assert (apart.value, apart.low, apart.high) == pytest.approx((-0.2, -0.3, -0.1))
-    assert difference(Score(0.7), Score(0.9, 0.84, 0.98)).low is None
+    assert np.isnan(difference(Interval(0.7), Interval(0.9, 0.84, 0.98)).low)
 
 
 def test_where_all_people_agree_the_interval_comes_from_how_many_they_are():
@@ -122,7 +123,11 @@ def test_where_all_people_agree_the_interval_comes_from_how_many_they_are():
     both = np.hypot(1 - all_, 1 - hem) / 2
     assert ends["balanced_accuracy"] == pytest.approx((1, 1 - both, 1))
     assert ends["accuracy"] == pytest.approx((1, 1 - np.hypot(0.4 * (1 - all_), 0.6 * (1 - hem)), 1))
-    assert ends["weighted_f1"] == (1, None, None) and perfect.without_spread == ("ALL", "HEM")
+    assert ends["weighted_f1"] == (
+        1,
+        pytest.approx(np.nan, nan_ok=True),
+        pytest.approx(np.nan, nan_ok=True),
+    ) and perfect.without_spread == ("ALL", "HEM")
     assert perfect.noise[0].here["accuracy"] == scores(perfect)["accuracy"].here
     wrong = run(subjects(*[("ALL", 5, 5)] * 6, *[("HEM", 0, 5)] * 9))
     assert (scores(wrong)["specificity"].here.low, scores(wrong)["specificity"].here.high) == (0, wilson(0, 9).high)
@@ -145,13 +150,13 @@ def test_a_published_value_without_interval_or_null_is_read_as_it_is():
     metrics["protocols"][0]["by_sigma"][0] |= {"auroc": null, "specificity": flat, "ece": beside, "weighted_f1": None}
     found = scores(run(GOOD, metrics))
     assert found["auroc"].published is None and found["weighted_f1"].published is None
-    assert found["specificity"].published == Score(1.0) and found["specificity"].difference.low is None
-    assert found["ece"].published == Score(0.00356) and found["ece"].difference is None
+    assert found["specificity"].published == Interval(1.0) and np.isnan(found["specificity"].difference.low)
+    assert found["ece"].published == Interval(0.00356) and found["ece"].difference is None
 
 
 @pytest.mark.parametrize("ends", [(0.00371, 0.0131), (0.00356, 0.00356), (float("nan"), float("nan"))])
 def test_an_interval_beside_its_value_or_without_width_is_none(ends):
-    assert Score.of(0.00356, *ends) == Score(0.00356)
+    assert informative(Interval(0.00356, *ends)) == Interval(0.00356)
 
 
 def test_a_missing_class_leaves_out_what_is_undefined():

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from ..model_folder import ModelFolder
 from ..predictions import DISCLAIMER
 from ..published_systems import Comparison
+from .endpoints import QUIET
 from .model_registry import Shelf
 from .rendering import render
 from .words import MEANINGS, task_of
@@ -24,9 +25,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         model,
         shown,
         trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-        preprocess=False,
+        **QUIET,
     )
 
 

@@ -15,6 +15,7 @@ from ..metrics import Bin, constant_weighted_f1
 from ..model_folder import ModelFolder
 from ..published_systems import Comparison, System
 from ..wording import percent
+from .endpoints import QUIET
 from .model_registry import Shelf
 from .plots import Series, line_chart, reliability_diagram
 from .rendering import render
@@ -70,12 +71,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         itself = gr.HTML(own, padding=True)
     with gr.Accordion("Speed and size", open=False):
         gr.HTML(_macro("speed", record, folders), padding=True)
-    quiet: dict[str, Any] = {
-        "show_progress": "hidden",
-        "api_visibility": "private",
-        "trigger_mode": "always_last",  # by default Gradio ignores input while an answer is pending
-        "preprocess": False,
-    }
+    quiet = QUIET | {"trigger_mode": "always_last"}  # by default Gradio ignores input while an answer is pending
     model.change(follow, model, [data_set, published, wanted, drawn, by_sigma, itself], **quiet)
     data_set.input(systems, data_set, published, **quiet)
     wanted.input(draw, [model, wanted], [drawn, by_sigma], **quiet)

@@ -21,6 +21,7 @@ from ..metrics import Interval
 from ..model_folder import ModelFolder
 from ..noise import MAX_SIGMA
 from ..wording import listed, percent
+from .endpoints import QUIET
 from .model_registry import Shelf
 from .plots import Series, line_chart
 from .rendering import ENVIRONMENT, render
@@ -72,15 +73,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
             updates += [gr.Accordion(visible=title in found), found.get(title, "")]
         return updates
 
-    model.change(
-        follow,
-        model,
-        outputs,
-        show_progress="hidden",
-        api_visibility="private",
-        preprocess=False,
-        trigger_mode="always_last",
-    )
+    model.change(follow, model, outputs, trigger_mode="always_last", **QUIET)
 
 
 def sections(folder: ModelFolder) -> dict[str, str]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..metrics import Interval
-from ..wording import HasInterval, count, duration, percent, with_interval
+from ..wording import count, duration, percent, with_interval
 from .words import headline_of, main_score, term
 
 # Seconds between two updates of a progress bar, at which a run can be cancelled.
@@ -32,7 +32,7 @@ def progress_html(done: int, total: int, seconds: float) -> str:
     return render("parts.html", "progress", done, total, left)
 
 
-def _of(value: Any) -> HasInterval | None:
+def _of(value: Any) -> Interval | None:
     return Interval.from_record(value) if isinstance(value, Mapping) else value
 
 

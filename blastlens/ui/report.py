@@ -1,5 +1,6 @@
 """The report of an external validation as HTML: on the page, and as one file that needs no network and no script."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -7,9 +8,9 @@ from markupsafe import Markup
 
 from ..external_validation import REPLICATES, Evaluation
 from ..folder_labels import accepted
+from ..metrics import Interval
 from ..model_folder import ModelFolder
 from ..predictions import DISCLAIMER
-from ..validation_scores import Score
 from ..validation_summary import caveats, conclude
 from ..wording import with_interval
 from .plots import Series, line_chart, reliability_diagram
@@ -89,7 +90,7 @@ def _name(score: str) -> Markup:
     return Markup(term(name, MEANINGS.get(name, _RECALL)))
 
 
-def _cell(score: Score | None, name: str, signed: bool = False) -> str:
+def _cell(score: Interval | None, name: str, signed: bool = False) -> str:
     if name in _DECIMAL:
         return with_interval(score, signed=signed)
     return with_interval(score, 0, 100, " points" if signed else " %", signed)
@@ -109,10 +110,10 @@ def _noise_chart(e: Evaluation) -> str:
     for title, levels in (("here", [x.here for x in e.noise]), ("published", [x.published for x in e.noise])):
         found = [(x.sigma, scores[name]) for x, scores in zip(e.noise, levels, strict=True) if name in scores]
         if found:
-            lows = [score.value if score.low is None else score.low for _, score in found]
-            highs = [score.value if score.high is None else score.high for _, score in found]
+            lows = [score.value if math.isnan(score.low) else score.low for _, score in found]
+            highs = [score.value if math.isnan(score.high) else score.high for _, score in found]
             series.append(Series(title, [sigma for sigma, _ in found], [s.value for _, s in found], lows, highs))
-    first, last = (_cell(Score(series[0].ys[end]), name) for end in (0, -1))
+    first, last = (_cell(Interval(series[0].ys[end]), name) for end in (0, -1))
     return line_chart(
         series,
         x_label="noise (sigma)",

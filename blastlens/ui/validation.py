@@ -21,7 +21,7 @@ from ..predictions import DISCLAIMER
 from ..validation_summary import caveats, conclude
 from ..wording import count
 from ..zips import is_zip
-from .endpoints import ONE_AT_A_TIME, endpoint, example_file, while_wanted
+from .endpoints import ONE_AT_A_TIME, QUIET, endpoint, example_file, while_wanted
 from .model_registry import Shelf, provenance
 from .rendering import UPDATE_S, progress_html, render
 from .report import body, how_to_prepare, standalone
@@ -151,14 +151,13 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
 
     tab = ValidationTab(shelf, archive)
     settings, shown = [archive, model], [progress, findings, start, stop]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
-    running = start.click(tab.run, settings, shown, **quiet, **ONE_AT_A_TIME)
+    running = start.click(tab.run, settings, shown, **QUIET, **ONE_AT_A_TIME)
     # A cancelled run may update the page until it has ended; only then `stopped` may.
-    running.failure(tab.stopped, settings, shown, queue=False, **quiet)
+    running.failure(tab.stopped, settings, shown, queue=False, **QUIET)
     stop.click(None, cancels=running, api_visibility="private")
     # Another zip or model cancels the run. `model.change` would also fire while the page loads.
-    gr.on([archive.change, model.input], tab.look, settings, [found, *shown], cancels=running, **quiet)
-    model.change(tab.prepare, model, prepare, **quiet)
+    gr.on([archive.change, model.input], tab.look, settings, [found, *shown], cancels=running, **QUIET)
+    model.change(tab.prepare, model, prepare, **QUIET)
     _endpoint(tab)
 
 
