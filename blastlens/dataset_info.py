@@ -1,13 +1,16 @@
-"""What is known about the data sets that models are trained on: labels, images, citation, caveats. Text only, no I/O.
+"""What is known about the data sets that models are trained on: labels, images, citation, caveats.
 
-The page, the API, the command line, the cards and the static page all take these facts from here. A fact that is not
-known is the text "unknown".
+The page, the API, the command line, the cards and the static page all take these facts from here. They are in
+`dataset_info.toml`; a fact that is not known is the text "unknown".
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from .tables import read_table
 
 UNKNOWN = "unknown"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)  # of own images
@@ -54,111 +57,9 @@ class DatasetInfo:
         return self.name in DATASETS and DATASETS[self.name] == self
 
 
-CNMC2019 = DatasetInfo(
-    name="cnmc2019",
-    title="C-NMC 2019",
-    hub_name="c-nmc-2019",
-    input_kind="Single cell",
-    labels=("ALL", "HEM"),
-    meanings={"ALL": "leukemic B-lymphoblast", "HEM": "normal B-lymphoid precursor"},
-    leukemic=("ALL",),
-    question="Is this cell a leukemic B-lymphoblast (ALL) or a normal B-lymphoid precursor (HEM)?",
-    input_description="one stained white blood cell, segmented on a black background",
-    input_format=(
-        "Use one segmented cell on black: the published 450 x 450 BMP, or its central 320 px resized to 224 px. Both "
-        "result in the same pixels for the network."
-    ),
-    example_file="cell.bmp",
-    published_images="labelled training images",
-    missing_images=(
-        "Folds 0 and 1 are complete; fold 2 is represented only by the seven subjects that share images with them and, "
-        "in newer models, by nine more, so most subjects of fold 2 are missing. The two test sets were not used"
-    ),
-    manual_steps="each cell must be segmented on black, as in the published data",
-    unseen="cells of subjects that are not in its training data",
-    group="a subject, or subjects who share images",
-    setting="one laboratory, as far as we know; specimen (blood or marrow): not known to us",
-    healthy_groups=("HEM", "healthy donors"),
-    citation=(
-        "Gupta, A., & Gupta, R. (2019), ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive, "
-        "doi 10.7937/tcia.2019.dc64i46r"
-    ),
-    doi="10.7937/tcia.2019.dc64i46r",
-    terms="believed CC BY 3.0, attribution required",
-    bibtex="""@misc{cnmc2019,
-  title     = {{ALL Challenge dataset of ISBI 2019 (C-NMC 2019)}},
-  author    = {Gupta, Anubha and Gupta, Ritu},
-  year      = {2019},
-  publisher = {The Cancer Imaging Archive},
-  doi       = {10.7937/tcia.2019.dc64i46r}
-}""",
-    preparation=(
-        "The authors segmented the cells on black and normalized their stain. We keep the central 320 of 450 px, "
-        "resize it to 224 px (Lanczos) and change nothing else. Subjects who share images, as identical files or as "
-        "the same cells photographed again, form one group"
-    ),
-    label_source="the authors' label of each cell (ALL or HEM), unchanged",
-    caution="There are few healthy donors and only one laboratory: expect lower figures elsewhere.",
-    limits=(
-        "All cells come from one laboratory, with one stain normalization, and are segmented. With so few healthy "
-        "donors, differences between subjects (size, tint, brightness) can hardly be separated from differences "
-        "between healthy and leukemic cells.",
-        "Some subjects appear under several names, as identical files or as the same cells photographed again. Those "
-        "we found are linked and never split; there may be more.",
-    ),
-)
-
-ARIA2021 = DatasetInfo(
-    name="aria2021",
-    title="Acute Lymphoblastic Leukemia (ALL) image dataset",
-    hub_name="acute-lymphoblastic-leukemia-image-dataset",
-    input_kind="Smear field",
-    labels=("Benign", "Early", "Pre", "Pro"),
-    meanings={
-        "Benign": "no leukemia",
-        "Early": "early pre-B leukemia",
-        "Pre": "pre-B leukemia",
-        "Pro": "pro-B leukemia",
-    },
-    leukemic=("Early", "Pre", "Pro"),
-    question="Is this smear field benign, or which subtype of B-cell leukemia does it show?",
-    input_description="a microscope field with many stained cells",
-    input_format="Use a whole smear field as published, 224 x 224 px.",
-    example_file="field.jpg",
-    missing_images="How the missing images differ from these is not known to us",
-    manual_steps="each field must be chosen and photographed as in the published data",
-    unseen="slides that look different from its training slides (the data set has no patient ids)",
-    group="a cluster of slides that look alike, as a proxy for a patient",
-    setting="not looked up by us",
-    citation=(
-        "Aria, M., et al. (2021), Acute Lymphoblastic Leukemia (ALL) image dataset, doi 10.34740/kaggle/dsv/2175623"
-    ),
-    doi="10.34740/kaggle/dsv/2175623",
-    terms="unknown for derived weights; credit the authors, not for redistribution",
-    bibtex="""@misc{aria2021,
-  title  = {{Acute Lymphoblastic Leukemia (ALL) image dataset}},
-  author = {Aria, Mehrad and others},
-  year   = {2021},
-  doi    = {10.34740/kaggle/dsv/2175623}
-}""",
-    preparation=(
-        "Published fields are used unchanged. Since no patient ids are published, fields are grouped by the appearance "
-        "of their slides; overlapping and identical fields are always in one group"
-    ),
-    label_source="the authors' folder of each field (Benign, Early, Pre or Pro), unchanged",
-    caution=(
-        "Colour separates these classes, since each was photographed under its own conditions: this data set cannot "
-        "show that a model recognizes leukemia."
-    ),
-    limits=(
-        "The data set has no patient ids. Groups are clusters of slide appearance, a proxy: the same slide or patient "
-        "may be on both sides of a split, so these figures may be too optimistic.",
-        "Each class was photographed under its own conditions. A high figure may come from colour as well as from "
-        "cells, and this data set cannot tell the two apart.",
-    ),
-)
-
-DATASETS = {one.name: one for one in (CNMC2019, ARIA2021)}
+_RECORDS = read_table(Path(__file__).with_suffix(".toml"))
+DATASETS = {name: DatasetInfo(name, **record) for name, record in _RECORDS.items()}
+CNMC2019 = DATASETS["cnmc2019"]
 # Images that OOD detection is tested with, by their names in gate.json.
 OOD_TEST_IMAGES = {
     "photos": "photographs",

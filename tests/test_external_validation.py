@@ -123,11 +123,8 @@ def test_where_all_people_agree_the_interval_comes_from_how_many_they_are():
     both = np.hypot(1 - all_, 1 - hem) / 2
     assert ends["balanced_accuracy"] == pytest.approx((1, 1 - both, 1))
     assert ends["accuracy"] == pytest.approx((1, 1 - np.hypot(0.4 * (1 - all_), 0.6 * (1 - hem)), 1))
-    assert ends["weighted_f1"] == (
-        1,
-        pytest.approx(np.nan, nan_ok=True),
-        pytest.approx(np.nan, nan_ok=True),
-    ) and perfect.without_spread == ("ALL", "HEM")
+    assert ends["weighted_f1"] == pytest.approx((1, np.nan, np.nan), nan_ok=True)
+    assert perfect.without_spread == ("ALL", "HEM")
     assert perfect.noise[0].here["accuracy"] == scores(perfect)["accuracy"].here
     wrong = run(subjects(*[("ALL", 5, 5)] * 6, *[("HEM", 0, 5)] * 9))
     assert (scores(wrong)["specificity"].here.low, scores(wrong)["specificity"].here.high) == (0, wilson(0, 9).high)

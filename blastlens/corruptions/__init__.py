@@ -15,16 +15,15 @@ and numba; `albumentations` needs OpenCV; `torchvision` needs torch, and its noi
 
 import math
 import reprlib
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .. import noise
 from ..errors import BlastlensError
+from ..tables import read_table
 from . import colour, spatial
 
 Change = Callable[[np.ndarray, float, int], np.ndarray]  # pixels, level and seed to pixels
@@ -112,17 +111,8 @@ _CHANGES: dict[str, Change] = {
 }
 
 
-def _read_kinds() -> dict[str, Kind]:
-    records = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
-    kinds = {}
-    for name, record in records.items():
-        values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in record.items()}
-        values["references"] = tuple((level, text) for level, text in record.get("references", ()))
-        kinds[name] = Kind(name, change=_CHANGES[name], **values)
-    return kinds
-
-
-KINDS = _read_kinds()
+_RECORDS = read_table(Path(__file__).with_name("kinds.toml"))
+KINDS = {name: Kind(name, change=_CHANGES[name], **record) for name, record in _RECORDS.items()}
 CURVE_SIGMAS = KINDS["gaussian_noise"].levels
 
 

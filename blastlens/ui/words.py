@@ -2,101 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from .. import external_result
 from ..corruptions import KINDS, Corruption, Kind
 from ..dataset_info import DatasetInfo
 from ..model_folder import PRECISIONS, ModelFolder
+from ..tables import read_table
 
-# Explanations of the page's terms: on hover where they appear, and all of them under "About".
-MEANINGS = {
-    "ALL": "Acute lymphoblastic leukemia; as the label of a cell, a leukemic blast.",
-    "HEM": "The data set's label for a normal precursor of the same cell line.",
-    "Benign, Early, Pre, Pro": "The labels of smear fields: no leukemia, and three subtypes of B-cell leukemia.",
-    "probability": (
-        "Calibrated over all predictions together: of those made with 90 %, about nine in ten were correct on held-out "
-        "images like the training images. For a single label the probability can be far too high or too low, and for "
-        "other stains, microscopes or kinds of image it is not calibrated at all."
-    ),
-    "accuracy": "The share of all images that are classified correctly.",
-    "balanced accuracy": (
-        "The accuracy of each class, averaged over the classes, whatever their numbers of images. A constant "
-        "prediction scores 50 % with two classes, 25 % with four."
-    ),
-    "AUROC per donor": (
-        "How often a leukemic cell gets a higher probability of leukemia than a cell of one healthy donor, averaged "
-        "over healthy donors that are not in the training data. 1 is perfect; 0.5 is chance."
-    ),
-    "weighted F1": (
-        "The F1 score of each class (harmonic mean of precision and recall, from 0 to 1), averaged over the classes by "
-        "their numbers of images. A constant prediction scores 0.33 for two classes of equal size."
-    ),
-    "sensitivity": "Of the leukemic images, the share that is classified as leukemic.",
-    "specificity": "Of the healthy images, the share that is classified as healthy.",
-    "AUROC": (
-        "The chance that of two images of different classes the right one gets the higher score. 0.5 is chance, 1 is "
-        "perfect."
-    ),
-    "calibration error": (
-        "The average difference between the probability and how often the prediction is correct; 0 is perfect. With "
-        "few images it is larger by chance alone."
-    ),
-    "95 % interval": (
-        "The range in which the figure would probably be for other subjects from the same source. The fewer subjects, "
-        "the wider it is."
-    ),
-    "image-level": (
-        "The images are split at random, so images of the same subject are in the training and the test set. Such "
-        "figures are too optimistic and say nothing about new subjects."
-    ),
-    "group-disjoint": (
-        "No subject has images in both the training and the test set: the model is tested on new subjects. For smear "
-        "fields, groups of similar slides replace subjects. This is the figure that matters."
-    ),
-    "group-kfold:3": "Cross-validation: measured three times, each time on a third of the groups, which is held out.",
-    "leak": "Image-level minus group-disjoint accuracy: by how much a split by image overestimates.",
-    "sigma": (
-        "The strength of the noise: the standard deviation that is added to each pixel, on the scale from 0 to 255. 10 "
-        "is barely visible; at 100 little of the cell is left."
-    ),
-    "severity": (
-        "The strength of a corruption, from barely visible (1) to severe (5), so that corruptions can be compared."
-    ),
-    "flip rate": "The share of images whose prediction changes under corruption, to a correct or a wrong one.",
-    "mean corruption error": (
-        "The errors on corrupted images divided by those of a baseline on the same images, averaged over all "
-        "corruptions. Below 1 the model makes fewer errors than the baseline."
-    ),
-    "relative degradation": "The share of its score that a model loses under corruption, averaged over severities.",
-    "operating point": (
-        "The probability from which on an image is flagged as leukemic. A lower one misses fewer and raises more false "
-        "alarms."
-    ),
-    "prediction set": (
-        "All labels that cannot be excluded if the true label is to be in the set with the stated frequency. One label "
-        "is a definite prediction; several mean that the model cannot decide."
-    ),
-    "shortcut": (
-        "A feature that reveals the label but is not the disease, such as the tint of one laboratory or a scale bar. A "
-        "model that relies on it fails where it is missing."
-    ),
-    "activation map": (
-        "Where in the image the network found support for its prediction. Networks without average pooling are "
-        "explained by covering one place after the other. It is not evidence of disease."
-    ),
-    "ImageNet weights": (
-        "What a network has learned from a million everyday photographs. Training from there takes fewer images of "
-        "cells than from random weights."
-    ),
-    "parameters": "The numbers that a network learns, in millions; the more, the larger its file.",
-    "MobileNetV1": "A small network for phones from 2017, here the unit of time: 2 means twice as long.",
-    "fp32": "The usual precision of a network: 32 bits per number.",
-    "int8": "Quantized to 8 bits per number: a smaller and faster file of the same network, slightly less accurate.",
-    "Hub": "The Hugging Face Hub, where models are published with all their revisions.",
-    "MCP": "Model Context Protocol, by which AI assistants call programs. This page is such a program.",
-}
-
+# Explanations of the page's terms.
+MEANINGS: dict[str, str] = read_table(Path(__file__).with_name("glossary.toml"))
 NOISE = "gaussian_noise"  # the corruption that the page opens with
 # Corruptions by where they arise; the names of `KINDS`.
 FAMILIES = {
