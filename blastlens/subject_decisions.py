@@ -136,6 +136,5 @@ def measured_sentence(block: Mapping[str, Any]) -> str:
     return (
         f"Decisions by subject, on held-out subjects ({block['protocol']}, {len(block['seeds'])} split seeds, "
         f"{int(found['leukemic'])} leukemic and {int(found['healthy'])} healthy): sensitivity {shown('sensitivity')}, "
-        f"specificity {shown('specificity')}, no decision for {shown('abstained')} of the subjects. "
-        "None of this is a diagnosis."
+        f"specificity {shown('specificity')}, no decision for {shown('abstained')} of the subjects."
     )

@@ -1,20 +1,27 @@
 """One decision per subject, and none where the cells are on average unlike those of every training donor."""
 
 import csv
+import io
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers_models import blobs, shared_model_folder
+from PIL import Image
 
 from blastlens import BlastlensError, Classifier
+from blastlens.cell_measurements import measure_cell
 from blastlens.cli import main
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, statistics_of
 from blastlens.patients import Answer, by_patient
 from blastlens.subject_decisions import MEASURES, SubjectDecider, mean_statistics
+from blastlens.ui.batch import BatchRun, patient_rows, patient_table
+from blastlens.ui.single_image_html import measurements_html
+from train import subject_evaluation
 from train.held_out import HeldOut
 from train.subject_evaluation import QUANTILE, fit_check, larger, measure, restained
 
@@ -173,10 +180,6 @@ def test_score_writes_one_decision_per_subject(model, tmp_path, capsys):
 
 
 def test_the_folder_tab_shows_decisions(model, tmp_path):
-    from PIL import Image
-
-    from blastlens.ui.batch import BatchRun, patient_rows, patient_table
-
     paths = []
     for seed in range(3):
         paths.append(str(tmp_path / f"UID_H3_{seed}_1_hem.png"))
@@ -184,5 +187,38 @@ def test_the_folder_tab_shows_decisions(model, tmp_path):
     run = BatchRun(Classifier(ModelFolder.load(model)), paths, 0)
     list(run.steps())
     table, (row,) = patient_table(run), patient_rows(run)
-    assert table["headers"][-1] == "Decision" and table["data"][0][-1] == row["decision"] in ("ALL", "HEM")
+    assert table["headers"][1] == "Decision" and table["data"][0][1] == row["decision"] in ("ALL", "HEM")
     assert "specificity 0.90" in row["note"] and any("specificity 0.90" in one for one in run.to_dict()["warnings"])
+
+
+def test_the_folders_in_a_zip_name_the_patients_if_asked_to(model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("p1/1.png", "p1/2.png", "b/p1/3.png", "UID_H3_1_1_hem.png", "4.png"):
+            Image.fromarray(blobs(len(name))).save(file := io.BytesIO(), "PNG")
+            archive.writestr(name, file.getvalue())
+    for by_folder, subjects in ((False, ["H3", None]), (True, ["b/p1", "H3", "p1", None])):
+        run = BatchRun(Classifier(ModelFolder.load(model)), [str(tmp_path / "a.zip")], 0, by_folder=by_folder)
+        list(run.steps())
+        assert [patient.subject for patient in run.patients()] == subjects
+
+
+def test_measurements_of_a_cell_beside_those_of_training_donors():
+    cell = np.zeros((224, 224, 3), np.uint8)
+    cell[50:150, 60:160] = (127, 63, 255)  # optical densities ln 2, ln 4, 0
+    measured = measure_cell(cell)
+    assert measured["area"] == 10 and measured["diameter"] == pytest.approx(2 * 100 / np.sqrt(np.pi))
+    densities = [measured[f"density_{channel}"] for channel in ("red", "green", "blue")]
+    assert densities == pytest.approx([np.log(2), np.log(4), 0])
+    assert set(measure_cell(np.zeros((8, 8, 3), np.uint8)).values()) == {0.0}
+
+    sizes = np.array([40, 60, 50, 90, 90, 90, 70])  # of the side; donor c has too few cells
+    views = np.zeros((7, 100, 100, 3), np.uint8)
+    for view, size in zip(views, sizes, strict=True):
+        view[:size, :size] = 99
+    groups = np.array(["a", "a", "a", "b", "b", "b", "c"])
+    found = subject_evaluation.ranges(views, ["HEM"] * 3 + ["ALL"] * 4, groups)
+    assert found["ALL"]["area"] == [8.1, 8.1] and found["HEM"]["area"] == [pytest.approx(7.7 / 3, abs=1e-4)] * 2
+    page = measurements_html({"subjects": {"ranges": found}}, cell)
+    assert "10.0" in page and "8.1\u20138.1" in page and "HEM donors" in page
+    for damaged in ({}, {"subjects": None}, {"subjects": {"ranges": {"HEM": {"area": ["x"]}}}}):
+        assert measurements_html(damaged, cell) == ""

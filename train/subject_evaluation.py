@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
+from blastlens.cell_measurements import MEASURES as CELL_MEASURES
+from blastlens.cell_measurements import measure_cell
 from blastlens.classifier import Classifier
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
@@ -40,6 +42,7 @@ from train.pixels import load_pixels
 from train.results import Result
 
 QUANTILE = 0.95
+RANGE = (0.05, 0.95)  # quantiles of the donors' means that the page shows
 SHRINKAGE = 0.2  # of the correlation between measures towards none: there are few donors
 SHIFTED_IMAGES = 15  # of each subject
 RULE = (
@@ -229,8 +232,29 @@ def block(model: Path, runs: Path, data: Path, cache: Path) -> dict[str, Any]:
         "seeds": seeds,
         "labels": [names[1 - label], names[label]],
         **measure(held_outs, statistics, label),
+        "ranges": ranges(pixels, [row.label for row in rows], groups_of(rows)),
         "shifted": shifted(classifier, pixels, groups_of(rows), statistics),
     }
+
+
+def ranges(pixels: np.ndarray, labels: Sequence[str], groups: np.ndarray) -> dict[str, Any]:
+    """Range over donors of their cells' mean measurements, by label and measure: the quantiles `RANGE`.
+
+    Args:
+        pixels: uint8 (N, S, S, 3). labels, groups: (N,); donors with fewer than `MIN_IMAGES` images are left out.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        measured = pool.map(lambda view: list(measure_cell(np.asarray(view)).values()), pixels)
+        values = np.array(list(tqdm(measured, total=len(pixels), desc="cell measurements")))
+    found = {}
+    for label in sorted(set(labels)):
+        of_label = np.array(labels) == label
+        donors = [groups == group for group in np.unique(groups[of_label])]
+        means = [values[donor & of_label].mean(axis=0) for donor in donors if (donor & of_label).sum() >= MIN_IMAGES]
+        if means:
+            low_high = np.quantile(means, RANGE, axis=0).T
+            found[label] = {name: pair for name, pair in zip(CELL_MEASURES, low_high, strict=True)}
+    return plain(found)
 
 
 def groups_of(rows: Sequence[Row]) -> np.ndarray:

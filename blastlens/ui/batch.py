@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 from .. import external_result
@@ -55,8 +56,10 @@ class BatchRun:
         seed: int = 0,
         others: Iterable[Classifier] = (),
         prevalence: float | None = None,
+        by_folder: bool = False,
     ) -> None:
-        """List the images; `others` are models to suggest for rejected ones.
+        """List the images; `others` are models to suggest for rejected ones. With `by_folder`, an image whose patient
+        neither a table nor its name states belongs to the patient that its folder is named after.
 
         Raises:
             BlastlensError: no images, too many, or an invalid argument.
@@ -69,6 +72,12 @@ class BatchRun:
             reason = f" {listing.refused[0][1]}" if listing.refused else ""
             raise BlastlensError(f"There is no image among these files.{reason}")
         self.sources: tuple[Source, ...] = listing.sources
+        if by_folder:
+            folders = [PurePosixPath(one.name).parent.as_posix() for one in self.sources]
+            self.sources = tuple(
+                replace(one, subject=one.subject or (folder if folder != "." else None))
+                for one, folder in zip(self.sources, folders, strict=True)
+            )
         self.notes, self.failures = listing.notes, list(listing.refused)
         self.answered: list[Answered] = []
         self.total, self.done, self.seconds, self.stopped = len(listing.sources), 0, 0.0, False
@@ -249,11 +258,12 @@ def image_table(run: BatchRun) -> dict[str, Any]:
 
 def patient_table(run: BatchRun) -> dict[str, Any]:
     """The table of patients as `gr.Dataframe` takes it, shares and probabilities in per cent."""
-    headers = ["Patient", "Images", "Leukemic", "Share (%)", "Share, 95 % CI", "Mean probability (%)", "Mean, 95 % CI"]
-    headers += ["Lowest (%)", "Highest (%)", "Rejected", *["Decision"] * bool(run.about_decisions)]
+    headers = ["Patient", *["Decision"] * bool(run.about_decisions), "Images", "Leukemic", "Share (%)"]
+    headers += ["Share, 95 % CI", "Mean probability (%)", "Mean, 95 % CI", "Lowest (%)", "Highest (%)", "Rejected"]
     rows = [
         [
             one.subject or NOT_NAMED,
+            *([_decision(one)] if run.about_decisions else []),
             one.images,
             one.leukemic,
             *_with_interval(one.share),
@@ -261,7 +271,6 @@ def patient_table(run: BatchRun) -> dict[str, Any]:
             round(100 * one.lowest, 1),
             round(100 * one.highest, 1),
             one.unlike,
-            *([_decision(one)] if run.about_decisions else []),
         ]
         for one in run.patients()
     ]
@@ -269,9 +278,7 @@ def patient_table(run: BatchRun) -> dict[str, Any]:
 
 
 def _decision(patient: Patient) -> str:
-    if patient.decision is None:
-        return ""
-    return patient.decision.label or f"none: {patient.decision.reason}"
+    return "" if patient.decision is None else patient.decision.label or "none"
 
 
 def _with_interval(interval: Interval) -> tuple[float, str]:

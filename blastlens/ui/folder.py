@@ -46,11 +46,14 @@ class FolderTab:
         """The tab until the run's turn comes."""
         return None, gr.Button(interactive=True), _status("Waiting in the queue."), *_NO_TABLES
 
-    def run(self, files: list[Upload] | None, model: str, sigma: float) -> Iterator[tuple[Any, ...]]:
+    def run(
+        self, files: list[Upload] | None, model: str, sigma: float, by_folder: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
         """Progress, and then the tables."""
         try:
             others = self.shelf.classifiers.values()
-            run = BatchRun(self.shelf.classifier(model), uploaded(files, self.keeper), sigma, others=others)
+            paths = uploaded(files, self.keeper)
+            run = BatchRun(self.shelf.classifier(model), paths, sigma, others=others, by_folder=by_folder)
         except BlastlensError as error:
             yield None, gr.Button(interactive=False), error_html(str(error)), *_NO_TABLES
             return
@@ -106,9 +109,12 @@ def summary_html(run: BatchRun) -> str:
     """What was done, warnings, and failures."""
     named = {one.subject for one in run.answered if one.subject is not None}
     better = Counter(one.prediction.suggestion for one in run.answered if one.prediction.suggestion)
-    external = external_result.sentence(run.folder.metrics)
+    undecided = [
+        (p.subject or NOT_NAMED, p.decision.reason) for p in run.patients() if p.decision and p.decision.reason
+    ]
+    notes = (external_result.sentence(run.folder.metrics), *run.notes)
     took = duration(run.seconds)
-    return render("folder.html", "summary", run, took, len(named), better, external, DISCLAIMER, FAILURES_SHOWN)
+    return render("folder.html", "summary", run, took, len(named), better, notes, undecided, DISCLAIMER, FAILURES_SHOWN)
 
 
 def _about_tables(run: BatchRun) -> str:
@@ -139,6 +145,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
                 folder = gr.UploadButton("Add a folder", file_count="directory", size="md", min_width=100)
                 drawn = gr.Button("Try examples", size="md", min_width=100)
             sigma = gr.Number(0, label="Noise to add (sigma, 0 to 100)", minimum=0, maximum=100)
+            by_folder = gr.Checkbox(False, label="Each folder in a zip is one patient")
             with gr.Row(elem_classes="many-controls"):
                 start = gr.Button("Run", variant="primary", min_width=130, scale=2)
                 stop = gr.Button("Cancel", variant="stop", interactive=False, min_width=100, scale=1)
@@ -165,7 +172,7 @@ def build(shelf: Shelf, model: gr.Radio) -> None:
         )
     drawn.click(tab.drawn, model, files, queue=False, **quiet)
     running = start.click(tab.wait, None, [run, *shown], queue=False, **quiet).then(
-        tab.run, [files, model, sigma], [run, *shown], **ONE_AT_A_TIME, **quiet
+        tab.run, [files, model, sigma, by_folder], [run, *shown], **ONE_AT_A_TIME, **quiet
     )
     # Gradio stops a run only after the event that cancels it, and the run may update the page until then: the results
     # are shown when it has ended.

@@ -28,6 +28,7 @@ from .single_image_html import (
     decision_html,
     error_html,
     link_html,
+    measurements_html,
     notes_html,
     view_html,
     warnings_html,
@@ -91,6 +92,7 @@ class SingleImageTab:
         details = (
             decision_html(prediction, folder.metrics.get("calibration")),
             warnings_html(prediction),
+            measurements_html(folder.metrics, clean),
             notes_html(prediction, change, untouched, example, seconds),
         )
         return (

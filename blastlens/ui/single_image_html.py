@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import external_result
+from ..cell_measurements import MEASURES, donor_ranges, measure_cell
 from ..corruptions import KINDS, Corruption
 from ..predictions import Curve, Prediction
 from ..wording import listed, percent
@@ -96,6 +97,29 @@ def _measured(prediction: Prediction, figures: dict[str, Any], key: str) -> str:
         where = f" with noise of sigma {figures['sigma']:g}" if figures["sigma"] else ""
     value = (figures.get(key) or {}).get("value")
     return "" if sigma is None or value is None else f" Measured on held-out images{where}: {percent(value, 1)}."
+
+
+def measurements_html(metrics: dict[str, Any], clean: np.ndarray) -> str:
+    """Size and stain of the cell in `clean`, uint8 (H, W, 3), beside the training donors'; "" for a model without."""
+    ranges = donor_ranges(metrics)
+    if not ranges:
+        return ""
+    head = "".join(f'<th scope="col">{escape(label)} donors</th>' for label in ranges)
+    rows = []
+    for name, value in measure_cell(clean).items():
+        title, form = MEASURES[name]
+        limits = "".join(f"<td>{form}\u2013{form}</td>".format(*of[name]) for of in ranges.values())
+        rows.append(f'<tr><th scope="row">{title}</th><td><b>{form.format(value)}</b></td>{limits}</tr>')
+    note = (
+        "Of the model input, before corruption; density: optical density. Donors: means of training donors, 5th to "
+        "95th percentile. Single cells vary more."
+    )
+    return (
+        '<details class="measured" open><summary>Size and stain of this cell</summary><div class="scroll" tabindex="0" '
+        'role="region" aria-label="Measurements"><table class="numbers"><thead><tr><th scope="col"></th>'
+        f'<th scope="col">Cell</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<p class="quiet">{note}</p></details>'
+    )
 
 
 def notes_html(
