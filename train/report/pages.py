@@ -117,7 +117,7 @@ def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
     for fold, value in enumerate(claim.accuracy_by_fold or ()):
         runs = of_fold(row.image, fold)
         ours = scores(runs)["accuracy"] if runs else None
-        shown = interval(ours) if ours else row.missing("image")
+        shown = interval(ours) if ours else "fold not trained" if row.image else row.missing("image")
         # Official folds are the image-level protocol's.
         yield f"accuracy, fold {fold}", f"{value:.6g}", shown, verdict_on(row, value, ours), NOTHING
     for label, value, name, of_class in (
@@ -161,24 +161,22 @@ def reading(claimed: float | str, image: Interval | None) -> str:
 
 
 def claimed_noise(evidence: Evidence, row: SystemRow) -> dict[str, dict[str, Any]]:
-    """A table for each official fold and for all, by title."""
+    """A table for each official fold that was trained, and for all together, by title."""
     by_sigma = {claim.sigma: claim for claim in row.claim.noise}
     by_sigma[6.0] = by_sigma[8.0]  # the paper's text says 6 where its table says 8
     by_sigma = dict(sorted(by_sigma.items()))
     tables = {}
     for fold, published in enumerate(evidence.published.datasets[row.recipe.dataset].fold_images):
-        runs = of_fold(row.image, fold)
-        tables[_fold_title(fold, published, runs)] = _beside_claims(runs, by_sigma, [fold])
-    if row.image:
+        if runs := of_fold(row.image, fold):
+            tables[_fold_title(fold, published, runs)] = _beside_claims(runs, by_sigma, [fold])
+    if row.image and len(row.image.folds) > 1:
         title = f"Folds {', '.join(map(str, row.image.folds))} together"
         tables[title] = _beside_claims(row.image, by_sigma, row.image.folds)
     return tables
 
 
-def _fold_title(fold: int, published: int, runs: RunSet | None) -> str:
+def _fold_title(fold: int, published: int, runs: RunSet) -> str:
     """How many images were tested, how much of the published fold is available, and labels from a single group."""
-    if runs is None:
-        return f"Fold {fold}: not run yet"
     images = runs.first.images
     names = enumerate(runs.first.label_names)
     alone = [name for i, name in names if len(np.unique(runs.groups[runs.label == i])) == 1]
@@ -186,7 +184,7 @@ def _fold_title(fold: int, published: int, runs: RunSet | None) -> str:
     return f"Fold {fold}: {images['test']:,} test images, {sum(images.values()):,} of its {published:,} at hand{note}"
 
 
-def _beside_claims(runs: RunSet | None, by_sigma: Mapping[float, NoiseClaim], folds: Sequence[int]) -> dict[str, Any]:
+def _beside_claims(runs: RunSet, by_sigma: Mapping[float, NoiseClaim], folds: Sequence[int]) -> dict[str, Any]:
     """`lines`: sigma, and the claim averaged over the folds and our score (None where undefined) for accuracy and AUC;
     `near`: of each measured accuracy, whether it is near the claim."""
     lines, near = [], []
@@ -194,7 +192,7 @@ def _beside_claims(runs: RunSet | None, by_sigma: Mapping[float, NoiseClaim], fo
         both = []
         for name, values in (("accuracy", claim.accuracy), ("auroc", claim.auc)):
             claimed = float(np.mean([values[fold] for fold in folds]))
-            ours = scores(runs, sigma)[name] if runs and sigma in runs.sigmas else None
+            ours = scores(runs, sigma)[name] if sigma in runs.sigmas else None
             both.append((claimed, None if ours is None or np.isnan(ours.value) else ours))
         lines.append((sigma, both))
         claimed, ours = both[0]
