@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blastlens.dataset_info import ARIA2021
+from blastlens.dataset_info import DATASETS
 from blastlens.errors import BlastlensError
 
 PRELIMINARY = "C-NMC_test_prelim_phase_data"
@@ -29,7 +29,7 @@ _TABLE_COLUMNS = ("Patient_ID", "new_names", "labels")
 _TABLE_LABELS = {"1": "all", "0": "hem"}
 # Some files of subject H3 are spelled UID_h3_...: a case-sensitive pattern drops them or makes a new donor.
 _UID = re.compile(r"UID_(?P<subject>H?\d+)_\d+_\d+_(?P<label>all|hem)", re.IGNORECASE)
-_FIELD_LABELS = {name.lower(): name for name in ARIA2021.labels}
+_FIELD_LABELS = {name.lower(): name for name in DATASETS["aria2021"].labels}
 _FIELD = re.compile(r"WBC-(?:Malignant-)?(?P<label>Benign|Early|Pre|Pro)-\d+", re.IGNORECASE)
 
 
