@@ -11,6 +11,7 @@ from train import search
 from train.cell_features import NAMES, LogisticModel, cell_features, columns
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
+from train.held_out import Recorded
 from train.results import load_results
 from train.search import RECORDS, SearchPlan
 
@@ -164,3 +165,28 @@ def test_every_fold_of_the_search_has_healthy_donors():
     for run in protocols.values():
         donors = {g for g, label in zip(run.groups_of_images, run.label, strict=True) if label == 1}
         assert len(donors) >= 2
+
+
+def test_the_nested_estimate_predicts_each_fold_by_the_best_candidate_on_the_others(config):
+    plan = SearchPlan.load(config)  # two split seeds of two folds
+
+    def candidate(good: dict[int, bool], seeds=(0, 1)) -> Recorded:
+        """In every fold two donors with three images each, ranked rightly where a fold is `good`, else wrongly."""
+        keys = [(seed, fold) for seed in seeds for fold in (0, 1)]
+        repeat, fold = (np.repeat([key[i] for key in keys], 6) for i in (0, 1))
+        sick = np.tile([True] * 3 + [False] * 3, len(keys))
+        right = np.array([good[k] for k in fold])
+        group = np.array([f"{k}{'ill' if s else 'healthy'}" for k, s in zip(fold, sick, strict=True)])
+        score = np.where(sick == right, 0.9, 0.1)[None]
+        return Recorded((0.0,), repeat, fold, np.arange(len(repeat)), group, sick, score)
+
+    both = {"first": candidate({0: True, 1: False}), "second": candidate({0: False, 1: True})}
+    found = search.nested(plan, both)  # the best on the other fold is always the worse one
+    assert found["chosen"] == {"second": 2, "first": 2} and found["runs"] == 4
+    assert found["auroc_per_donor"].value == 0
+    always = candidate({0: True, 1: True})  # of equal candidates the first is chosen
+    best = {"third": always, **both, "part": candidate({0: True, 1: True}, seeds=(0,))}
+    found = search.nested(plan, best)
+    assert found["chosen"] == {"third": 4} and found["auroc_per_donor"].value == 1
+    part = search.nested(plan, {"part": candidate({0: True, 1: True}, seeds=(0,))})
+    assert part["runs"] == 2 and search.nested(plan, {}) is None

@@ -5,7 +5,7 @@ folds (cross-fitting): no label of its own images enters that fit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,17 @@ class Recorded:
     def in_order(self) -> "Recorded":
         """Sorted by repeat, fold and index."""
         return self._of(np.lexsort((self.index, self.fold, self.repeat)))
+
+    def without_noise(self) -> "Recorded":
+        """Only the scores without noise, which every recorded run has."""
+        return replace(self, sigmas=(0.0,), score=self.score[[self.sigmas.index(0.0)]])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Recorded"]) -> "Recorded":
+        """Several runs at the same noise levels together."""
+        names = ("repeat", "fold", "index", "group", "sick")
+        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return cls(parts[0].sigmas, *columns, np.concatenate([part.score for part in parts], axis=1))
 
     def _of(self, chosen: np.ndarray) -> "Recorded":
         names = ("repeat", "fold", "index", "group", "sick")

@@ -14,7 +14,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -264,8 +265,30 @@ def recorded(search: SearchPlan, protocol: str, results: Sequence[Result]) -> di
     return found
 
 
+def nested(search: SearchPlan, found: Mapping[str, Recorded]) -> dict[str, Any] | None:
+    """Scores of the selection itself: every fold is predicted by the candidate that is best on the other folds.
+
+    Best by AUROC per donor, among the candidates that have all folds of the split seed. The donors of the fold have no
+    part in the choice; they are in the training sets of the models that it compares. None without a complete seed.
+
+    Returns:
+        `chosen`, how often each candidate was; `runs`; and the metrics of `DonorScores.summary`.
+    """
+    parts, chosen = [], Counter[str]()
+    for seed in search.seeds:
+        whole = {(seed, fold) for fold in range(search.folds)}
+        complete = {name: one.part(whole) for name, one in found.items() if whole <= one.keys}
+        for key in sorted(whole) if complete else ():
+            best = max(complete, key=lambda name: complete[name].part(whole - {key}).auroc_per_donor(0.0))
+            chosen[best] += 1
+            parts.append(complete[best].part({key}).without_noise())
+    if not parts:
+        return None
+    return {"chosen": dict(chosen.most_common()), "runs": len(parts), **Recorded.joined(parts).summary()}
+
+
 def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
-    """results/search.json: what was measured of every candidate, the best by AUROC per donor first.
+    """results/search.json: what was measured of every candidate, the best by AUROC per donor first; and `nested`.
 
     By candidate: `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise), `difference`
     (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new` (the metrics on the
@@ -295,6 +318,7 @@ def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
             "runs": len(search.seeds) * search.folds,
             "new_donors": list(search.new_donors),
             **most,
+            "nested": nested(search, found),
             "candidates": dict(ordered),
         }
     )
