@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from blastlens import bootstrap
 from blastlens.dataset_info import DATASETS
-from blastlens.errors import BlastlensError
 from blastlens.files import write_json
 from blastlens.images import open_image
 from blastlens.inference import usable_cores
 from blastlens.view import View
+from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows, own_dataset
 from train.datasets.splits import Split, make_splits
 from train.folds import FoldNetworks
@@ -185,6 +185,7 @@ def _recorded(folder: Path, rows: Sequence[Row], splits: Sequence[Split], seed: 
     return HeldOut.of_results(found)
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.baselines", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
@@ -194,11 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=RUNS, help="recorded runs; those of our recipe are compared")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
-    try:
-        result = baselines(options.data, options.protocol, options.seed, options.cache, options.runs)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    result = baselines(options.data, options.protocol, options.seed, options.cache, options.runs)
     write_json(options.out, result)
     print(json.dumps(result, indent=1))
     return 0

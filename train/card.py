@@ -24,6 +24,7 @@ from blastlens.files import replace
 from blastlens.metrics import ECE_BINS, constant_weighted_f1
 from blastlens.noise import MAX_SIGMA
 from blastlens.view import View
+from train.command import reports_errors
 from train.report import figures
 from train.report.models import RESULTS, baselines_of, read_json
 from train.report.templates import ROOT, filled
@@ -257,6 +258,7 @@ def pinned(*packages: str) -> str:
     return " ".join(pins[name] for name in packages)
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the card into each folder. Returns 2 where one cannot be rendered or written."""
     parser = argparse.ArgumentParser(prog="python -m train.card", description="Render the cards of model folders.")
@@ -264,12 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repo-id", help="name of the model in code examples (default: models/FOLDER)")
     arguments = parser.parse_args(argv)
     for folder in arguments.folders:
-        try:
-            for name, content in render(folder, arguments.repo_id).items():
-                replace(folder / name, partial(Path.write_bytes, data=content))
-        except BlastlensError as error:
-            print(error, file=sys.stderr)
-            return 2
+        for name, content in render(folder, arguments.repo_id).items():
+            replace(folder / name, partial(Path.write_bytes, data=content))
         print(folder / "README.md")
     return 0
 

@@ -22,6 +22,7 @@ import yaml
 
 from blastlens.dataset_info import CNMC2019
 from blastlens.errors import BlastlensError
+from train.command import reports_errors
 from train.datasets import Row, labels_of, load_rows
 from train.datasets.splits import OFFICIAL, make_splits, with_validation
 from train.finetune import PROTOCOL_ALIASES, dataset_folder
@@ -124,6 +125,7 @@ def _export(names: Sequence[str], arguments: argparse.Namespace) -> int:
     return 0
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.compare", description=__doc__.splitlines()[0])
     add_queue_arguments(parser, Path("runs/compare"), RUNS)
@@ -136,25 +138,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-published", action="store_true", help="full length, also without a GPU")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write model folders of trained systems instead")
     arguments = parser.parse_args(argv)
-    try:
-        protocol = PROTOCOL_ALIASES.get(arguments.protocol, arguments.protocol)
-        names = arguments.only or systems(protocol == OFFICIAL)
-        if arguments.export:
-            return _export(names, arguments)
-        recipes = [Recipe.load(name) for name in names]
-        rows = datasets_at_hand(arguments.data, recipes, protocol, arguments.cache)
-        failed = list_or_run(plan(arguments, names, rows), rows, arguments)
-        if protocol == OFFICIAL:
-            # These import what takes seconds.
-            from train.datasets.prepare import official_dataset
-            from train.official import official_table
+    protocol = PROTOCOL_ALIASES.get(arguments.protocol, arguments.protocol)
+    names = arguments.only or systems(protocol == OFFICIAL)
+    if arguments.export:
+        return _export(names, arguments)
+    recipes = [Recipe.load(name) for name in names]
+    rows = datasets_at_hand(arguments.data, recipes, protocol, arguments.cache)
+    failed = list_or_run(plan(arguments, names, rows), rows, arguments)
+    if protocol == OFFICIAL:
+        # These import what takes seconds.
+        from train.datasets.prepare import official_dataset
+        from train.official import official_table
 
-            folder = official_dataset(Path(arguments.data), arguments.cache)
-            print(official_table(arguments.results, folder, rows[CNMC2019.name], arguments.cache))
-        return 1 if failed else 0
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+        folder = official_dataset(Path(arguments.data), arguments.cache)
+        print(official_table(arguments.results, folder, rows[CNMC2019.name], arguments.cache))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

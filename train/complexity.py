@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from blastlens.dataset_info import DATASETS
 from blastlens.files import write_json
+from train.command import reports_errors
 from train.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def multiply_adds(network: "nn.Module", size: int) -> int:
     return counter.get_total_flops() // 2  # torch counts the multiplication and the addition as two
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.complexity", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="JSON file to write")

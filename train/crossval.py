@@ -19,6 +19,7 @@ import numpy as np
 
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
+from train.command import reports_errors
 from train.datasets import level_of, load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
@@ -27,22 +28,14 @@ from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_r
 from train.jobs import OUTPUT, run_finetune
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--seeds", type=int, nargs="+", default=[0])
     own.add_argument("--jobs", type=int, default=1, help="folds trained at the same time; they share the cores")
     parser = argparse.ArgumentParser(prog="train.crossval", description=__doc__.splitlines()[0], parents=[own])
     add_run_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        return crossvalidate(arguments, own.parse_known_args(argv)[1])
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-def crossvalidate(arguments: argparse.Namespace, of_each_fold: list[str]) -> int:
-    """Run what is missing with the arguments `of_each_fold`, then write summary.json."""
+    arguments, of_each_fold = parser.parse_args(argv), own.parse_known_args(argv)[1]
     spec = run_from(arguments, 0, 0)
     if not spec.backbone:
         check_weights(spec.recipe, spec.weights)

@@ -42,6 +42,7 @@ from train import (
     shortcut_probes,
     subject_evaluation,
 )
+from train.command import reports_errors
 from train.crossval import describe
 from train.external import external_block
 from train.folds import FoldNetworks
@@ -225,6 +226,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="model folder")
@@ -239,11 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write the blocks of --steps to this JSON file")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     arguments = parser.parse_args(argv)
-    try:
-        record = evaluate(arguments)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    record = evaluate(arguments)
     if arguments.folder:
         for protocol in record["protocols"]:
             print(describe(protocol))

@@ -20,12 +20,32 @@ from pathlib import Path
 import numpy as np
 
 from blastlens.errors import BlastlensError
+from train.command import reports_errors
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
 from train.pixels import load_pixels
 from train.recipe import Recipe, view_of
 
 
+def training_images(run: Path, data: Path, cache: Path) -> np.ndarray:
+    """Return training images of a finished run, uint8 (n, S, S, 3), that calibrate its int8 file.
+
+    Raises:
+        BlastlensError: the run is not finished, or `data` is not its prepared dataset.
+    """
+    if not (run / "run.json").is_file():
+        raise BlastlensError(f"{run} is not a finished run: it has no run.json.")
+    record, rows = json.loads((run / "run.json").read_text()), load_rows(data)
+    if len(rows) != record["dataset"]["images"]:
+        raise BlastlensError(f"{data} is not the dataset that {run} was trained on.")
+    split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
+    pixels = load_pixels(data, rows, view_of(Recipe.of_record(record)), cache)
+    from train.quantise import training_sample  # imports what takes seconds
+
+    return np.asarray(pixels[training_sample(split.train)])
+
+
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="finished run folder")
@@ -34,23 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     arguments = parser.parse_args(argv)
-    try:
-        summary = json.loads((arguments.cv / "summary.json").read_text()) if arguments.cv else None
-        run_file = arguments.run / "run.json"
-        if not run_file.is_file():
-            raise BlastlensError(f"{arguments.run} is not a finished run: it has no run.json.")
-        record = json.loads(run_file.read_text())
-        rows = load_rows(arguments.data)
-        split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
-        pixels = load_pixels(arguments.data, rows, view_of(Recipe.of_record(record)), arguments.cache)
-        from train.model_files import export  # PyTorch takes seconds: invalid arguments are reported before
-        from train.quantise import training_sample
+    summary = json.loads((arguments.cv / "summary.json").read_text()) if arguments.cv else None
+    images = training_images(arguments.run, arguments.data, arguments.cache)
+    from train.model_files import export  # PyTorch takes seconds: invalid arguments are reported before
 
-        images = np.asarray(pixels[training_sample(split.train)])
-        parity = export(arguments.run, arguments.out, images, summary)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    parity = export(arguments.run, arguments.out, images, summary)
     print(f"{arguments.out}: probabilities within {parity['fp32']:.1e} (fp32), {parity['int8']:.1e} (int8)")
     return 0
 

@@ -19,6 +19,7 @@ import yaml
 from blastlens.dataset_info import CNMC2019, DATASETS
 from blastlens.errors import BlastlensError
 from blastlens.noise import NOISE_SIGMAS
+from train.command import reports_errors
 from train.datasets import METADATA, own_dataset
 from train.datasets.splits import OFFICIAL
 from train.recipe import Recipe, Run
@@ -100,20 +101,17 @@ def dataset_folder(data: str | None, recipe: Recipe, protocol: str = "", cache: 
     return inside if not (Path(data) / METADATA).exists() and (inside / METADATA).exists() else Path(data)
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.finetune", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    try:
-        run = run_from(arguments, arguments.fold, arguments.seed)
-        from train.run import execute  # PyTorch takes seconds: invalid arguments are reported before
+    run = run_from(arguments, arguments.fold, arguments.seed)
+    from train.run import execute  # PyTorch takes seconds: invalid arguments are reported before
 
-        execute(run, arguments.out, arguments.cache, arguments.sigmas)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    execute(run, arguments.out, arguments.cache, arguments.sigmas)
     return 0
 
 

@@ -25,6 +25,7 @@ from blastlens.files import Unwritable, only_run, writing
 from blastlens.inference import usable_cores
 from blastlens.noise import NOISE_SIGMAS
 from blastlens.wording import duration
+from train.command import reports_errors
 from train.datasets import Row, dataset_hash
 from train.finetune import dataset_folder
 from train.finetune import main as finetune
@@ -232,15 +233,12 @@ def list_or_run(
     return 0
 
 
-def main() -> int:
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """`train.finetune` with the arguments after the first, which is the lock file to hold meanwhile."""
-    lock, *arguments = sys.argv[1:]
-    try:
-        with only_run(Path(lock), "This run is being trained by another process."):
-            return finetune(arguments)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    lock, *arguments = argv or sys.argv[1:]
+    with only_run(Path(lock), "This run is being trained by another process."):
+        return finetune(arguments)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from blastlens import metrics
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
 from blastlens.hub import fetch
+from train.command import reports_errors
 from train.datasets import labels_of, load_rows
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def check(model: str, data: Path) -> dict[str, Any]:
     return {**pipeline_scores(place, data, recorded["sample"], folder.label_names), "expected": recorded["right"]}
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0; 1 if a copy predicts otherwise than was recorded; 2 if nothing could be measured."""
     parser = argparse.ArgumentParser(prog="train.pipeline_evaluation", description=__doc__.splitlines()[0])
@@ -140,19 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     mode.add_argument("--check", action="store_true", help="compare with the recorded result, on its sample")
     arguments = parser.parse_args(argv)
     model, data, limit = arguments.model, arguments.data, arguments.limit
-    try:
-        if arguments.check:
-            scores = check(model, data)
-        elif arguments.record and "auto_map" in fetch(model).config:
-            print(f"{model} needs code of its own, which the evaluator does not run: no sample is recorded.")
-            return 0
-        elif arguments.record:
-            scores = record(Path(model), data, limit)
-        else:
-            scores = pipeline_scores(model, data, sample_of(data, limit))
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if arguments.check:
+        scores = check(model, data)
+    elif arguments.record and "auto_map" in fetch(model).config:
+        print(f"{model} needs code of its own, which the evaluator does not run: no sample is recorded.")
+        return 0
+    elif arguments.record:
+        scores = record(Path(model), data, limit)
+    else:
+        scores = pipeline_scores(model, data, sample_of(data, limit))
     print(json.dumps(scores, indent=1))
     if scores["right"] == scores.get("expected", scores["right"]):
         return 0

@@ -29,6 +29,7 @@ from blastlens.donor_metrics import difference, donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
 from train.cell_features import Floats, LogisticModel, columns, dataset_features
+from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.finetune import dataset_folder
@@ -353,6 +354,7 @@ def keep(search: SearchPlan, name: str, cv: Path, data: str, results: Path) -> i
     return len(runs)
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.search", description=__doc__.splitlines()[0])
     add_queue_arguments(parser, Path("runs/search"), RECORDS)
@@ -361,14 +363,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", nargs=2, metavar=("CANDIDATE", "FOLDER"), help="record runs of train.crossval")
     parser.add_argument("--config", type=Path, default=CONFIG, help="the candidates")
     arguments = parser.parse_args(argv)
-    try:
-        return _search(arguments)
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-def _search(arguments: argparse.Namespace) -> int:
     search = SearchPlan.load(arguments.config)
     names = arguments.only or list(search.candidates)
     if unknown := set(names) - set(search.candidates):

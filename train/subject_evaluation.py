@@ -34,6 +34,7 @@ from blastlens.inference import usable_cores
 from blastlens.ood_detection import statistics_of
 from blastlens.patients import leukemic_labels, wilson
 from blastlens.subject_decisions import MEASURES, MIN_IMAGES, DonorCheck
+from train.command import reports_errors
 from train.datasets import Row, dataset_hash, load_rows
 from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, plain, runs_of
 from train.ood_fitting import evenly
@@ -271,6 +272,7 @@ def _statistics(pixels: np.ndarray) -> Iterator[list[float]]:
         yield from pool.map(one, pixels)
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.subject_evaluation", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="model folder with OOD detection")
@@ -278,13 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the prepared dataset of these runs")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     arguments = parser.parse_args(argv)
-    try:
-        path = arguments.model / "metrics.json"
-        found = block(arguments.model, arguments.runs, arguments.data, arguments.cache)
-        write_json(path, json.loads(path.read_text()) | {"subjects": found})
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    path = arguments.model / "metrics.json"
+    found = block(arguments.model, arguments.runs, arguments.data, arguments.cache)
+    write_json(path, json.loads(path.read_text()) | {"subjects": found})
     print(json.dumps({name: found[name] for name in ("measured", "shifted")}, indent=1))
     return 0
 

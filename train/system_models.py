@@ -10,19 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from blastlens.errors import BlastlensError
 from blastlens.files import write_json
 from blastlens.integrity import digests
 from blastlens.model_folder import NETWORKS, RECORDED
 from train import card
-from train.datasets import load_rows
-from train.datasets.splits import make_splits
+from train.export import training_images
 from train.finetune import dataset_folder
 from train.held_out import plain, protocol_record
 from train.model_files import export
-from train.pixels import load_pixels
-from train.quantise import training_sample
-from train.recipe import Recipe, view_of
 from train.report.measured import RunSet
 from train.report.models import read_json
 from train.report.systems import Evidence, SystemRow
@@ -62,13 +57,7 @@ def export_system(row: SystemRow, run: Path, data: Path, cache: Path, out: Path)
     Raises:
         BlastlensError: `data` are other images than those of the run, or the ONNX file differs from the network.
     """
-    record = read_json(run / "run.json")
-    rows = load_rows(data)
-    split = make_splits(record["protocol"], rows, record["seed"])[record["fold"]]
-    if len(rows) != record["dataset"]["images"]:
-        raise BlastlensError(f"{data} is not the dataset that {run} was trained on.")
-    pixels = load_pixels(data, rows, view_of(Recipe.of_record(record)), cache)
-    parity = export(run, out, np.asarray(pixels[training_sample(split.train)]), None)
+    parity = export(run, out, training_images(run, data, cache), None)
     training = read_json(out / "metrics.json")["training"]
     write_json(out / "metrics.json", plain(metrics_of(row, out, training)), indent=2)
     card.main([str(out)])

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blastlens.errors import BlastlensError
 from blastlens.files import replace, writing
 from train import card, search
+from train.command import reports_errors
 from train.report import evidence, figures, models, pages
 from train.report.systems import Evidence
 from train.report.templates import ROOT
@@ -38,19 +38,16 @@ def bundled_records() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((ROOT / "models").glob("[!.]*/metrics.json"))]
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.report", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--samples", nargs=2, type=Path, metavar=("DATA", "FOLDER"), help="draw sample predictions, and nothing else"
     )
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.samples:
-            return _write_samples(*arguments.samples)
-        files = documents()
-    except BlastlensError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if arguments.samples:
+        return _write_samples(*arguments.samples)
+    files = documents()
     for stale in {*(ROOT / "results/figures").glob("*.svg")} - {ROOT / name for name in files}:
         stale.unlink()
     for name, text in files.items():
