@@ -88,7 +88,9 @@ def networks_of(
         view=View(SIDE, None, "bicubic", (0.0,) * 3, (1.0,) * 3),
         pixels=np.stack(pixels),
         splits=splits,
-        predictions=HeldOut(np.array(sigmas, float), np.arange(len(rows)), truth, fold, logits, groups),
+        predictions=HeldOut(
+            np.array(sigmas, float), np.arange(len(rows)), truth, fold, logits, groups, np.zeros_like(fold)
+        ),
         scalings=(Scaling.identity(len(labels)),) * 2,
         files=(Path("fold0.onnx"), Path("fold1.onnx")),  # never opened
     )

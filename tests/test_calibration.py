@@ -9,7 +9,6 @@ from test_metrics import aurc
 
 from blastlens.thresholds import Thresholds
 from train import calibration_evaluation as calibration
-from train.calibration import Scaling
 from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, reliability_of
 
 CELLS = ("ALL", "HEM")
@@ -31,9 +30,8 @@ def held_out_cells(groups_of_class=(15, 9), images=40, separation=2.0, spread=1.
     clean = np.concatenate(margin)
     levels = [scale * m - shift for m in (clean, clean + rng.standard_normal(len(clean)))]
     logits = np.stack([np.stack([m / 2, -m / 2], axis=1) for m in levels])
-    return HeldOut(
-        np.array([0.0, 10.0]), np.arange(len(label)), np.array(label), np.array(fold), logits, np.array(group)
-    )
+    columns = (np.array(label), np.array(fold), logits, np.array(group), np.zeros(len(label), int))
+    return HeldOut(np.array([0.0, 10.0]), np.arange(len(label)), *columns)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +130,7 @@ def test_sets_that_miss_a_class_on_other_groups_do_not_hold():
     odd = (held_out.label == 1) & (held_out.fold == 0)
     logits = held_out.logits.copy()
     logits[:, odd] = np.abs(logits[:, odd]) * [3, -3]
-    identity = {k: Scaling.identity(2) for k in range(3)}
-    found = calibration.measure(dataclasses.replace(held_out, logits=logits), CELLS, identity)
+    found = measure(dataclasses.replace(held_out, logits=logits))
     sets = found["prediction_sets"]
     assert sets["coverage_by_class"]["HEM"]["high"] < 0.9
     assert sets["holds"] is False and sets["worst_group"]["label"] == "HEM"

@@ -11,7 +11,7 @@ from train import search
 from train.cell_features import NAMES, LogisticModel, cell_features, columns
 from train.datasets import load_rows
 from train.datasets.splits import make_splits
-from train.held_out import Recorded
+from train.held_out import HeldOut, Recorded
 from train.results import load_results
 from train.search import RECORDS, SearchPlan
 
@@ -123,10 +123,7 @@ def test_an_average_is_the_mean_of_its_members_on_the_same_images(searched, conf
     chosen = SearchPlan.load(config)
     found = search.recorded(chosen, chosen.protocol, load_results(root / "records"))
     parts = [found[name] for name in ("handcrafted", "boosted", "both")]
-    scores = []
-    for part in parts:
-        order = np.lexsort((part.index, part.fold, part.repeat))
-        scores.append(part.score[0][order])
+    scores = [part.part(part.keys).score[0] for part in parts]
     np.testing.assert_allclose(scores[2], (scores[0] + scores[1]) / 2)
 
 
@@ -178,7 +175,9 @@ def test_the_nested_estimate_predicts_each_fold_by_the_best_candidate_on_the_oth
         right = np.array([good[k] for k in fold])
         group = np.array([f"{k}{'ill' if s else 'healthy'}" for k, s in zip(fold, sick, strict=True)])
         score = np.where(sick == right, 0.9, 0.1)[None]
-        return Recorded((0.0,), repeat, fold, np.arange(len(repeat)), group, sick, score)
+        logits = np.log(np.stack([score, 1 - score], axis=2))
+        images = HeldOut(np.array([0.0]), np.arange(len(repeat)), 1 - sick, fold, logits, group, repeat)
+        return Recorded(images, score)
 
     both = {"first": candidate({0: True, 1: False}), "second": candidate({0: False, 1: True})}
     found = search.nested(plan, both)  # the best on the other fold is always the worse one

@@ -53,7 +53,7 @@ def held_out(means, folds=4, each=5):
     fold = np.repeat(np.arange(len(means)) % folds, each)
     p = np.repeat(means, each).clip(1e-3, 1 - 1e-3)
     logits = np.log(np.stack([p, 1 - p], axis=1))[None]
-    return HeldOut(np.array([0.0]), np.arange(len(group)), label, fold, logits, group)
+    return HeldOut(np.array([0.0]), np.arange(len(group)), label, fold, logits, group, np.zeros_like(fold))
 
 
 def test_rates_count_held_out_subjects_with_a_decision():

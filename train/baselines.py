@@ -28,7 +28,7 @@ from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows, own_dataset
 from train.datasets.splits import Split, make_splits
 from train.folds import FoldNetworks
-from train.held_out import HeldOut, calibrated, cross_fitted, plain
+from train.held_out import HeldOut, cross_calibrated, plain
 from train.masks import cell_mask, nuclei_mask
 from train.pixels import load_pixels
 from train.results import RUNS, Result
@@ -165,7 +165,7 @@ def differences(
         probabilities: (N, C) of the baseline, and `groups` (N,), in the order of the data set's rows.
         positive: the class whose AUROC is computed, if there are two.
     """
-    ours = calibrated(recorded, cross_fitted(recorded))
+    ours = cross_calibrated(recorded)
     baseline, of_image = probabilities[recorded.index], [groups[i] for i in recorded.index]
     found = []
     for sigma, p in zip(recorded.sigmas, ours, strict=True):

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from blastlens import bootstrap, metrics
 from blastlens.metrics import Interval
 from blastlens.patients import leukemic_labels
-from train.calibration import Scaling
-from train.held_out import CALIBRATION, HeldOut, calibrated, calibrated_without, cross_fitted, plain
+from train.held_out import CALIBRATION, HeldOut, calibrated_without, cross_calibrated, plain
 
 SENSITIVITY = 0.95  # target of the operating point
 COVERAGE = 0.9  # target of prediction sets
@@ -27,14 +26,11 @@ Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 
-def measure(
-    held_out: HeldOut, label_names: Sequence[str], scalings: Mapping[int, Scaling] | None = None
-) -> dict[str, Any]:
-    """Return "calibration" of metrics.json; the first sigma of `held_out` is 0, `scalings` are cross-fitted if not
-    given."""
+def measure(held_out: HeldOut, label_names: Sequence[str]) -> dict[str, Any]:
+    """Return "calibration" of metrics.json; the first sigma of `held_out` is 0."""
     labels, groups = held_out.label, held_out.group
-    probabilities = calibrated(held_out, scalings or cross_fitted(held_out))
-    temperature_only = calibrated(held_out, cross_fitted(held_out, by_donor=False, bias=False))[0]
+    probabilities = cross_calibrated(held_out)
+    temperature_only = cross_calibrated(held_out, by_donor=False, bias=False)[0]
 
     def errors(p: Floats) -> dict[str, Interval]:
         return {

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from train.datasets import level_of, load_rows
 from train.datasets.splits import make_splits
 from train.finetune import add_run_arguments, run_from
 from train.first_weights import check_weights
-from train.held_out import HeldOut, calibrated, cross_fitted, joined, protocol_record
+from train.held_out import HeldOut, cross_calibrated, joined, protocol_record
 from train.jobs import OUTPUT, run_finetune
 
 
@@ -59,20 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done < len(folders):
         raise BlastlensError(f"{len(folders) - done} of {len(folders)} runs failed; rerun the command to retry them.")
 
-    by_seed = [HeldOut.read([path for (s, _), path in folders.items() if s == seed]) for seed in arguments.seeds]
+    by_seed = [HeldOut.read([path for (s, _), path in folders.items() if s == seed], seed) for seed in arguments.seeds]
     record = json.loads((next(iter(folders.values())) / "run.json").read_text())
     everything = joined(by_seed)
-    protocol = protocol_record(
-        everything.label,
-        np.concatenate([calibrated(h, cross_fitted(h)) for h in by_seed], axis=1),
-        everything.sigmas,
-        [rows[i].group for i in everything.index],
-        record["label_names"],
-        spec.protocol,
-        level_of(spec.protocol, rows),
-        arguments.seeds,
-        fold=everything.fold,
-    )
+    everything = replace(everything, group=np.array([rows[i].group for i in everything.index]))
+    level = level_of(spec.protocol, rows)
+    protocol = protocol_record(everything, cross_calibrated(everything), record["label_names"], spec.protocol, level)
     summary = {
         "protocol": protocol,
         "scaling": asdict(everything.scaling()),  # of the model fitted on all images

@@ -24,9 +24,13 @@ CALIBRATION = (
 POSITIVE = 0  # ALL
 
 
-@dataclass(frozen=True)
+COLUMNS = ("index", "label", "fold", "group", "repeat")  # of the images
+
+
+@dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out predictions of one seed, every image once: index, label, fold and group (N,), logits (S, N, C)."""
+    """Held-out predictions, of every split seed each image once: logits (S, N, C), and by image (N,) its index, label,
+    fold, group, and repeat, the split seed."""
 
     sigmas: np.ndarray
     index: np.ndarray
@@ -34,36 +38,41 @@ class HeldOut:
     fold: np.ndarray
     logits: np.ndarray
     group: np.ndarray
+    repeat: np.ndarray
 
     @classmethod
-    def read(cls, runs: Sequence[Path]) -> "HeldOut":
-        """Read predictions.npz of each run folder; run k is fold k."""
+    def read(cls, runs: Sequence[Path], seed: int = 0) -> "HeldOut":
+        """Read predictions.npz of each run folder of a seed; run k is fold k."""
         parts = [np.load(run / "predictions.npz") for run in runs]
-        return cls(
-            parts[0]["sigmas"],
-            *(np.concatenate([p[f"test_{name}"] for p in parts]) for name in ("index", "label")),
-            np.concatenate([np.full(len(p["test_index"]), k) for k, p in enumerate(parts)]),
-            np.concatenate([p["test_logits"] for p in parts], axis=1),
-            np.concatenate([p["test_group"] for p in parts]),
+        index, label, group = (
+            np.concatenate([p[f"test_{name}"] for p in parts]) for name in ("index", "label", "group")
         )
+        fold = np.repeat(np.arange(len(parts)), [len(p["test_index"]) for p in parts])
+        logits = np.concatenate([p["test_logits"] for p in parts], axis=1)
+        return cls(parts[0]["sigmas"], index, label, fold, logits, group, np.full(len(index), seed))
 
     @classmethod
     def of_results(cls, results: Sequence[Result]) -> "HeldOut":
-        """Read recorded runs of one seed. The logits are the logarithms of their probabilities, which softmax cannot
-        distinguish from the original logits; a recorded probability of 0 is replaced by 1e-7."""
+        """Read recorded runs, at the noise that all of them have, sorted by seed and fold. The logits are the
+        logarithms of their probabilities, which softmax cannot distinguish from the original logits; a recorded
+        probability of 0 is replaced by 1e-7."""
+        results = sorted(results, key=lambda r: (r.seed, r.fold))
+        sigmas = sorted(set.intersection(*(set(r.sigmas) for r in results)))
+        sizes = [len(r.index) for r in results]
         return cls(
-            np.array(results[0].sigmas),
+            np.array(sigmas),
             np.concatenate([r.index for r in results]),
             np.concatenate([r.label for r in results]),
-            np.concatenate([np.full(len(r.index), r.fold) for r in results]),
-            np.concatenate([np.log(r.probabilities.clip(1e-7)) for r in results], axis=1),
+            np.repeat([r.fold for r in results], sizes),
+            np.concatenate([np.log(r.at(sigmas).clip(1e-7)) for r in results], axis=1),
             np.concatenate([r.groups_of_images for r in results]),
+            np.repeat([r.seed for r in results], sizes),
         )
 
     def part(self, chosen: np.ndarray) -> "HeldOut":
         """Select images by a mask (N,) or by positions."""
-        images = (self.index[chosen], self.label[chosen], self.fold[chosen])
-        return HeldOut(self.sigmas, *images, self.logits[:, chosen], self.group[chosen])
+        images = {name: getattr(self, name)[chosen] for name in COLUMNS}
+        return replace(self, **images, logits=self.logits[:, chosen])
 
     def scaling(self, by_donor: bool = True, bias: bool = True) -> Scaling:
         """Fit a temperature, and a bias per class where `bias`, to all images without noise.
@@ -77,10 +86,8 @@ class HeldOut:
 
 def joined(parts: Sequence[HeldOut]) -> HeldOut:
     """Concatenate the predictions of several seeds."""
-    index, label, fold, group = (
-        np.concatenate([getattr(p, name) for p in parts]) for name in ("index", "label", "fold", "group")
-    )
-    return HeldOut(parts[0].sigmas, index, label, fold, np.concatenate([p.logits for p in parts], axis=1), group)
+    images = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
+    return replace(parts[0], **images, logits=np.concatenate([p.logits for p in parts], axis=1))
 
 
 def cross_fitted(held_out: HeldOut, by_donor: bool = True, bias: bool = True) -> dict[int, Scaling]:
@@ -101,6 +108,16 @@ def calibrated(held_out: HeldOut, scalings: Mapping[int, Scaling]) -> np.ndarray
     return out
 
 
+def cross_calibrated(held_out: HeldOut, by_donor: bool = True, bias: bool = True) -> np.ndarray:
+    """Return probabilities (S, N, C), those of each seed with the scalings of `cross_fitted`."""
+    out = np.empty(held_out.logits.shape)
+    for repeat in np.unique(held_out.repeat):
+        mine = held_out.repeat == repeat
+        part = held_out.part(mine)
+        out[:, mine] = calibrated(part, cross_fitted(part, by_donor, bias))
+    return out
+
+
 def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
     """Return probabilities (S, N, C) of the other folds' images, calibrated without any image of `fold`.
 
@@ -118,60 +135,48 @@ def calibrated_without(held_out: HeldOut, fold: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Recorded runs of two classes on repeated splits: (N,) each, and calibrated probabilities of ALL, score (S, N)."""
+    """Recorded runs of two classes on repeated splits: their images, and calibrated probabilities of ALL (S, N)."""
 
-    sigmas: tuple[float, ...]
-    repeat: np.ndarray
-    fold: np.ndarray
-    index: np.ndarray
-    group: np.ndarray
-    sick: np.ndarray
+    images: HeldOut
     score: np.ndarray
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> "Recorded":
         """Calibrate each split seed by its other folds. A single fold stays as it was trained."""
-        seeds = sorted({r.seed for r in results})
-        by_fold = sorted(results, key=lambda r: r.fold)
-        parts = [HeldOut.of_results([r for r in by_fold if r.seed == seed]) for seed in seeds]
-        scores = [calibrated(part, cross_fitted(part))[:, :, POSITIVE] for part in parts]
-        repeat = np.repeat(seeds, [len(part.index) for part in parts])
-        found, sigmas = joined(parts), tuple(float(s) for s in parts[0].sigmas)
-        sick, score = found.label == POSITIVE, np.concatenate(scores, axis=1)
-        return cls(sigmas, repeat, found.fold, found.index, found.group, sick, score)
+        images = HeldOut.of_results(results)
+        return cls(images, cross_calibrated(images)[:, :, POSITIVE])
+
+    @property
+    def sigmas(self) -> list[float]:
+        return self.images.sigmas.tolist()
 
     @property
     def keys(self) -> set[tuple[int, int]]:
         """The (seed, fold) of its runs."""
-        return set(zip(self.repeat.tolist(), self.fold.tolist(), strict=True))
+        return set(zip(self.images.repeat.tolist(), self.images.fold.tolist(), strict=True))
 
     def part(self, keys: set[tuple[int, int]]) -> "Recorded":
-        """Only the runs of these (seed, fold)."""
-        return self._of(np.array([(r, f) in keys for r, f in zip(self.repeat, self.fold, strict=True)]))
+        """Only the runs of these (seed, fold), sorted by seed, fold and index."""
+        images = self.images
+        order = np.lexsort((images.index, images.fold, images.repeat))
+        chosen = order[[(images.repeat[i], images.fold[i]) in keys for i in order]]
+        return Recorded(images.part(chosen), self.score[:, chosen])
 
-    def in_order(self) -> "Recorded":
-        """Sorted by repeat, fold and index."""
-        return self._of(np.lexsort((self.index, self.fold, self.repeat)))
-
-    def without_noise(self) -> "Recorded":
-        """Only the scores without noise, which every recorded run has."""
-        return replace(self, sigmas=(0.0,), score=self.score[[self.sigmas.index(0.0)]])
+    def at(self, sigmas: Sequence[float]) -> "Recorded":
+        """Only these noise levels."""
+        chosen = [self.sigmas.index(sigma) for sigma in sigmas]
+        images = replace(self.images, sigmas=np.array(sigmas), logits=self.images.logits[chosen])
+        return Recorded(images, self.score[chosen])
 
     @classmethod
     def joined(cls, parts: Sequence["Recorded"]) -> "Recorded":
         """Several runs at the same noise levels together."""
-        names = ("repeat", "fold", "index", "group", "sick")
-        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-        return cls(parts[0].sigmas, *columns, np.concatenate([part.score for part in parts], axis=1))
-
-    def _of(self, chosen: np.ndarray) -> "Recorded":
-        names = ("repeat", "fold", "index", "group", "sick")
-        return Recorded(self.sigmas, *(getattr(self, n)[chosen] for n in names), self.score[:, chosen])
+        return cls(joined([part.images for part in parts]), np.concatenate([part.score for part in parts], axis=1))
 
     def donors(self, sigma: float = 0.0) -> DonorScores:
         """Figures by donor under noise."""
-        score = self.score[self.sigmas.index(sigma)]
-        return DonorScores.of(self.sick, score, self.group, self.fold, self.repeat)
+        score, of = self.score[self.sigmas.index(sigma)], self.images
+        return DonorScores.of(of.label == POSITIVE, score, of.group, of.fold, of.repeat)
 
     def summary(self) -> dict[str, Any]:
         """Scores by donor of all donors together."""
@@ -208,36 +213,28 @@ def reliability_of(
 
 
 def protocol_record(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    sigmas: Sequence[float],
-    groups: Sequence[str],
-    label_names: Sequence[str],
-    protocol: str,
-    level: str,
-    seeds: Sequence[int],
-    fold: np.ndarray,
+    held_out: HeldOut, probabilities: np.ndarray, label_names: Sequence[str], protocol: str, level: str
 ) -> dict[str, Any]:
     """Return one entry of metrics.json's `protocols`: every metric at every sigma, with 95 % intervals from a
     bootstrap over groups, the accuracy of each group (by label, if it has several; none at image level), and the
     reliability. A group-level protocol of two classes, one for each group, also has `donors`: the metrics of
     `blastlens.donor_metrics` by sigma, and each donor's figures without noise.
 
-    Args:
-        labels, fold: (N,). probabilities: (S, N, C). Several seeds are stacked along N, each with all of its images.
+    `probabilities` (S, N, C) are those that the model is shown with.
     """
+    labels, groups, seeds = held_out.label, held_out.group, np.unique(held_out.repeat).tolist()
     positive = 0 if len(label_names) == 2 else None  # ALL
     by_sigma = [
         {"sigma": float(s), **bootstrap.summary(labels, p, groups, label_names, positive=positive)}
-        for s, p in zip(sigmas, probabilities, strict=True)
+        for s, p in zip(held_out.sigmas, probabilities, strict=True)
     ]
     by_donor: dict[str, Any] = {}
-    members = sorted(set(zip(np.asarray(groups, dtype=str).tolist(), labels.tolist(), strict=True)))
+    members = sorted(set(zip(groups.tolist(), labels.tolist(), strict=True)))
     of_one_class = len(members) == len(set(groups))
     if positive is not None and level == "group" and of_one_class:
-        repeat = np.repeat(np.arange(len(seeds)), len(labels) // len(seeds))
         found = [
-            DonorScores.of(labels == positive, p[:, positive], groups, fold, repeat).summary() for p in probabilities
+            DonorScores.of(labels == positive, p[:, positive], groups, held_out.fold, held_out.repeat).summary()
+            for p in probabilities
         ]
         for row, one in zip(by_sigma, found, strict=True):
             row["auroc"] = one["auroc"]  # within folds: two folds are calibrated differently
@@ -245,14 +242,14 @@ def protocol_record(
         by_donor = {"donors": found[0]["donors"]}
     right, per_group = probabilities[0].argmax(1) == labels, []
     for group, label in members if level == "group" else ():
-        mine = (np.asarray(groups) == group) & (labels == label)
+        mine = (groups == group) & (labels == label)
         n, accuracy = int(mine.sum()) // len(seeds), float(right[mine].mean())
         per_group.append({"group": group, "label": label_names[label], "n": n, "accuracy": accuracy})
     return plain(
         {
             "name": protocol,
             "level": level,
-            "seeds": list(seeds),
+            "seeds": seeds,
             "n_images": len(labels) // len(seeds),
             "n_groups": len(set(groups)),
             "calibration": CALIBRATION,

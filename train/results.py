@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ class Result:
     @property
     def groups_of_images(self) -> list[str]:
         return [self.group_names[i] for i in self.group]
+
+    def at(self, sigmas: Sequence[float]) -> NDArray[np.float64]:
+        """Probabilities (S, N, C) at these noise levels."""
+        return self.probabilities[[self.sigmas.index(sigma) for sigma in sigmas]]
 
     def write(self, folder: Path = RUNS) -> Path:
         """Write the run's file under its name in `folder`, completely or not at all."""

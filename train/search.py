@@ -246,10 +246,9 @@ def fit_and_test(
 def averaged(members: Sequence[Recorded]) -> Recorded:
     """The mean of calibrated probabilities, on the runs and noise levels that all members have."""
     keys = set.intersection(*(member.keys for member in members))
-    parts = [member.part(keys).in_order() for member in members]
-    sigmas = tuple(s for s in parts[0].sigmas if all(s in part.sigmas for part in parts))
-    score = np.mean([[part.score[part.sigmas.index(s)] for s in sigmas] for part in parts], axis=0)
-    return replace(parts[0], sigmas=sigmas, score=score)
+    sigmas = [s for s in members[0].sigmas if all(s in member.sigmas for member in members)]
+    parts = [member.part(keys).at(sigmas) for member in members]
+    return replace(parts[0], score=np.mean([part.score for part in parts], axis=0))
 
 
 def recorded(search: SearchPlan, protocol: str, results: Sequence[Result]) -> dict[str, Recorded]:
@@ -282,7 +281,7 @@ def nested(search: SearchPlan, found: Mapping[str, Recorded]) -> dict[str, Any] 
         for key in sorted(whole) if complete else ():
             best = max(complete, key=lambda name: complete[name].part(whole - {key}).auroc_per_donor(0.0))
             chosen[best] += 1
-            parts.append(complete[best].part({key}).without_noise())
+            parts.append(complete[best].part({key}).at([0.0]))
     if not parts:
         return None
     return {"chosen": dict(chosen.most_common()), "runs": len(parts), **Recorded.joined(parts).summary()}

@@ -36,7 +36,7 @@ from blastlens.patients import leukemic_labels, wilson
 from blastlens.subject_decisions import MEASURES, MIN_IMAGES, DonorCheck
 from train.command import reports_errors
 from train.datasets import Row, dataset_hash, load_rows
-from train.held_out import HeldOut, calibrated, calibrated_without, cross_fitted, plain, runs_of
+from train.held_out import HeldOut, calibrated_without, cross_calibrated, plain, runs_of
 from train.ood_fitting import evenly
 from train.patient_evaluation import best_threshold
 from train.pixels import load_pixels
@@ -83,7 +83,7 @@ def measure(held_outs: Sequence[HeldOut], statistics: Floats, label: int) -> dic
     for seed in held_outs:
         subject = np.searchsorted(names, seed.group)
         number = np.bincount(subject)
-        mean = np.bincount(subject, calibrated(seed, cross_fitted(seed))[0][:, label]) / number
+        mean = np.bincount(subject, cross_calibrated(seed)[0][:, label]) / number
         decided_right, none = np.zeros(len(names), bool), few.copy()
         for k in np.unique(seed.fold):
             test = np.unique(subject[seed.fold == k])
@@ -192,29 +192,20 @@ def read_held_outs(folder: Path, dataset: str) -> tuple[str, list[int], list[Hel
     """
     results = [Result.read(path) for path in sorted(folder.glob("group-kfold-*/*.json"))]
     if results:
-        protocols = {one.protocol for one in results}
-        seeds = sorted({one.seed for one in results})
-        of_seeds = [sorted((r for r in results if r.seed == seed), key=lambda r: r.fold) for seed in seeds]
-        hashes = {one.dataset["hash"] for one in results}
-        parts = [HeldOut.of_results(runs) for runs in of_seeds if len(runs) == runs[0].folds]
-        seeds = [seed for seed, runs in zip(seeds, of_seeds, strict=True) if len(runs) == runs[0].folds]
+        of_seeds = [[r for r in results if r.seed == seed] for seed in sorted({r.seed for r in results})]
+        complete = [runs for runs in of_seeds if len(runs) == runs[0].folds]
+        seeds, parts = [runs[0].seed for runs in complete], [HeldOut.of_results(runs) for runs in complete]
+        made_on = {(one.protocol, one.dataset["hash"]) for one in results}
     else:
         seeds = sorted({int(path.name.split("-")[0].removeprefix("seed")) for path in folder.glob("seed*-fold0")})
         runs = [runs_of(folder, seed) for seed in seeds or [0]]
         records = [json.loads((run / "run.json").read_text()) for of_seed in runs for run in of_seed]
-        protocols, hashes = ({get(one) for one in records} for get in (_protocol, _hash))
         parts = [HeldOut.read(of_seed) for of_seed in runs]
-    if hashes != {dataset} or len(protocols) != 1 or not parts:
+        made_on = {(one["protocol"], one["dataset"]["hash"]) for one in records}
+    protocol, found = made_on.pop()
+    if found != dataset or made_on or not parts:
         raise BlastlensError(f"{folder} has no complete cross-validation, by groups, of this data set.")
-    return protocols.pop(), seeds, parts
-
-
-def _protocol(record: dict[str, Any]) -> str:
-    return str(record["protocol"])
-
-
-def _hash(record: dict[str, Any]) -> str:
-    return str(record["dataset"]["hash"])
+    return protocol, seeds, parts
 
 
 def block(model: Path, runs: Path, data: Path, cache: Path) -> dict[str, Any]:

@@ -98,16 +98,7 @@ def metrics_of(row: SystemRow, folder: Path, training: dict[str, Any]) -> dict[s
 def protocol_of(runs: RunSet) -> dict[str, Any]:
     """The entry of metrics.json's `protocols` for recorded runs, uncalibrated."""
     first = runs.first
-    found = protocol_record(
-        runs.label,
-        np.stack([runs.probabilities(sigma) for sigma in runs.sigmas]),
-        runs.sigmas,
-        runs.groups.tolist(),
-        first.label_names,
-        first.protocol,
-        first.level,
-        runs.seeds,
-        np.concatenate([np.full(len(run.index), run.fold) for run in runs.runs]),
-    )
+    probabilities = np.stack([runs.probabilities(sigma) for sigma in runs.sigmas])
+    found = protocol_record(runs.images, probabilities, first.label_names, first.protocol, first.level)
     counts = {"folds": runs.folds, "of_folds": first.folds, "label_names": first.label_names}
     return found | {"calibration": UNCALIBRATED} | counts

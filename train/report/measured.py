@@ -7,16 +7,15 @@ images. Of several such variants one is shown.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastlens import bootstrap
-from blastlens.donor_metrics import DonorScores
 from blastlens.metrics import Interval
-from train.held_out import Recorded
+from train.held_out import HeldOut, Recorded
 from train.results import Result
 
 REPLICATES = 2000
@@ -55,20 +54,24 @@ class RunSet:
         """Optimizer steps that its recipe asks for, those of the first fold; 0 in records that do not say."""
         return self.first.planned_steps
 
+    @cached_property
+    def images(self) -> HeldOut:
+        """All runs' test images, one run after the other, at the noise levels that all runs have."""
+        return HeldOut.of_results(self.runs)
+
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The noise levels that all runs have."""
-        return tuple(sorted(set.intersection(*(set(run.sigmas) for run in self.runs))))
+        return tuple(self.images.sigmas.tolist())
 
     @property
     def label(self) -> NDArray[np.int64]:
-        """(N,) of all runs' test images, one run after the other."""
-        return np.concatenate([run.label for run in self.runs])
+        """(N,)"""
+        return self.images.label
 
     @property
     def groups(self) -> NDArray[np.str_]:
         """(N,) names."""
-        return np.concatenate([np.asarray(run.groups_of_images) for run in self.runs])
+        return self.images.group
 
     @property
     def n_groups(self) -> int:
@@ -113,11 +116,7 @@ def donor_scores(runs: RunSet | None, calibrated: bool) -> dict[str, Any]:
         return {}
     if calibrated:
         return Recorded.of(runs.runs).summary()
-    repeat = np.concatenate([np.full(len(run.index), run.seed) for run in runs.runs])
-    fold = np.concatenate([np.full(len(run.index), run.fold) for run in runs.runs])
-    score = runs.probabilities()[:, runs.positive]
-    found = DonorScores.of(runs.label == runs.positive, score, runs.groups, fold, repeat).summary()
-    return {key: value for key, value in found.items() if key != "donors"}
+    return Recorded(runs.images, runs.probabilities()[None, :, runs.positive]).summary()
 
 
 @cache
@@ -156,9 +155,8 @@ def paired(a: RunSet, b: RunSet) -> Interval | None:
     sides = []
     for runs in (a, b):
         pooled = RunSet(tuple(run for run in runs.runs if run.seed in seeds))
-        seed = np.concatenate([np.full(len(run.index), run.seed) for run in pooled.runs])
-        index = np.concatenate([run.index for run in pooled.runs])
-        order = np.lexsort((index, seed))
+        index = pooled.images.index
+        order = np.lexsort((index, pooled.images.repeat))
         sides.append([each[order] for each in (index, pooled.label, pooled.groups, pooled.probabilities())])
     (index, label, groups, p), (other_index, other_label, _, other_p) = sides
     if not (np.array_equal(index, other_index) and np.array_equal(label, other_label)):
