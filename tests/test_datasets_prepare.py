@@ -21,7 +21,6 @@ from train.datasets import load_rows
 from train.datasets.__main__ import main
 from train.datasets.layouts import LABEL_TABLE
 from train.datasets.prepare import prepare
-from train.datasets.splits import make_splits
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,15 +160,6 @@ def test_the_preliminary_set_takes_labels_and_subjects_from_its_table(tmp_path: 
         prepare("cnmc2019-prelim", tmp_path / "published", out)
 
 
-def test_the_final_set_has_no_labels_and_cannot_be_split(tmp_path: Path, out: Path) -> None:
-    write_cell(tmp_path / "published/C-NMC_test_final_phase_data/1.bmp", seed=1)
-    prepare("cnmc2019-final", tmp_path / "published", out)
-    rows = load_rows(out)
-    assert [(row.label, row.subject, row.group) for row in rows] == [("", "", "")]
-    with pytest.raises(BlastlensError, match="published without labels"):
-        make_splits("all", rows, 0)
-
-
 @pytest.fixture
 def fields(tmp_path: Path) -> Path:
     root = tmp_path / "published"
@@ -240,20 +230,13 @@ def test_a_run_killed_between_its_two_renames_is_repaired(folds: Path, out: Path
     assert len(load_rows(out)) == 8 and not (out.parent / ".out.replaced").exists()
 
 
-def test_load_dataset_and_describe_read_a_prepared_folder(
-    folds: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_load_dataset_reads_a_prepared_folder(folds: Path, out: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     prepare("cnmc2019", folds, out, size=32)
     data = load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(data) == 8 and data[0]["image"].size == (32, 32)
     assert sorted(data["group"]) == sorted(row.group for row in load_rows(out))
-    assert main(["describe", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "fold_0               2           1" in text and "HEM: 2 groups: H10+H3 3, H7 1" in text
-    assert main(["describe", str(folds)]) == 2
-    assert "metadata.csv does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.data

@@ -37,7 +37,8 @@ def test_rows_are_sorted_and_labels_canonical(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (f"1.webp,blast,7,7,,{A}", "line 2: label 'blast' is none of ALL, HEM, Benign"),
-        (f"1.webp,all,7,,,{A}", "line 2: the group of 1.webp is empty"),
+        (f"1.webp,,7,7,,{A}", "line 2: label or group of 1.webp is empty"),
+        (f"1.webp,all,7,,,{A}", "line 2: label or group of 1.webp is empty"),
         ("1.webp,all,7,7,,abc", "'abc' is not 64 hexadecimal digits"),
         (f"../1.webp,all,7,7,,{A}", "not a path inside the dataset"),
         (f"3.webp,all,7,7,,{A}", "lists 3.webp, which does not exist"),

@@ -26,7 +26,7 @@ from blastlens.patients import NORMAL_QUANTILE, leukemic_labels, mean_interval, 
 from train.baselines import without_network
 from train.datasets import Row
 from train.folds import FoldNetworks
-from train.held_out import calibrated_without, plain
+from train.held_out import HeldOut, calibrated_without, plain
 
 CELLS = (1, 5, 20, 50)  # per patient
 DRAWS = 200
@@ -101,6 +101,13 @@ def cross_fitted_thresholds(cohort: Cohort, means: np.ndarray | Mapping[int, np.
         known = means[int(k)] if isinstance(means, Mapping) else means
         thresholds[cohort.fold == k] = best_threshold(known[others], cohort.leukemic[others])
     return thresholds
+
+
+def held_out_thresholds(cohort: Cohort, held_out: HeldOut, label: int) -> np.ndarray:
+    """Return (G,) the threshold of each patient, chosen on the other folds of one seed, calibrated without its own;
+    `label` is leukemia."""
+    without = {int(k): calibrated_without(held_out, int(k))[0][:, label] for k in np.unique(cohort.fold)}
+    return cross_fitted_thresholds(cohort, {k: cohort.means(probability) for k, probability in without.items()})
 
 
 def rates(right: np.ndarray, leukemic: np.ndarray) -> dict[str, Interval | None]:
@@ -203,8 +210,7 @@ def measure(networks: FoldNetworks) -> dict[str, Any] | None:
     label = names.index(leukemic_labels(names)[0])
     photographs = [photograph_of(row) for row in networks.rows]
     cohort = Cohort.of(networks.groups, networks.labels == label, networks.fold_of, photographs)
-    means_without = {int(k): cohort.means(calibrated_without(held_out, k)[0][:, label]) for k in np.unique(cohort.fold)}
-    thresholds = cross_fitted_thresholds(cohort, means_without)
+    thresholds = held_out_thresholds(cohort, held_out, label)
     probability = networks.probabilities[:, :, label]
 
     def rates_at(means: np.ndarray, limits: np.ndarray) -> dict[str, Interval | None]:

@@ -36,9 +36,9 @@ from blastlens.patients import leukemic_labels, wilson
 from blastlens.subject_decisions import MEASURES, MIN_IMAGES, DonorCheck
 from train.command import reports_errors
 from train.datasets import Row, dataset_hash, load_rows
-from train.held_out import HeldOut, calibrated_without, cross_calibrated, plain, runs_of
+from train.held_out import HeldOut, cross_calibrated, plain, runs_of
 from train.ood_fitting import evenly
-from train.patient_evaluation import best_threshold
+from train.patient_evaluation import Cohort, best_threshold, held_out_thresholds
 from train.pixels import load_pixels
 from train.results import Result
 
@@ -75,26 +75,19 @@ def measure(held_outs: Sequence[HeldOut], statistics: Floats, label: int) -> dic
         held_outs: predictions of each split seed; their `index` is into `statistics` (N, K).
         label: which class is leukemia.
     """
-    names, of_image = np.unique(held_outs[0].group, return_inverse=True)
-    leukemic = np.bincount(of_image, held_outs[0].label == label) > 0
+    cohorts = [Cohort.of(one.group, one.label == label, one.fold, one.group) for one in held_outs]
+    names, of_image, leukemic = cohorts[0].names, cohorts[0].of_image, cohorts[0].leukemic
     means = np.stack([np.nanmean(statistics[held_outs[0].index[of_image == g]], axis=0) for g in range(len(names))])
-    few = np.bincount(of_image) < MIN_IMAGES
     right, abstained, all_means = [], [], []
-    for seed in held_outs:
-        subject = np.searchsorted(names, seed.group)
-        number = np.bincount(subject)
-        mean = np.bincount(subject, cross_calibrated(seed)[0][:, label]) / number
-        decided_right, none = np.zeros(len(names), bool), few.copy()
-        for k in np.unique(seed.fold):
-            test = np.unique(subject[seed.fold == k])
-            train = np.setdiff1d(np.arange(len(names)), test)
-            known = np.bincount(subject, np.nan_to_num(calibrated_without(seed, int(k))[0][:, label])) / number
-            threshold, check = best_threshold(known[train], leukemic[train]), fit_check(means[train])
-            decided_right[test] = (mean[test] >= threshold) == leukemic[test]
+    for seed, cohort in zip(held_outs, cohorts, strict=True):
+        all_means.append(cohort.means(cross_calibrated(seed)[0][:, label]))
+        right.append((all_means[-1] >= held_out_thresholds(cohort, seed, label)) == leukemic)
+        none = np.bincount(of_image) < MIN_IMAGES
+        for k in np.unique(cohort.fold):
+            test = np.flatnonzero(cohort.fold == k)
+            check = fit_check(means[cohort.fold != k])
             none[test] |= [check.distance(one) > check.limit for one in means[test]]
-        right.append(decided_right)
         abstained.append(none)
-        all_means.append(mean)
     check = fit_check(means)
     return {
         "rule": RULE,

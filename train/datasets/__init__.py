@@ -1,4 +1,4 @@
-"""Published images -> prepared datasets -> splits. `python -m train.datasets` prepares and describes them.
+"""Published images -> prepared datasets -> splits. `python -m train.datasets` prepares them.
 
 A prepared dataset is a folder that `datasets.load_dataset("imagefolder")` reads: images and a metadata.csv.
 """

@@ -1,4 +1,4 @@
-"""Command line: `python -m train.datasets prepare LAYOUT SRC OUT` and `... describe FOLDER`.
+"""Command line: `python -m train.datasets prepare LAYOUT SRC OUT`.
 
 The layout `folder` is for your own images: one sub-folder per class, or a table; `hub` for images of a dataset on the
 Hub, given as owner/name, or in a folder that `datasets.load_dataset` reads. See docs/train-your-own.md.
@@ -7,7 +7,6 @@ Hub, given as owner/name, or in a folder that `datasets.load_dataset` reads. See
 import argparse
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,19 +15,15 @@ from PIL import Image
 from blastlens.errors import BlastlensError
 from train.datasets.own_images import IN_FOLDER, SIMILARITY, Options
 from train.datasets.prepare import LAYOUTS, prepare, prepare_hub, prepare_own
-from train.datasets.rows import FOLDER, Row, dataset_hash, load_rows
+from train.datasets.rows import FOLDER
 
 HUB = "hub"  # the layout of datasets of the Hub
-LISTED = 100  # groups of a label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for a bad input, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "describe":
-            print(describe(load_rows(arguments.folder)))
-            return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the report names such a file
             if arguments.layout in (FOLDER, HUB):
@@ -47,25 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(rows: Sequence[Row]) -> str:
-    """Images per fold and label, and the groups of each label by size, as text."""
-    labels, folds = (sorted({getattr(row, name) for row in rows}) for name in ("label", "fold"))
-    width, count = max(10, *(len(fold) + 2 for fold in folds)), Counter((row.fold, row.label) for row in rows)
-    lines = [f"{len(rows):,} images, dataset hash {dataset_hash(rows)[:16]}"]
-    lines.append("fold".ljust(width) + "".join(f"{label or 'unlabelled':>12}" for label in labels))
-    for fold in folds:
-        lines.append((fold or "(none)").ljust(width) + "".join(f"{count[fold, label]:12,}" for label in labels))
-    for label in labels:
-        sizes = Counter(row.group for row in rows if row.label == label and row.group)
-        each = ", ".join(f"{group} {n}" for group, n in sizes.most_common(LISTED))
-        each += f" and {len(sizes) - LISTED} more" if len(sizes) > LISTED else ""
-        lines.append(f"{label or 'unlabelled'}: {len(sizes)} groups{': ' + each if each else ''}")
-    return "\n".join(lines)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.datasets", description="Prepared datasets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     prepare_ = commands.add_parser("prepare", help="images -> imagefolder and metadata.csv")
     prepare_.add_argument("layout", choices=(*LAYOUTS, FOLDER, HUB), help="folder, hub: your own images")
     prepare_.add_argument(
@@ -87,8 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         default=SIMILARITY,
         help=f"correlation of near-duplicates, which a split never separates (default: {SIMILARITY:g})",
     )
-    describe_ = commands.add_parser("describe", help="what a prepared dataset holds")
-    describe_.add_argument("folder", type=Path, metavar="FOLDER")
     return parser
 
 

@@ -4,7 +4,7 @@ C-NMC 2019 (doi 10.7937/tcia.2019.dc64i46r):
 
     fold_0..2/{all,hem}/UID_<subject>_<image>_<cell>_<label>.bmp        at any depth
     C-NMC_test_prelim_phase_data/<n>.bmp and C-NMC_test_prelim_phase_data_labels.csv
-    C-NMC_test_final_phase_data/<n>.bmp                                  labels never published
+    C-NMC_test_final_phase_data/<n>.bmp                                  labels never published: left aside
 
 Aria 2021 (doi 10.34740/kaggle/dsv/2175623):
 
@@ -154,16 +154,6 @@ def read_cnmc_official(folder: Path) -> PublishedFiles:
     aside = tuple(path for path in training.aside if path in test.aside)
     rejected = training.rejected | test.rejected
     return PublishedFiles((*training.images, *tested), rejected, aside, test.not_recognised, test.tables, test.missing)
-
-
-def read_cnmc_final(folder: Path) -> PublishedFiles:
-    """Read the final test set, which has neither labels nor subjects."""
-
-    def kind_of(path: Path) -> _Kind:
-        part = _cnmc_part(path)
-        return PublishedImage(path, path.stem) if part == "final" else part and True
-
-    return _sorted_out(folder, kind_of)
 
 
 def read_aria(folder: Path) -> PublishedFiles:

@@ -53,7 +53,6 @@ LAYOUTS = {
     "cnmc2019": Layout(layouts.read_cnmc_training, "BMP", 450, 320),  # every cell lies within the centre 320
     "cnmc2019-prelim": Layout(layouts.read_cnmc_preliminary, "BMP", 450, 320),
     OFFICIAL: Layout(layouts.read_cnmc_official, "BMP", 450, 320),
-    "cnmc2019-final": Layout(layouts.read_cnmc_final, "BMP", 450, 320),
     "aria2021": Layout(layouts.read_aria, "JPEG", 224, 224),
 }
 OWN = Layout(own_images.read, "image", 0, 0)
@@ -310,7 +309,7 @@ def _counts(rows: Sequence[Row], files: PublishedFiles, rejected: int, overlaps:
         "left_aside": len(files.aside),
         "not_recognised": len(files.not_recognised),
         "missing": len(files.missing),
-        "groups": len({row.group for row in rows if row.group}),
+        "groups": len({row.group for row in rows}),
         "duplicate_pairs": identical,
         "duplicate_pairs_across_subjects": identical - pairs((row.sha256, row.subject) for row in rows),
         "duplicate_pairs_across_labels": identical - pairs((row.sha256, row.label) for row in rows),
@@ -328,7 +327,7 @@ def _report(
     missing: Sequence[str],
 ) -> str:
     """The counts as text, with rejected, not recognised and missing files by name."""
-    labels = Counter(row.label or "unlabelled" for row in rows)
+    labels = Counter(row.label for row in rows)
     subjects = len({row.subject for row in rows if row.subject})
     lines = [
         f"{name}: {counts['seen']:,} files seen",

@@ -28,10 +28,10 @@ _CANONICAL = {name.lower(): name for names in LABEL_SETS for name in names}
 class Row:
     """One image of a prepared dataset.
 
-    `file_name` is relative to the dataset's folder; `label` (of `LABEL_SETS`, or any if `own`), `subject` and `fold`
-    are "" where none was published; `group` is what a split may never cut ("" only without a label); `sha256` is the
-    original file's; `duplicate_of` is the file name of the first byte-identical copy, or ""; `own` images are those of
-    the layout `FOLDER`.
+    `file_name` is relative to the dataset's folder; `label` is one of `LABEL_SETS`, or any if `own`; `subject` and
+    `fold` are "" where none was published; `group` is what a split may never cut; `sha256` is the original file's;
+    `duplicate_of` is the file name of the first byte-identical copy, or ""; `own` images are those of the layout
+    `FOLDER`.
     """
 
     file_name: str
@@ -111,29 +111,23 @@ def _row(record: dict[str, str], hash_column: str, own: bool) -> Row:
     name, label, sha256 = record["file_name"], record["label"], record[hash_column]
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ValueError(f"file_name {name!r} is not a path inside the dataset")
-    if label and not own and label.lower() not in _CANONICAL:
+    if not label or not record["group"]:
+        raise ValueError(f"label or group of {name} is empty")
+    if not own and label.lower() not in _CANONICAL:
         raise ValueError(f"label {label!r} is none of {', '.join(_CANONICAL.values())}")
-    if label and not record["group"]:
-        raise ValueError(f"the group of {name} is empty, so no split could keep it whole")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"{hash_column} {sha256!r} is not 64 hexadecimal digits")
     rest = (record["subject"], record["group"], record["fold"], sha256, record.get("duplicate_of", ""))
-    return Row(name, label if own else _CANONICAL.get(label.lower(), ""), *rest, own)
+    return Row(name, label if own else _CANONICAL[label.lower()], *rest, own)
 
 
 def labels_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the class names of the whole data set in canonical order (sorted for own images), and each row's class
     index, int64 (N,).
 
-    Raises BlastlensError where a row has no label or the labels of two data sets are mixed.
+    Raises BlastlensError where the labels of two data sets are mixed.
     """
     found = {row.label for row in rows}
-    if "" in found:
-        unlabelled = next(row.file_name for row in rows if not row.label)
-        raise BlastlensError(
-            f"{unlabelled} has no label, which a split needs: the final C-NMC set was published without labels and can "
-            "only be predicted on."
-        )
     for names in (tuple(sorted(found)),) if rows and rows[0].own else LABEL_SETS:
         if found and found <= set(names):
             return names, np.array([names.index(row.label) for row in rows], dtype=np.int64)
