@@ -1,5 +1,7 @@
 """The search for a cell model: candidates on the same splits, records, and a table that can be written at any time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -189,3 +191,20 @@ def test_the_nested_estimate_predicts_each_fold_by_the_best_candidate_on_the_oth
     assert found["chosen"] == {"third": 4} and found["auroc_per_donor"].value == 1
     part = search.nested(plan, {"part": candidate({0: True, 1: True}, seeds=(0,))})
     assert part["runs"] == 2 and search.nested(plan, {}) is None
+
+
+def test_new_donors_in_cross_validation_are_compared_with_their_own_pairs_and_with_all(config):
+    plan = replace(SearchPlan.load(config), new_donors=("H", "S"))
+    group = np.array(["H", "S", "other", "healthy"] * 2)
+    sick = np.array([False, True, True, False] * 2)
+    score = np.array([[0.5, 0.9, 0.1, 0.0] * 2])  # S ranks above H, other ranks below
+    fold = np.array([0, 1, 1, 0] * 2)  # pairs of two folds count
+    one = Recorded((0.0,), np.repeat([0, 1], 4), fold, np.arange(8), group, sick, score)
+    one = replace(
+        one,
+        **{n: np.tile(getattr(one, n), 3) for n in ("repeat", "fold", "index", "group", "sick")},
+        score=np.tile(score, 3),
+    )  # three images of each donor, the least that count
+    found = search.same_donors(plan, one)
+    assert (found["new_pairs"].value, found["new_against_all"].value) == (1.0, 0.5)
+    assert search.same_donors(replace(plan, new_donors=("absent",)), one) == {}

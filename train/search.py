@@ -25,9 +25,10 @@ import numpy as np
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from blastlens.donor_metrics import difference, donor_weights
+from blastlens.donor_metrics import DonorScores, difference, donor_weights
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
+from blastlens.metrics import Interval
 from train.cell_features import Floats, LogisticModel, columns, dataset_features
 from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows
@@ -287,12 +288,31 @@ def nested(search: SearchPlan, found: Mapping[str, Recorded]) -> dict[str, Any] 
     return {"chosen": dict(chosen.most_common()), "runs": len(parts), **Recorded.joined(parts).summary()}
 
 
+def same_donors(search: SearchPlan, one: Recorded) -> dict[str, Any]:
+    """AUROC per new healthy donor in cross-validation, where other new donors may be in the training set.
+
+    Returns:
+        `new_pairs`: against the new ALL subjects, as when they are left out as a whole; `new_against_all`: against
+        every ALL subject. Both compare calibrated probabilities of several folds.
+    """
+    is_new = np.isin(one.group, search.new_donors)
+
+    def auroc(chosen: np.ndarray) -> Interval:
+        score = one.score[one.sigmas.index(0.0), chosen]
+        donors = DonorScores.of(one.sick[chosen], score, one.group[chosen], repeats=one.repeat[chosen])
+        return donors.summary()["auroc_per_donor"]
+
+    if not (is_new & one.sick).any() or not (is_new & ~one.sick).any():
+        return {}
+    return {"new_pairs": auroc(is_new), "new_against_all": auroc(is_new | one.sick)}
+
+
 def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
     """results/search.json: what was measured of every candidate, the best by AUROC per donor first; and `nested`.
 
     By candidate: `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise), `difference`
     (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new` (the metrics on the
-    new donors).
+    new donors) and what `same_donors` returns.
     """
     found, new = recorded(search, search.protocol, results), recorded(search, search.left_out, results)
     candidates = {}
@@ -307,7 +327,7 @@ def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
                 for b, keys in shared.items()
                 if keys
             },
-            **({"new": new[name].summary()} if name in new else {}),
+            **({"new": new[name].summary(), **same_donors(search, one)} if name in new else {}),
         }
     ordered = sorted(candidates.items(), key=lambda item: -item[1]["auroc_per_donor"].value)
     most = {n: max((one[n] for one in candidates.values()), default=0) for n in ("healthy_donors", "subjects")}
