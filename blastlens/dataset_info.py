@@ -59,7 +59,7 @@ class DatasetInfo:
 
 _RECORDS = read_table(Path(__file__).with_suffix(".toml"))
 DATASETS = {name: DatasetInfo(name, **record) for name, record in _RECORDS.items()}
-CNMC2019, ARIA2021 = DATASETS["cnmc2019"], DATASETS["aria2021"]
+CNMC2019 = DATASETS["cnmc2019"]
 # Images that OOD detection is tested with, by their names in gate.json.
 OOD_TEST_IMAGES = {
     "photos": "photographs",

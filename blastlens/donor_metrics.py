@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .bootstrap import group_weights, percentile_interval
-from .metrics import ECE_BINS, Floats, Interval, ratio
+from .metrics import ECE_BINS, Floats, Interval, ranked_pairs, ratio
 
 MIN_IMAGES = 3  # donors with fewer images have no meaningful rate
 
@@ -251,13 +251,12 @@ def _pairs(
     shape = int((~positive).sum()), int(positive.sum())
     above, pairs, fold_of = np.zeros(shape), np.zeros(shape), np.full(shape[0], -1)
     for k in np.unique(fold[chosen]):
-        diseased, healthy = chosen & (fold == k) & y, chosen & (fold == k) & ~y
-        for d in np.unique(donor[healthy]):
-            own = np.sort(p[healthy & (donor == d)])
-            below = (np.searchsorted(own, p[diseased], "left") + np.searchsorted(own, p[diseased], "right")) / 2
-            np.add.at(above[row[d]], column[donor[diseased]], below)
-            np.add.at(pairs[row[d]], column[donor[diseased]], float(len(own)))
-            fold_of[row[d]] = k
+        now = chosen & (fold == k)
+        ranked, images = ranked_pairs(p[now], y[now], donor[now]), np.bincount(donor[now], minlength=len(positive))
+        place = np.ix_(row[ranked.below], column[ranked.above])
+        above[place] += ranked.counts.T
+        pairs[place] += np.outer(images[ranked.below], images[ranked.above])
+        fold_of[row[ranked.below]] = k
     return DonorPairs(above, pairs, fold_of)
 
 

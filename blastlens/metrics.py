@@ -203,7 +203,7 @@ class GroupSums:
             ),
             squared_error=sums(0, (), ((p - truth) ** 2).sum(axis=1)),
             log_loss=sums(0, (), -np.log(np.clip((p * truth).sum(axis=1), np.finfo(np.float64).eps, 1))),
-            pairs={c: _ranked_pairs(p[:, c], y == c, group) for c in ranked},
+            pairs={c: ranked_pairs(p[:, c], y == c, group) for c in ranked},
             positive=positive,
         )
 
@@ -306,7 +306,8 @@ def _bin_of(values: Floats, bins: int) -> NDArray[np.int64]:
     return np.searchsorted(np.arange(1, bins) / bins, values)
 
 
-def _ranked_pairs(score: Floats, positive: NDArray[np.bool_], group: NDArray[np.int64]) -> RankedPairs:
+def ranked_pairs(score: Floats, positive: NDArray[np.bool_], group: NDArray[np.int64]) -> RankedPairs:
+    """Rank the images of a class against all others, by their groups."""
     above, row = np.unique(group[positive], return_inverse=True)
     below, column = np.unique(group[~positive], return_inverse=True)
     order = np.argsort(score[~positive])

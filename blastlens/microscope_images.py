@@ -27,18 +27,7 @@ _ORIENTATION = 0x0112
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
 # What Pillow takes each TIFF type to consist of, as `struct` spells it; "s" is kept as bytes, "*" are two numbers.
 _TAG_TYPES = dict(enumerate("ssHL*bshl*fd", start=1)) | {13: "L", 16: "Q"}
-_INTEGERS = {
-    1: "B",
-    3: "H",
-    4: "L",
-    6: "b",
-    8: "h",
-    9: "l",
-    13: "L",
-    16: "Q",
-    17: "q",
-    18: "Q",
-}  # libtiff reads them all
+_INTEGERS = dict(zip((1, 3, 4, 6, 8, 9, 13, 16, 17, 18), "BHLbhlLQqQ", strict=True))  # libtiff reads them all
 
 
 class Unreasonable(Exception):

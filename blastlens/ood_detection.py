@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .corruptions.colour import BLACK, TO_YCC
 from .errors import BlastlensError
+from .tables import read_table
 
 SCHEMA = 2  # of gate.json; 1, without features, is read too
 # Width of the outermost ring, and sides of the blocks of `coarse_detail` and `large_parts`, in sides of the view.
@@ -39,62 +41,8 @@ class Statistic:
     grain: float
 
 
-# In the order in which reasons are given: the plainest first. "Lit" is every pixel that is not black: of a single
-# cell the cell, of a smear field nearly everything.
-STATISTICS = {
-    "black": Statistic("share of black pixels", "far less black background", "far more black", 0.02),
-    "brightness": Statistic("mean brightness, lit, 0 to 255", "a much darker picture", "a much brighter picture", 2),
-    "contrast": Statistic("standard deviation of brightness, lit", "far less contrast", "far more contrast", 0.5),
-    "blue": Statistic(
-        "mean blue-yellow colour difference, lit, -128 to 128", "less blue or more yellow colour", "bluer colour", 1
-    ),
-    "red": Statistic(
-        "mean red-green colour difference, lit, -128 to 128", "less red or more green colour", "redder colour", 1
-    ),
-    "colours": Statistic("standard deviation of colour, lit", "fewer different colours", "more different colours", 0.5),
-    "tint": Statistic(
-        "correlation of brightness and blueness, lit, -1 to 1",
-        "dark parts that are bluer",
-        "dark parts that are less blue",
-        0.05,
-    ),
-    "black_border": Statistic(
-        "share of black pixels in the outermost ring",
-        "far less black along the edge",
-        "far more black along the edge",
-        0.02,
-    ),
-    "spread": Statistic(
-        "mean squared distance of lit pixels from their centre, in that of a disc of the same area",
-        "a more compact shape",
-        "a more ragged, stretched or scattered shape",
-        0.05,
-    ),
-    "off_centre": Statistic(
-        "distance of the lit pixels' centre from the view's, in sides of the view",
-        "a more central position",
-        "a position further off the centre",
-        0.01,
-    ),
-    "fine_detail": Statistic(
-        "difference of neighbouring lit pixels, in standard deviations of brightness",
-        "a more blurred picture",
-        "more grain or sharper edges",
-        0.02,
-    ),
-    "coarse_detail": Statistic(
-        "difference of neighbouring lit blocks of 1/56 of the side, in standard deviations of brightness",
-        "fewer or larger structures",
-        "more or smaller structures",
-        0.02,
-    ),
-    "large_parts": Statistic(
-        "standard deviation of the means of blocks of 1/20 of the side, lit, in standard deviations of brightness",
-        "more grain and less of a structure",
-        "fewer small structures",
-        0.02,
-    ),
-}
+_RECORDS = read_table(Path(__file__).with_name("ood_statistics.toml"))
+STATISTICS = {name: Statistic(**record) for name, record in _RECORDS.items()}
 
 
 @dataclass(frozen=True, eq=False)

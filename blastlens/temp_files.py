@@ -101,10 +101,9 @@ def keep_clean(folder: Path, forget: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def sweep(folder: Path, older_than: float, now: float | None = None) -> int:
+def sweep(folder: Path, older_than: float) -> int:
     """Delete files that have not changed for `older_than` seconds, and folders empty as long; the number of files."""
-    now = time.time() if now is None else now
-    deleted = 0
+    now, deleted = time.time(), 0
     for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders they are in
         with suppress(OSError):  # deleted meanwhile, or not empty
             if now - path.lstat().st_mtime <= older_than:
