@@ -56,15 +56,10 @@ def weights_dir() -> Path:
 def demo_address() -> Iterator[str]:
     """Address of the demo with throw-away models, launched as app.py does."""
     from helpers_models import shared_model_folder
+    from helpers_page import launched
 
-    from blastlens.ui import build, launch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BLASTLENS_DATA", raising=False)
-        demo = build([shared_model_folder("cell"), shared_model_folder("field")])
-    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
-    yield address.rstrip("/")
-    demo.close()
+    with launched(shared_model_folder("cell"), shared_model_folder("field")) as (_, address):
+        yield address
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Image files as people send them, good ones in odd forms and bad ones, each written in milliseconds."""
 
+import io
 import struct
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from helpers_models import blobs
 from PIL import Image
@@ -15,26 +18,42 @@ def picture(width: int = 224, height: int = 224) -> np.ndarray:
     return blobs(0, width, height)
 
 
-def write_png16(file: Path, pixels: np.ndarray) -> None:
-    """A 16-bit RGB PNG of uint16 (H, W, 3), which Pillow reads but does not write."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    _write_png(file, pixels.shape[1], pixels.shape[0], depth=16, colour=2, data=zlib.compress(rows))
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """An image file in a format that Pillow writes."""
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **options)
+    return file.getvalue()
 
 
-def _write_png(file: Path, width: int, height: int, depth: int, colour: int, data: bytes) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A PNG chunk."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+
+def png(
+    width: int, height: int, depth: int = 8, colour: int = 2, before: bytes = b"", data: bytes | None = None
+) -> bytes:
+    """A black PNG, with chunks before its pixels."""
+    if data is None:
+        channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+        packer = zlib.compressobj(1)
+        row = bytes(1 + (width * channels * depth + 7) // 8)
+        data = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def _huge(file: Path) -> None:
-    """A valid black 20,000 x 20,000 PNG of 50 kB."""
-    packer = zlib.compressobj(1)
-    row = bytes(1 + 20_000 // 8)
-    data = b"".join([*(packer.compress(row) for _ in range(20_000)), packer.flush()])
-    _write_png(file, 20_000, 20_000, depth=1, colour=0, data=data)
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits, which Pillow reads but does not write; uint16 (H, W) or (H, W, channels)."""
+    return imagecodecs.png_encode(np.ascontiguousarray(pixels))
+
+
+def write_zip(path: Path, entries: Iterable[tuple[str, bytes]], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A zip of names, of which one may come twice, and contents."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries:
+            archive.writestr(zipfile.ZipInfo(name) if name.endswith("/") else name, content, compression)
+    return path
 
 
 def _truncated(file: Path) -> None:
@@ -51,11 +70,9 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated.jpg": (_truncated, "truncated or damaged"),
     "text.png": (lambda f: f.write_text("These are not pixels.\n" * 50), "not an image"),
     "empty.png": (lambda f: f.touch(), "empty (0 bytes)"),
-    "huge.png": (_huge, "at most 50 megapixels"),
-    "large.png": (
-        lambda f: _write_png(f, 8000, 8000, depth=1, colour=0, data=b""),
-        "8000 x 8000 pixels; at most 50",
-    ),
+    # 50 kB, of all 400 megapixels
+    "huge.png": (lambda f: f.write_bytes(png(20_000, 20_000, 1, 0)), "at most 50 megapixels"),
+    "large.png": (lambda f: f.write_bytes(png(8000, 8000, 1, 0, data=b"")), "8000 x 8000 pixels; at most 50"),
     "page.jpg": (lambda f: f.write_text("<!doctype html><title>404</title>"), "not an image"),
     "dot.png": (lambda f: Image.new("RGB", (1, 1)).save(f), "at least 16"),
     "sliver.png": (lambda f: Image.new("RGB", (16, 3200)).save(f), "at most 20 times"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import tifffile
-from helpers_files import picture
+from helpers_files import chunk, encoded, picture, png
 from PIL import Image
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "webp": "WEBP"}
@@ -72,9 +72,7 @@ def zips() -> tuple[ZipCase, ...]:
 
 def saved(form: str, image: Image.Image | None = None, **more: object) -> bytes:
     """A picture in a format."""
-    file = io.BytesIO()
-    (image or Image.fromarray(picture(_SIDE, _SIDE))).save(file, form, **more)
-    return file.getvalue()
+    return encoded(image or picture(_SIDE, _SIDE), form, **more)
 
 
 def _cut() -> Iterator[Case]:
@@ -118,24 +116,6 @@ def _misnamed() -> Iterator[Case]:
         "ico": saved("ICO"),
     }
     yield from (Case(f"{name}.png", data, REFUSED) for name, data in others.items())
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """A PNG chunk."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(
-    width: int, height: int, depth: int = 8, colour: int = 2, before: bytes = b"", data: bytes | None = None
-) -> bytes:
-    """A black PNG, with chunks before its pixels."""
-    if data is None:
-        channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-        packer = zlib.compressobj(1)
-        row = bytes(1 + (width * channels * depth + 7) // 8)
-        data = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def _sizes() -> Iterator[Case]:

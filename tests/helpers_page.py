@@ -1,7 +1,9 @@
-"""app.py in a process of its own, as an operator starts it: its log, what it asks the network for, what it keeps."""
+"""The page in this process, or app.py in its own: its log, what it asks the network for, what it keeps."""
 
+import html
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import pytest
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_" + "MustNotBeLogged" * 2
@@ -72,6 +81,33 @@ def tell():
 threading.Thread(target=tell, daemon=True).start()
 exec(compile(open("app.py").read(), "app.py", "exec"))
 """
+
+
+def text_of(markup: str) -> str:
+    """The text of HTML, whose markup must be well formed."""
+    ElementTree.fromstring(f"<div>{markup}</div>")
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+def rows_of(markup: str) -> list[list[str]]:
+    """The cells of the table in HTML, spaces normalized."""
+    table = ElementTree.fromstring(f"<div>{markup}</div>").find(".//tbody")
+    return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table]
+
+
+@contextmanager
+def launched(*folders: Path) -> "Iterator[tuple[gr.Blocks, str]]":
+    """A page of these models in this process, launched as app.py does, and its address."""
+    from blastlens.ui import build, launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BLASTLENS_DATA", raising=False)
+        demo = build(folders)
+    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
+    try:
+        yield demo, address.rstrip("/")
+    finally:
+        demo.close()
 
 
 @dataclass(frozen=True)

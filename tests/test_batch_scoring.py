@@ -5,19 +5,17 @@ import shutil
 import signal
 import sys
 import time
-import zipfile
 from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers_batch import cells, command_line, identity, interrupt, rows, tiny_model
-from helpers_files import write_bad_files
+from helpers_files import write_bad_files, write_zip
 
 from blastlens import Classifier, Corruption, classifier
 from blastlens.batch_scoring import score as batch
 from blastlens.batch_scoring.score import Command, score
-from blastlens.batch_scoring.scorer import BatchScorer
 from blastlens.cli import main
 from blastlens.errors import BlastlensError
 
@@ -163,31 +161,8 @@ def test_an_unexpected_exception_fails_one_image(archive, model, out, monkeypatc
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def write_zip(path, folder, names):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
-            archive.write(folder / name, name)
-    return path
-
-
-def test_entries_that_a_zip_may_not_have_fail_one_by_one(archive, model, out, tmp_path):
-    zipped = write_zip(tmp_path / "a.zip", archive, ["000.png", "001.png"])
-    with zipfile.ZipFile(zipped, "a") as more:
-        more.write(archive / "002.png", "../out.png")
-        more.writestr("inner.zip", b"PK")
-        more.writestr("table.csv", b"x")
-        more.writestr(zipfile.ZipInfo("./003.png"), (archive / "003.png").read_bytes())
-        more.writestr("__MACOSX/._000.png", b"x")
-    data = bytearray(zipped.read_bytes())
-    data[data.index(b"PK\1\2") + 8] |= 1  # encrypted, by its flag
-    zipped.write_bytes(data)
-    (tmp_path / "broken.zip").write_bytes(b"PK")
-    run([zipped, tmp_path / "broken.zip"], model, out)
-    found = errors(out)
-    assert files(out)[1:5] == ["a/001.png", "a/../out.png", "a/inner.zip", "a/./003.png"]
-    assert found.keys() == {"a/000.png", "a/../out.png", "a/inner.zip", "broken.zip"}
-    assert "encrypted" in found["a/000.png"] and "leads out of" in found["a/../out.png"]
-    assert "zip inside another" in found["a/inner.zip"] and "not a zip that can be read" in found["broken.zip"]
+def zip_of(path, folder, *names):
+    return write_zip(path, [(name, (folder / name).read_bytes()) for name in names])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +184,7 @@ def test_a_pattern_finds_what_a_shell_would(archive, model, out, pattern, number
 def test_a_pattern_may_find_zips_and_a_zip_inside_a_folder_is_an_error(archive, model, out, tmp_path):
     for name in ("1.zip", "x/2.zip"):
         (tmp_path / "zips" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_zip(tmp_path / "zips" / name, archive, ["000.png"])
+        zip_of(tmp_path / "zips" / name, archive, "000.png")
     run(tmp_path / "zips" / "**/*.zip", model, out)
     assert files(out) == ["1/000.png", "x/2/000.png"]
     run(tmp_path / "zips", model, out, overwrite=True)
@@ -218,7 +193,7 @@ def test_a_pattern_may_find_zips_and_a_zip_inside_a_folder_is_an_error(archive, 
 
 def test_names_of_several_sources_differ(archive, model, out, tmp_path, monkeypatch):
     (one,) = cells(tmp_path / "x" / "a", 1)
-    zipped = write_zip(tmp_path / "a.zip", archive, ["000.png"])
+    zipped = zip_of(tmp_path / "a.zip", archive, "000.png")
     monkeypatch.chdir(archive)
     run([tmp_path / "x" / "a", zipped, "001.png", archive / "a" / "00[01].png", one], model, out)
     assert files(out) == ["a/000.png", "a (2)/000.png", "001.png", "a (3)/000.png", "a (3)/001.png", str(one)]
@@ -262,25 +237,6 @@ def test_a_source_without_images_is_one_sentence_and_leaves_nothing(model, tmp_p
 
 # Interrupted and resumed ---------------------------------------------------------------------------------------------
 
-SMALL_CHUNKS = """
-import blastlens.batch_scoring.score as batch
-batch.score.__defaults__ = (*batch.score.__defaults__[:-1], 16)  # images to a chunk
-"""
-# Kills its own process just before or after the file of a given name is renamed to it.
-KILLED_AT = (
-    SMALL_CHUNKS
-    + """
-import os, pathlib, signal
-name, when = {moment!r}
-real = pathlib.Path.replace
-def moving(self, target):
-    if when == "before" and pathlib.Path(target).name == name: os.kill(os.getpid(), signal.SIGKILL)
-    real(self, target)
-    if when == "after" and pathlib.Path(target).name == name: os.kill(os.getpid(), signal.SIGKILL)
-pathlib.Path.replace = moving
-"""
-)
-
 
 @pytest.fixture
 def uninterrupted(archive, model, tmp_path_factory):
@@ -289,41 +245,11 @@ def uninterrupted(archive, model, tmp_path_factory):
     return out.read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "moment",
-    [
-        ("command.json", "after"),
-        ("part-000000.parquet", "before"),
-        ("part-000001.parquet", "after"),
-        ("results.parquet", "before"),
-        ("results.parquet", "after"),
-    ],
-    ids=" ".join,
-)
-def test_a_run_killed_at_any_moment_is_resumed_and_scores_nothing_twice(
-    archive, model, out, moment, uninterrupted, monkeypatch
-):
-    process = command_line(archive, "--model", model, "--out", out, preamble=KILLED_AT.format(moment=moment))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, err
-    finished = {name for part in out.parent.glob("results.parquet.parts/part-*.parquet") for name in files(part)}
-    scored = []
-    answers = BatchScorer.answers
-    monkeypatch.setattr(BatchScorer, "answers", lambda self, some: (scored.extend(some), answers(self, some))[1])
-    report = run(archive, model, out)
-    assert out.read_bytes() == uninterrupted
-    assert len(scored) == len(set(scored)) == 53 - len(finished) == report.scored
-    assert not finished & {image.name for image in scored}
-    assert [file.name for file in out.parent.iterdir() if not file.name.startswith(".")] == [out.name]
-
-
 # After the first two chunks, scoring waits until the process has received Ctrl-C.
-PAUSED = (
-    SMALL_CHUNKS
-    + """
+PAUSED = """
 import pathlib, signal, time
+import blastlens.batch_scoring.score as batch
+batch.score.__defaults__ = (*batch.score.__defaults__[:-1], 16)  # images to a chunk
 def interrupted(number, frame):
     pathlib.Path({go!r}).touch()
     raise KeyboardInterrupt
@@ -336,7 +262,6 @@ def waiting(self, images):
     return answers(self, images)
 BatchScorer.answers = waiting
 """
-)
 
 
 @pytest.mark.slow
@@ -420,38 +345,6 @@ def test_an_output_that_cannot_be_written_is_one_sentence(archive, model, tmp_pa
     monkeypatch.setattr("pathlib.Path.mkdir", read_only)
     assert "cannot be written (Read-only file system)" in refusal(archive, model, tmp_path / "x.parquet")
     assert {file.name for file in tmp_path.iterdir()} == {"file"}
-
-
-# From some moment on no file may become larger than 2,000 bytes, as on a full disk.
-FULL = (
-    SMALL_CHUNKS
-    + """
-import resource
-moment = batch.{moment}
-def full(*arguments):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-    return moment(*arguments)
-batch.{moment} = full
-"""
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("moment", "file", "left"),
-    [("_score_here", "results.parquet.parts/part-00000", 53), ("_merge", "results.parquet ", 0)],
-    ids=["at a part", "at the end"],
-)
-def test_a_full_disk_is_one_sentence_and_loses_nothing_that_is_finished(
-    archive, model, out, moment, file, left, uninterrupted
-):
-    process = command_line(archive, "--model", model, "--out", out, preamble=FULL.format(moment=moment))
-    printed, err = process.communicate(timeout=120)
-    assert (process.returncode, printed) == (2, "") and "Traceback" not in err
-    last = err.replace("\r", "\n").splitlines()[-1]
-    assert last.startswith(f"{out.parent}/{file}") and "cannot be written (File too large)" in last
-    assert run(archive, model, out).scored == left
-    assert out.read_bytes() == uninterrupted
 
 
 # The high-water mark of the process itself, in kB; getrusage would count what its parent held at the fork.

@@ -2,14 +2,13 @@
 
 import copy
 import dataclasses
-import html
 import json
 import re
 import time
-from xml.etree import ElementTree
 
 import pytest
 from helpers_models import shared_model_folder
+from helpers_page import rows_of, text_of
 from playwright.sync_api import expect
 
 from blastlens.errors import BlastlensError
@@ -41,18 +40,6 @@ def record() -> Comparison:
 @pytest.fixture(scope="module")
 def folders() -> list[ModelFolder]:
     return [ModelFolder.load(bundled_root() / name, name) for name in (CELLS, FIELDS)]
-
-
-def text_of(markup: str) -> str:
-    """The text of HTML, whose markup must be well formed."""
-    ElementTree.fromstring(f"<div>{markup}</div>")
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
-
-
-def rows_of(markup: str) -> list[list[str]]:
-    """The cells of the table in HTML, spaces normalized."""
-    table = ElementTree.fromstring(f"<div>{markup}</div>").find(".//tbody")
-    return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table]
 
 
 def test_every_system_is_listed_once_with_its_figures_or_a_reason(record, folders):

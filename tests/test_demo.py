@@ -16,7 +16,7 @@ import pytest
 from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from helpers_files import picture, write_bad_files, write_png16
+from helpers_files import picture, png16, write_bad_files
 from helpers_models import shared_model_folder
 from PIL import Image
 
@@ -84,7 +84,7 @@ def write_odd_files(folder):
     rotated = Image.Exif()
     rotated[0x0112] = 6
     Image.fromarray(picture(300, 200)).save(folder / "rotated.jpg", exif=rotated)
-    write_png16(folder / "deep.png", picture().astype(np.uint16) * 257)
+    (folder / "deep.png").write_bytes(png16(picture().astype(np.uint16) * 257))
     return sorted(folder.iterdir())
 
 

@@ -7,17 +7,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from helpers_files import encoded
 from helpers_machine import lacking
 from helpers_models import shared_model_folder
+from helpers_page import launched
 
 from blastlens.synthetic_images import synthetic_image
-from blastlens.ui import build, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = re.findall(r"```nginx\n(.+?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
@@ -41,19 +41,13 @@ def page_below(path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a page that is started as the recipe for this path says."""
     monkeypatch.setenv("BLASTLENS_HOSTS", HOST)
     monkeypatch.setenv("GRADIO_ROOT_PATH", path)
-    demo = build([shared_model_folder("cell")])
-    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
-    try:
-        yield address.rstrip("/").removesuffix(path)
-    finally:
-        demo.close()
+    with launched(shared_model_folder("cell")) as (_, address):
+        yield address.removesuffix(path)
 
 
 def classified(client: httpx.Client) -> str:
     """The events with which the page answers an upload that is classified, or the refusal of the upload."""
-    image = BytesIO()
-    synthetic_image("ALL", 0).save(image, "PNG")
-    reply = client.post("gradio_api/upload", files={"files": ("cell.png", image.getvalue())})
+    reply = client.post("gradio_api/upload", files={"files": ("cell.png", encoded(synthetic_image("ALL", 0)))})
     if reply.status_code != 200:
         return f"{reply.status_code}"
     file = {"path": reply.json()[0], "meta": {"_type": "gradio.FileData"}}

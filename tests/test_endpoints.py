@@ -3,15 +3,14 @@
 import ast
 import asyncio
 import base64
-import zipfile
 from dataclasses import replace
-from io import BytesIO
 from mimetypes import guess_type
 from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from helpers_files import encoded, write_zip
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
@@ -32,12 +31,11 @@ def files(tmp_path_factory):
     """One drawn cell, and a zip of labelled ones of four subjects."""
     folder = tmp_path_factory.mktemp("files")
     synthetic_image("ALL", 3).save(folder / "cell.png")
-    with zipfile.ZipFile(folder / "labelled.zip", "w") as archive:
-        for label in ("ALL", "HEM"):
-            for number in range(4):
-                file = BytesIO()
-                synthetic_image(label, number).save(file, "PNG")
-                archive.writestr(f"{label}/{label.lower()}{number % 2}/{number}.png", file.getvalue())
+    images = [(label, number) for label in ("ALL", "HEM") for number in range(4)]
+    write_zip(
+        folder / "labelled.zip",
+        [(f"{label}/{label.lower()}{n % 2}/{n}.png", encoded(synthetic_image(label, n))) for label, n in images],
+    )
     return folder
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_files import encoded
 from helpers_models import blobs, shared_model_folder
 
 from blastlens import Classifier, external_validation
@@ -195,20 +196,12 @@ def classifier():
     return Classifier.from_pretrained(shared_model_folder("cell"))
 
 
-def png(number):
-    from io import BytesIO
-
-    from PIL import Image
-
-    Image.fromarray(blobs(number)).save(buffer := BytesIO(), "PNG")
-    return buffer.getvalue()
-
-
 def test_each_image_is_read_once_in_turn_and_its_noise_is_that_of_its_number(classifier):
     reads = []
 
     def source(number):
-        return Source(f"ALL/{number}.png", lambda: reads.append(number) or (png(number) if number != 1 else b"no"))
+        content = b"no" if number == 1 else encoded(blobs(number))
+        return Source(f"ALL/{number}.png", lambda: reads.append(number) or content)
 
     images = [LabelledImage(source(n), "ALL", None) for n in range(3)]
     steps = measure(classifier, images)
@@ -218,7 +211,7 @@ def test_each_image_is_read_once_in_turn_and_its_noise_is_that_of_its_number(cla
     bad, last = steps
     assert reads == [0, 1, 2]
     assert isinstance(bad, BlastlensError) and "1.png" in str(bad)
-    pixels = read_image(png(2), "2.png")[0]
+    pixels = read_image(encoded(blobs(2)), "2.png")[0]
     for row, sigma in enumerate(SIGMAS):
         expected = list(classifier.predict(pixels, sigma, seed=2).probabilities.values())
         assert last.probabilities[row] == pytest.approx(expected, abs=1e-5)
@@ -226,6 +219,6 @@ def test_each_image_is_read_once_in_turn_and_its_noise_is_that_of_its_number(cla
 
 def test_a_test_that_takes_too_long_names_what_it_left_out(classifier, monkeypatch):
     monkeypatch.setattr(external_validation, "LONGEST_RUN_S", -1)
-    images = [LabelledImage(Source("a.png", lambda: png(0)), 0, "1")]
+    images = [LabelledImage(Source("a.png", lambda: encoded(blobs(0))), 0, "1")]
     (outcome,) = measure(classifier, images)
     assert "a.png was left out, since the test took over" in str(outcome)

@@ -1,11 +1,11 @@
 """Images out of files, folders and zips: each found once, whose it is, and nothing hostile gets through."""
 
-import io
 import struct
 import zipfile
 import zlib
 
 import pytest
+from helpers_files import encoded, write_zip
 
 from blastlens import Classifier, image_sources, zips
 from blastlens.errors import BlastlensError
@@ -13,14 +13,6 @@ from blastlens.image_sources import list_sources, natural
 from blastlens.synthetic_images import synthetic_image
 
 TABLE = "file_name,subject,label\n"
-
-
-def write_zip(path, entries, compression=zipfile.ZIP_DEFLATED):
-    """A zip of (name, content) pairs, in which a name may come twice."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in entries:
-            archive.writestr(zipfile.ZipInfo(name) if name.endswith("/") else name, content, compression)
-    return path
 
 
 def names(found):
@@ -299,10 +291,9 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, table,
 def test_a_classifier_takes_sources_as_they_are(tmp_path):
     from helpers_models import shared_model_folder
 
-    image = io.BytesIO()
-    synthetic_image("ALL", 0).save(image, "PNG")
-    entries = [("a.png", image.getvalue()), ("x/b.png", b"no pixels"), ("c.png", zlib.compress(b""))]
+    image = encoded(synthetic_image("ALL", 0))
+    entries = [("a.png", image), ("x/b.png", b"no pixels"), ("c.png", zlib.compress(b""))]
     classifier = Classifier.from_pretrained(shared_model_folder("cell"))
     outcomes = list(classifier.predict_each(list_sources([write_zip(tmp_path / "a.zip", entries)]).sources))
-    assert outcomes[0].to_dict() == classifier.predict(image.getvalue()).to_dict()
+    assert outcomes[0].to_dict() == classifier.predict(image).to_dict()
     assert [str(outcome).split()[0] for outcome in outcomes[1:]] == ["c.png", "b.png"]

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from helpers_files import BAD_FILES, picture, write_png16
+from helpers_files import BAD_FILES, encoded, picture
 from helpers_models import FRAME, PREPROCESSOR, SIZE, blobs, config_json
 from PIL import Image
 
@@ -35,13 +35,6 @@ def test_lossless_files_keep_every_pixel(tmp_path, suffix):
     assert np.array_equal(pixels_of(file), picture())
 
 
-def test_undecoded_images_of_datasets_are_read(tmp_path):
-    file = tmp_path / "cell.png"
-    Image.fromarray(picture()).save(file)
-    for row in ({"bytes": file.read_bytes(), "path": "cell.png"}, {"bytes": None, "path": str(file)}):
-        assert np.array_equal(pixels_of(row), picture())
-
-
 @pytest.mark.parametrize("address", ["https://host.example/cell.png", "data:image/png;base64," + "A" * 50_000])
 def test_an_address_is_refused_in_a_short_sentence(address):
     with pytest.raises(BlastlensError, match="is an address, which is not fetched") as error:
@@ -52,30 +45,10 @@ def test_an_address_is_refused_in_a_short_sentence(address):
 def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
     file = tmp_path / "cell.png"
     Image.fromarray(picture()).save(file)
+    rows = {"bytes": file.read_bytes(), "path": "cell.png"}, {"bytes": None, "path": str(file)}  # of `datasets`
     with file.open("rb") as opened:
-        for source in (file, str(file), file.read_bytes(), opened, Image.open(file), picture()):
+        for source in (file, str(file), file.read_bytes(), opened, Image.open(file), picture(), *rows):
             assert np.array_equal(pixels_of(source), picture())
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, mode):
-    Image.fromarray(picture()[..., 0].astype(np.uint16) * 16).save(tmp_path / "dark.png")
-    assert "read as 12-bit values" in read_image(tmp_path / "dark.png")[1][0]
-    grey = picture()[..., 0]
-    file = tmp_path / "deep.tif"
-    Image.fromarray((grey.astype(np.uint16) * 257).astype("<u2" if mode == "I;16" else ">u2")).save(file)
-    assert np.array_equal(pixels_of(file), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_a_16_bit_rgb_png_is_scaled(tmp_path):
-    write_png16(tmp_path / "deep.png", picture().astype(np.uint16) * 257)
-    assert np.array_equal(pixels_of(tmp_path / "deep.png"), picture())
-
-
-def test_floats_from_0_to_1_are_scaled(tmp_path):
-    grey = picture()[..., 0]
-    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
-    assert np.array_equal(pixels_of(tmp_path / "float.tif")[..., 1], grey)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -93,9 +66,7 @@ def test_exif_rotation_is_applied(orientation):
     ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    Image.fromarray(picture(40, 30)).save(buffer, "PNG", exif=exif)
-    assert np.array_equal(pixels_of(buffer.getvalue()), upright(picture(40, 30)))
+    assert np.array_equal(pixels_of(encoded(picture(40, 30), exif=exif)), upright(picture(40, 30)))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

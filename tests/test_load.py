@@ -13,12 +13,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 from helpers_models import shared_model_folder
+from helpers_page import launched
 
 from benchmarks import load
 from benchmarks.load import Outcome, Question, contains
 from blastlens import Classifier
 from blastlens.synthetic_images import synthetic_image
-from blastlens.ui import batch, build, launch, single_image
+from blastlens.ui import batch, single_image
 
 ENDLESS = 7  # the seed of runs that go on until the client disconnects
 MODEL = "tiny-cell"
@@ -27,12 +28,8 @@ MODEL = "tiny-cell"
 @pytest.fixture(scope="module")
 def demo():
     """A page with one small model, launched as app.py does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BLASTLENS_DATA", raising=False)
-        page = build([shared_model_folder("cell")])
-    launch(page, prevent_thread_lock=True, quiet=True)
-    yield page
-    page.close()
+    with launched(shared_model_folder("cell")) as (page, _):
+        yield page
 
 
 @pytest.fixture

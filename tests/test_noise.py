@@ -6,21 +6,7 @@ import pytest
 from blastlens.errors import BlastlensError
 from blastlens.noise import add_gaussian_noise
 
-GREY = np.full((224, 224, 3), 128, np.uint8)
-
-
-def test_sigma_zero_returns_the_very_pixels_in_a_new_array():
-    noisy = add_gaussian_noise(GREY, 0, seed=3)
-    assert np.array_equal(noisy, GREY)
-    assert not np.shares_memory(noisy, GREY)
-
-
-@pytest.mark.parametrize("sigma", [2, 5, 8, 10, 20])
-def test_noise_has_the_asked_for_sigma_and_no_bias(sigma):
-    difference = add_gaussian_noise(GREY, sigma).astype(float) - 128
-    assert abs(difference.mean()) < 4 * sigma / np.sqrt(difference.size)
-    # Rounding to whole numbers adds a variance of 1/12.
-    assert difference.std() == pytest.approx(np.sqrt(sigma**2 + 1 / 12), rel=0.01)
+GREY = np.full((32, 32, 3), 128, np.uint8)
 
 
 def test_noise_is_one_standard_normal_field_scaled_rounded_and_clipped():
@@ -29,11 +15,6 @@ def test_noise_is_one_standard_normal_field_scaled_rounded_and_clipped():
     for sigma in (0.5, 9, 100):
         expected = np.clip(np.rint(pixels + np.float32(sigma) * field), 0, 255).astype(np.uint8)
         assert np.array_equal(add_gaussian_noise(pixels, sigma, seed=7), expected)
-
-
-def test_clipping_brightens_black_by_two_fifths_of_sigma():
-    black = np.zeros((224, 224, 3), np.uint8)
-    assert add_gaussian_noise(black, 20).mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.02)
 
 
 @pytest.mark.parametrize("sigma", [-1, 100.5, float("nan"), float("inf"), "loud", None])

@@ -1,11 +1,10 @@
 """The page in Chromium, as a visitor meets it: every test fails on a console error or a request that leaves."""
 
 import re
-from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from helpers_files import picture
+from helpers_files import encoded, picture
 from PIL import Image
 
 from blastlens.synthetic_images import synthetic_image
@@ -53,12 +52,6 @@ def drop(page, selector, name, data, kind="image/png"):
         [name, list(data), kind],
     )
     page.dispatch_event(selector, "drop", {"dataTransfer": transfer})
-
-
-def png(image):
-    file = BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def test_the_first_screen_shows_image_prediction_and_slider(visit):
@@ -142,7 +135,7 @@ def test_an_image_can_be_removed_and_dropped_on_a_phone(visit):
     page.locator(".nothing", has_text="Upload or paste").wait_for()
     page.locator(".nothing", has_text="Prediction by level").wait_for()
     assert opened.fits()
-    drop(page, ".given button[aria-dropeffect=copy]", "mine.png", png(synthetic_image("HEM", 40)))
+    drop(page, ".given button[aria-dropeffect=copy]", "mine.png", encoded(synthetic_image("HEM", 40)))
     answered(page)
     assert sides(page) != before
     assert "image" not in query(page)  # an own image is never part of the link
@@ -158,7 +151,7 @@ def test_an_image_can_be_pasted_by_keys_and_by_button(visit):
         page.evaluate(
             """async bytes => navigator.clipboard.write(
               [new ClipboardItem({"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
-            list(png(synthetic_image("ALL", 41 + number))),
+            list(encoded(synthetic_image("ALL", 41 + number))),
         )
         paste()
         page.wait_for_function(
@@ -169,7 +162,7 @@ def test_an_image_can_be_pasted_by_keys_and_by_button(visit):
 def test_a_bad_file_gets_one_sentence_and_a_grey_picture_a_warning(visit, tmp_path):
     page = visit().page
     answered(page)
-    (tmp_path / "broken.png").write_bytes(png(synthetic_image("ALL", 1))[:900])
+    (tmp_path / "broken.png").write_bytes(encoded(synthetic_image("ALL", 1))[:900])
     page.locator(".given input[type=file]").set_input_files(tmp_path / "broken.png")
     alert = page.locator(".notes .error")
     alert.wait_for()

@@ -2,10 +2,11 @@
 
 import re
 import shutil
-from io import BytesIO
 
 import pytest
+from helpers_files import encoded
 from helpers_models import bundled_record, shared_model_folder, write_json, write_record
+from helpers_page import launched
 
 from blastlens.synthetic_images import synthetic_image
 
@@ -16,8 +17,6 @@ BLACK = {"cell": (0.3, 1.0), "field": (-0.1, 0.2)}
 @pytest.fixture(scope="module")
 def demo_address(tmp_path_factory):
     """The page with throw-away models that have OOD detection and the figures of the bundled models."""
-    from blastlens.ui import build, launch
-
     root, folders = tmp_path_factory.mktemp("models"), []
     for kind, (low, high) in BLACK.items():
         folder = write_record(shutil.copytree(shared_model_folder(kind), root / f"tiny-{kind}"), kind)
@@ -26,12 +25,8 @@ def demo_address(tmp_path_factory):
         gate = {"schema": 1, "images": f"{kind}s", "statistics": {"black": range_}, "measured": measured}
         write_json(folder / "gate.json", gate)
         folders.append(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BLASTLENS_DATA", raising=False)
-        demo = build(folders)
-    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
-    yield address.rstrip("/")
-    demo.close()
+    with launched(*folders) as (_, address):
+        yield address
 
 
 def answered(page):
@@ -73,9 +68,7 @@ def test_a_cell_given_to_the_field_model_is_opened_in_the_right_one_by_one_click
     opened = visit("/?model=tiny-field", width=width, dark=width == 390)
     page = opened.page
     answered(page)
-    cell = BytesIO()
-    synthetic_image("ALL", 41).save(cell, "PNG")
-    file = {"name": "mine.png", "mimeType": "image/png", "buffer": cell.getvalue()}
+    file = {"name": "mine.png", "mimeType": "image/png", "buffer": encoded(synthetic_image("ALL", 41))}
     page.locator(".given input[type=file]").set_input_files(file)
     button = page.get_by_role("button", name=re.compile(r"open in Single cell"))
     button.wait_for()

@@ -1,24 +1,22 @@
 """The tab "Reliability": recorded figures are shown, missing ones are named, and hostile records write no markup."""
 
-import html
 import json
 import re
 from contextlib import suppress
 from dataclasses import replace
 from html import escape
-from xml.etree import ElementTree
 
 import pytest
+from helpers_page import rows_of, text_of
 
 from blastlens import external_result
-from blastlens.corruptions import KINDS
 from blastlens.metrics import Interval
 from blastlens.model_folder import ModelFolder, bundled_models, bundled_root
 from blastlens.published_systems import Comparison
 from blastlens.ui.about import about_html
 from blastlens.ui.comparison import model_html, noise_html, noise_lines
 from blastlens.ui.reliability import SECTIONS, sections, summary_html
-from blastlens.ui.words import FAMILIES, by_family, facts, headline_of, main_score
+from blastlens.ui.words import facts, headline_of, main_score
 from blastlens.wording import with_interval
 
 CELLS = "mobilenetv1-cnmc2019"
@@ -33,18 +31,6 @@ PARTS = {
 def folder(model: str = CELLS, **changed) -> ModelFolder:
     found = ModelFolder.load(bundled_root() / model, model)
     return replace(found, metrics=json.loads(json.dumps(found.metrics)) | changed)
-
-
-def text_of(markup: str) -> str:
-    """The text of HTML, whose markup must be well formed."""
-    ElementTree.fromstring(f"<div>{markup}</div>")
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
-
-
-def rows_of(section: str) -> list[list[str]]:
-    """The cells of a section's table."""
-    table = ElementTree.fromstring(f"<div>{section}</div>").find(".//tbody")
-    return [["".join(cell.itertext()).strip() for cell in row] for row in table]
 
 
 def share(record):
@@ -114,13 +100,6 @@ def test_figures_that_could_not_be_computed_are_not_made_up():
     found = sections(chosen)
     assert "orruption error relative to" not in found[PARTS["robustness"]]
     assert not re.search(r"\b(None|nan)\b|unknown form", "".join(found.values()))
-
-
-def test_every_corruption_has_a_family_and_unknown_ones_are_kept():
-    assert sorted(name for names in by_family(KINDS).values() for name in names) == sorted(KINDS)
-    assert set(by_family(KINDS)) <= set(FAMILIES)
-    families = {"Focus and motion": ["blur"], "File and size": ["jpeg"], "Other": ["acid"]}
-    assert by_family(["jpeg", "acid", "blur"]) == families
 
 
 SCRIPT = "<img src=x onerror=alert(1)>"

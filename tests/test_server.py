@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -14,7 +13,9 @@ import gradio as gr
 import httpx
 import pytest
 from gradio import processing_utils
+from helpers_files import encoded
 from helpers_models import shared_model_folder
+from helpers_page import launched
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
@@ -44,12 +45,8 @@ OPEN = set(
 @pytest.fixture(scope="module")
 def page():
     """A page with one small model, launched as app.py does, and its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BLASTLENS_DATA", raising=False)
-        demo = build([shared_model_folder("cell")])
-    _, address, _ = launch(demo, prevent_thread_lock=True, quiet=True)
-    yield demo, address.rstrip("/")
-    demo.close()
+    with launched(shared_model_folder("cell")) as page:
+        yield page
 
 
 def upload(address, name, data, **more):
@@ -195,9 +192,7 @@ def test_no_event_of_the_page_fetches_an_address(page, fetched):
 
 
 def test_the_address_of_an_upload_stands_for_it(page):
-    data = BytesIO()
-    synthetic_image("ALL", 0).save(data, "PNG")
-    (place,) = upload(page[1], "cell.png", data.getvalue()).json()
+    (place,) = upload(page[1], "cell.png", encoded(synthetic_image("ALL", 0))).json()
     address = f"{page[1]}/gradio_api/file={place}"
     for file in ({"path": address, "meta": {"_type": "gradio.FileData"}}, {"path": place, "meta": {}}):
         assert "event: complete" in call(page[1], "classify", image=file)

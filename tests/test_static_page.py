@@ -6,12 +6,13 @@ It is served over plain HTTP with the bundled models, as `hub_upload.py static-p
 import dataclasses
 import json
 import shutil
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers_browser import visiting
+from helpers_files import encoded as image_file
+from helpers_files import png
 from helpers_models import blobs
 from helpers_static import decoded, runtime_package, served
 from PIL import Image
@@ -88,22 +89,12 @@ def classified(page, folder: Path, model: str, tasks: list[dict]) -> list[dict]:
     return page.evaluate(CLASSIFY, [entry, record["runtime"], tasks])
 
 
-def in_format(pixels: np.ndarray, kind: str, **options) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
-
-
-def as_png(image: Image.Image) -> bytes:
-    return in_format(np.asarray(image), "PNG")
-
-
 def images_for(model: str) -> list[tuple[str, bytes]]:
     """File name and bytes of synthetic images, one of them of the other kind."""
     labels = ("ALL", "HEM") if model == CELL else ("Benign", "Early", "Pre", "Pro")
     chosen = [(label, 40 + n) for label in labels for n in range(8 // len(labels))]
     chosen.append(("Pre" if model == CELL else "HEM", 3))
-    return [(f"{label}-{seed}.png", as_png(synthetic_image(label, seed))) for label, seed in chosen]
+    return [(f"{label}-{seed}.png", image_file(synthetic_image(label, seed))) for label, seed in chosen]
 
 
 @dataclasses.dataclass
@@ -216,16 +207,12 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def palette_image(kind: str, **options) -> bytes:
-    file = BytesIO()
-    Image.fromarray(blobs(1, 60, 40)).quantize(20).save(file, kind, **options)
-    return file.getvalue()
+    return image_file(Image.fromarray(blobs(1, 60, 40)).quantize(20), kind, **options)
 
 
 def animation(kind: str) -> bytes:
-    file = BytesIO()
     first, *others = (Image.fromarray(blobs(seed, 60, 40)) for seed in range(3))
-    first.save(file, kind, save_all=True, append_images=others)
-    return file.getvalue()
+    return image_file(first, kind, save_all=True, append_images=others)
 
 
 def transparent() -> np.ndarray:
@@ -233,23 +220,23 @@ def transparent() -> np.ndarray:
 
 
 FILES = {
-    "rgb.png": lambda: in_format(blobs(1, 60, 40), "PNG"),
-    "lossless.webp": lambda: in_format(blobs(1, 60, 40), "WEBP", lossless=True),
-    "colour.jpg": lambda: in_format(blobs(1, 60, 40), "JPEG"),
-    "grey.jpg": lambda: in_format(blobs(1, 60, 40)[..., 0], "JPEG"),
+    "rgb.png": lambda: image_file(blobs(1, 60, 40), "PNG"),
+    "lossless.webp": lambda: image_file(blobs(1, 60, 40), "WEBP", lossless=True),
+    "colour.jpg": lambda: image_file(blobs(1, 60, 40), "JPEG"),
+    "grey.jpg": lambda: image_file(blobs(1, 60, 40)[..., 0], "JPEG"),
     "palette.png": lambda: palette_image("PNG"),
     "palette.gif": lambda: palette_image("GIF"),
     "hole.gif": lambda: palette_image("GIF", transparency=3),
     "animation.gif": lambda: animation("GIF"),
     "animation.webp": lambda: animation("WEBP"),
-    "transparent.png": lambda: in_format(transparent(), "PNG"),
-    "transparent.webp": lambda: in_format(transparent(), "WEBP", lossless=True, exact=True),
-    "turned.jpg": lambda: in_format(blobs(1, 60, 40), "JPEG", exif=turned(6)),
-    "turned.png": lambda: in_format(blobs(1, 60, 40), "PNG", exif=turned(8)),
-    "large.png": lambda: in_format(blobs(1, 2900, 1500), "PNG"),
+    "transparent.png": lambda: image_file(transparent(), "PNG"),
+    "transparent.webp": lambda: image_file(transparent(), "WEBP", lossless=True, exact=True),
+    "turned.jpg": lambda: image_file(blobs(1, 60, 40), "JPEG", exif=turned(6)),
+    "turned.png": lambda: image_file(blobs(1, 60, 40), "PNG", exif=turned(8)),
+    "large.png": lambda: image_file(blobs(1, 2900, 1500), "PNG"),
 }
 for orientation in range(2, 9):
-    FILES[f"turned-{orientation}.webp"] = lambda n=orientation: in_format(
+    FILES[f"turned-{orientation}.webp"] = lambda n=orientation: image_file(
         blobs(1, 60, 40), "WEBP", lossless=True, exif=turned(n)
     )
 
@@ -266,7 +253,7 @@ def test_a_file_is_opened_as_in_python(page, name):
 
 def test_16_bit_values_are_cut_to_8_bits_with_a_note(page):
     values = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
-    data = in_format(values, "PNG")
+    data = image_file(values, "PNG")
     found, expected = call(page, "open", OPEN, [encoded(data), "deep.png"]), np.asarray(read_image(data)[0])
     # Python rounds to the nearest of 256 levels, a browser drops the lower byte.
     assert np.abs(decoded(found["pixels"]).reshape(expected.shape) - expected.astype(int)).max() <= 1
@@ -277,25 +264,19 @@ def test_an_image_that_a_browser_would_show_black_is_refused(page):
     values = np.random.default_rng(0).integers(0, 4000, (20, 30)).astype(np.uint16)
     clear = np.dstack([blobs(1), np.zeros(blobs(1).shape[:2], np.uint8)])
     for image, message in ((values, "14-bit values or fewer"), (clear, "is transparent everywhere")):
-        refusal = call(page, "open", OPEN, [encoded(in_format(image, "PNG")), "a.png"])["refusal"]
+        refusal = call(page, "open", OPEN, [encoded(image_file(image, "PNG")), "a.png"])["refusal"]
         assert refusal.startswith("a.png") and message in refusal and refusal.endswith(".")
-
-
-def header_of(width: int, height: int) -> bytes:
-    """A PNG that declares a size, and ends there."""
-    head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n\0\0\0\r" + head + bytes(4) + b"\0\0\0\0IDAT" + bytes(4)
 
 
 BAD_FILES = {
     "empty.png": (b"", "is empty (0 bytes)"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
-    "dot.png": (in_format(np.zeros((1, 1, 3), np.uint8), "PNG"), "each side must have at least 16"),
-    "sliver.png": (in_format(np.zeros((16, 400, 3), np.uint8), "PNG"), "at most 20 times the short one"),
-    "huge.png": (header_of(10_000, 8_000), "at most 50 megapixels"),
-    "scan.tif": (in_format(blobs(1), "TIFF"), "is a TIFF file, which browsers do not open"),
-    "half.jpg": (in_format(blobs(1), "JPEG")[:2000], "is truncated or damaged"),
-    "half.png": (in_format(blobs(1), "PNG")[:9000], "is truncated or damaged"),
+    "dot.png": (image_file(np.zeros((1, 1, 3), np.uint8), "PNG"), "each side must have at least 16"),
+    "sliver.png": (image_file(np.zeros((16, 400, 3), np.uint8), "PNG"), "at most 20 times the short one"),
+    "huge.png": (png(10_000, 8_000, data=b""), "at most 50 megapixels"),
+    "scan.tif": (image_file(blobs(1), "TIFF"), "is a TIFF file, which browsers do not open"),
+    "half.jpg": (image_file(blobs(1), "JPEG")[:2000], "is truncated or damaged"),
+    "half.png": (image_file(blobs(1), "PNG")[:9000], "is truncated or damaged"),
     "start.png": (b"\x89PNG\r\n\x1a\n", "is truncated or damaged"),
     "random.webp": (b"RIFF\xff\xff\xff\xffWEBP" + bytes(range(256)), "is truncated or damaged"),
 }
@@ -502,7 +483,7 @@ def test_the_security_policy_blocks_requests_to_other_servers_in_the_worker_too(
 
 
 def test_it_uses_several_threads_where_the_browser_allows_it(browser, folder, page):
-    task = {"data": encoded(as_png(synthetic_image("ALL", 9))), "name": "cell.png", "sigma": 20, "seed": 1}
+    task = {"data": encoded(image_file(synthetic_image("ALL", 9))), "name": "cell.png", "sigma": 20, "seed": 1}
     with served(folder) as isolated:
         isolated.headers = static_page.HEADERS
         with visiting(browser, isolated.address) as opener:

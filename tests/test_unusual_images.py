@@ -3,13 +3,12 @@
 import io
 import struct
 import time
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import tifffile
-from helpers_files import picture
+from helpers_files import chunk, encoded, picture, png16
 from PIL import Image
 
 from blastlens.errors import BlastlensError
@@ -47,20 +46,6 @@ def described(array: np.ndarray, ome: bool = False, **options: object) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, array, imagej=not ome, ome=ome, **options)
     return file.getvalue()
-
-
-def png16(array: np.ndarray) -> bytes:
-    """A PNG file of 16 bits per channel, grey or RGB."""
-    height, width = array.shape[:2]
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = array.astype(">u2").reshape(height, -1)
-    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    kind = {2: 0, 3: {2: 4, 3: 2, 4: 6}.get(array.shape[-1])}[array.ndim]
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def bmp32(alpha: int) -> bytes:
@@ -131,11 +116,9 @@ def cases() -> list[Case]:
 
     for depth, array in ((8, RGB), (16, DEEP)):
         channels = np.ascontiguousarray(np.moveaxis(array, 2, 0))
-        for photometric in ("minisblack",):
-            options = {"photometric": photometric, "metadata": {"axes": "CYX"}}
-            note = "red, green and blue"
-            add(f"{depth}-bit ImageJ channels", described(channels, **options), RGB, note=note)
-            add(f"{depth}-bit OME channels", described(channels, ome=True, **options), RGB, note=note)
+        options, note = {"photometric": "minisblack", "metadata": {"axes": "CYX"}}, "red, green and blue"
+        add(f"{depth}-bit ImageJ channels", described(channels, **options), RGB, note=note)
+        add(f"{depth}-bit OME channels", described(channels, ome=True, **options), RGB, note=note)
         stack = np.stack([channels, 0 * channels])
         options = {"photometric": "minisblack", "metadata": {"axes": "ZCYX"}}
         add(f"{depth}-bit ImageJ stack of channels", described(stack, **options), RGB, note="first")
@@ -158,16 +141,13 @@ def cases() -> list[Case]:
             rgba = np.dstack([RGB, np.full(GREY.shape, alpha, np.uint8)]).astype(f"u{depth // 8}") * scale
             stored = tiff(rgba.astype(f"u{depth // 8}"), photometric="rgb", extrasamples=["unassalpha"])
             add(f"{depth}-bit RGBA TIFF with alpha {alpha}", stored, shown, note=note)
-        buffer = io.BytesIO()
-        Image.fromarray(np.dstack([RGB, np.full(GREY.shape, alpha, np.uint8)])).save(buffer, "PNG")
-        add(f"RGBA PNG with alpha {alpha}", buffer.getvalue(), shown, note=note)
+        rgba = np.dstack([RGB, np.full(GREY.shape, alpha, np.uint8)])
+        add(f"RGBA PNG with alpha {alpha}", encoded(rgba), shown, note=note)
     cmyk = np.dstack([255 - RGB, np.zeros_like(GREY)])
     add("8-bit CMYK", tiff(cmyk, photometric="separated"), RGB)
     add("16-bit CMYK", tiff(cmyk.astype(np.uint16) * 257, photometric="separated"), RGB)
     flat = np.full((64, 64, 3), (190, 150, 210), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(flat).save(buffer, "AVIF", quality=100)
-    add("AVIF", buffer.getvalue(), flat, tolerance=3)
+    add("AVIF", encoded(flat, "AVIF", quality=100), flat, tolerance=3)
     return found
 
 
@@ -295,7 +275,6 @@ def test_a_size_that_is_given_twice_does_not_pass_the_limit_on_its_sides():
 def test_a_deep_png_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    chunk = b"eXIf" + exif.tobytes()[6:]
     data = png16(np.rot90(DEEP))
-    data = data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    data = data[:33] + chunk(b"eXIf", exif.tobytes()[6:]) + data[33:]
     assert np.array_equal(np.asarray(read_image(data)[0]), RGB)

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from test_validation_tab import SLIDES, write_zip
+from test_validation_tab import SLIDES, zip_of
 
 from blastlens.ui import validation
 
@@ -19,7 +19,7 @@ def open_panel(one):
 def with_findings(visit, tmp_path, names=SLIDES, **how):
     """A visit on which a zip of these names was tested."""
     one = visit(TAB, **how)
-    write_zip(tmp_path / "slides.zip", names)
+    zip_of(tmp_path / "slides.zip", names)
     panel = open_panel(one)
     panel.locator("input[type=file]").set_input_files(tmp_path / "slides.zip")
     panel.get_by_role("button", name="Validate", exact=True).click()
@@ -69,7 +69,7 @@ def test_a_running_test_can_be_cancelled_and_started_again(visit, tmp_path, monk
     monkeypatch.setattr(validation, "measure", slowly)
     monkeypatch.setattr(validation, "UPDATE_S", 0)  # as much progress as can come too late
     one = visit(TAB)
-    write_zip(tmp_path / "many.zip", [f"{label}/p{n % 9}/{n}.png" for label in ("ALL", "HEM") for n in range(100)])
+    zip_of(tmp_path / "many.zip", [f"{label}/p{n % 9}/{n}.png" for label in ("ALL", "HEM") for n in range(100)])
     panel = open_panel(one)
     panel.locator("input[type=file]").set_input_files(tmp_path / "many.zip")
     panel.get_by_role("button", name="Validate", exact=True).click()

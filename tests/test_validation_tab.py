@@ -3,7 +3,6 @@
 import csv
 import json
 import zipfile
-from io import BytesIO
 from types import SimpleNamespace
 
 import gradio as gr
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from helpers_files import encoded, write_zip
 from helpers_models import blobs, shared_model_folder
-from PIL import Image
 
 from blastlens import Classifier
 from blastlens.model_folder import bundled_models
@@ -43,15 +42,11 @@ def client(demo_address):
 
 
 def png(number):
-    Image.fromarray(blobs(number)).save(buffer := BytesIO(), "PNG")
-    return buffer.getvalue()
+    return encoded(blobs(number))
 
 
-def write_zip(file, names, content=png):
-    with zipfile.ZipFile(file, "w") as archive:
-        for number, name in enumerate(names):
-            archive.writestr(name, content(number))
-    return {"path": str(file), "meta": {"_type": "gradio.FileData"}}
+def zip_of(file, names, content=png):
+    return {"path": str(write_zip(file, [(name, content(number)) for number, name in enumerate(names)]))}
 
 
 SLIDES = [f"{label}/{label} donor {n}/{k}.png" for label in ("leukemia", "normal") for n in range(3) for k in range(2)]
@@ -64,7 +59,7 @@ def ended(steps):
 
 
 def test_the_contents_of_a_zip_are_shown_before_the_run(tab, tmp_path):
-    upload = write_zip(tmp_path / "a.zip", [*SLIDES, "odd/1.png"])
+    upload = zip_of(tmp_path / "a.zip", [*SLIDES, "odd/1.png"])
     found, *_, start, stop = tab.look(upload, CELL)
     found = " ".join(found.split())
     assert "12 labelled images, 6 subjects" in found and "Folder odd (1 image) is named like none" in found
@@ -76,7 +71,7 @@ def test_the_contents_of_a_zip_are_shown_before_the_run(tab, tmp_path):
 
 
 def test_a_run_ends_with_findings_and_a_report(tab, tmp_path):
-    steps = list(tab.run(write_zip(tmp_path / "my <b>.zip", SLIDES), CELL))
+    steps = list(tab.run(zip_of(tmp_path / "my <b>.zip", SLIDES), CELL))
     assert "0 of 12 images" in steps[0][0] and (steps[0][2].interactive, steps[0][3].interactive) == (False, True)
     findings = ended(steps)
     assert '<a download="blastlens-tiny-cell-' in findings and "data:text/html" in findings
@@ -92,15 +87,15 @@ def test_a_run_ends_with_findings_and_a_report(tab, tmp_path):
     ],
 )
 def test_a_zip_that_cannot_be_tested_is_refused_in_one_sentence(tab, tmp_path, names, said):
-    upload = write_zip(tmp_path / "a.zip", names)
+    upload = zip_of(tmp_path / "a.zip", names)
     for shown in (tab.look(upload, CELL)[0], ended(tab.run(upload, CELL))):
         assert said in shown and 'role="alert"' in shown and "<img" not in shown
 
 
 def test_images_that_cannot_be_read_are_listed_and_none_readable_is_said(tab, tmp_path):
-    broken = write_zip(tmp_path / "a.zip", SLIDES, lambda n: b"no" if n == 0 else png(n))
+    broken = zip_of(tmp_path / "a.zip", SLIDES, lambda n: b"no" if n == 0 else png(n))
     assert "0.png is not an image that can be read" in ended(tab.run(broken, CELL))
-    none = write_zip(tmp_path / "b.zip", SLIDES, lambda n: b"no")
+    none = zip_of(tmp_path / "b.zip", SLIDES, lambda n: b"no")
     assert "None of the 12 labelled images could be read" in ended(tab.run(none, CELL))
 
 
@@ -108,7 +103,7 @@ def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "UPDATE_S", 0)
     reads = []
     monkeypatch.setattr(validation, "measure", lambda c, images, others: (reads.append(i) for i in images))
-    steps = tab.run(write_zip(tmp_path / "a.zip", SLIDES), CELL)
+    steps = tab.run(zip_of(tmp_path / "a.zip", SLIDES), CELL)
     next(steps), next(steps), next(steps)
     assert len(reads) == 2
     steps.close()
@@ -116,7 +111,7 @@ def test_a_run_that_is_cancelled_reads_nothing_more(tab, tmp_path, monkeypatch):
 
 
 def test_the_endpoint_answers_with_plain_figures_and_their_origin(client, tmp_path):
-    write_zip(tmp_path / "a.zip", SLIDES)
+    zip_of(tmp_path / "a.zip", SLIDES)
     answer = client.predict(handle_file(tmp_path / "a.zip"), CELL, api_name="/test_on_labelled_images")
     json.dumps(answer, allow_nan=False)
     assert (answer["images"], answer["people"], answer["model_id"]) == (12, 6, CELL)
@@ -137,18 +132,18 @@ def test_the_endpoint_answers_with_plain_figures_and_their_origin(client, tmp_pa
     ],
 )
 def test_the_endpoint_refuses_in_one_sentence(client, tmp_path, names, model, said):
-    write_zip(tmp_path / "a.zip", names)
+    zip_of(tmp_path / "a.zip", names)
     with pytest.raises(AppError) as refusal:
         client.predict(handle_file(tmp_path / "a.zip"), model, api_name="/test_on_labelled_images")
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_only_uploaded_zips_are_read_under_any_name(tab, tmp_path, tmp_path_factory):
-    assert tab.answer(write_zip(tmp_path / "file.bin", SLIDES), CELL)["images"] == 12
+    assert tab.answer(zip_of(tmp_path / "file.bin", SLIDES), CELL)["images"] == 12
     (tmp_path / "cell.png").write_bytes(png(0))
     with pytest.raises(validation.BlastlensError, match=r"cell\.png is not a zip"):
         tab.answer({"path": str(tmp_path / "cell.png")}, CELL)
-    elsewhere = write_zip(tmp_path_factory.mktemp("private") / "a.zip", SLIDES)
+    elsewhere = zip_of(tmp_path_factory.mktemp("private") / "a.zip", SLIDES)
     for upload in (elsewhere, {"path": elsewhere["path"]}):
         with pytest.raises(validation.BlastlensError, match="was not uploaded here"):
             tab.answer(upload, CELL)
@@ -169,7 +164,7 @@ def zip_of_cells(data_dir, file):
 
 
 def test_a_cancelled_run_leaves_the_page_ready(tab, tmp_path):
-    upload, odd = write_zip(tmp_path / "a.zip", SLIDES), write_zip(tmp_path / "odd.zip", ["odd/1.png"])
+    upload, odd = zip_of(tmp_path / "a.zip", SLIDES), zip_of(tmp_path / "odd.zip", ["odd/1.png"])
     for archive, ready in ((upload, True), (odd, False), (None, False)):
         progress, findings, start, stop = tab.stopped(archive, CELL)
         assert "Cancelled; nothing was kept." in progress and "report" not in findings
