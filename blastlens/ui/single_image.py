@@ -34,7 +34,7 @@ from .single_image_html import (
     warnings_html,
 )
 from .uploads import path_of
-from .words import NOISE, by_family, facts, label_text, unit_text
+from .words import NOISE, facts, label_text, unit_text
 
 # An uploaded file as Gradio passes it with `preprocess=False`. Otherwise gr.Image would open the file first: it
 # re-encodes some files, and fails on others with messages of its own.
@@ -261,8 +261,7 @@ def _view_column() -> tuple[gr.HTML, gr.Dropdown, gr.Slider, gr.Dropdown]:
     with gr.Column(scale=8, min_width=300), gr.Group():
         view = gr.HTML(_NO_VIEW, padding=True, elem_classes="view")
         with gr.Row(elem_classes="controls"):
-            names = [name for names in by_family(KINDS).values() for name in names]
-            titles = [(KINDS[name].title, name) for name in names]
+            titles = [(one.title, name) for name, one in KINDS.items()]
             kind = gr.Dropdown(titles, value=NOISE, label="Corruption", min_width=140)
             level = _slider(Corruption(NOISE, 0))
         references = _reference_levels(Corruption(NOISE, 0))

@@ -1,6 +1,6 @@
 """Texts about models, scores and labels that several tabs share. No layout, no Gradio components."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,12 @@ from ..tables import read_table
 # Explanations of the page's terms.
 MEANINGS: dict[str, str] = read_table(Path(__file__).with_name("glossary.toml"))
 NOISE = "gaussian_noise"  # the corruption that the page opens with
-# Corruptions by where they arise; the names of `KINDS`.
-FAMILIES = {
-    "Camera and light": (
-        "gaussian_noise",
-        "shot_noise",
-        "speckle_noise",
-        "brightness",
-        "darker",
-        "brighter",
-        "contrast",
-    ),
-    "Focus and motion": ("blur", "defocus", "motion_blur"),
-    "File and size": ("jpeg", "downsample"),
-    "Colour and stain": ("saturation", "hue", "stain_hue", "stain_concentration", "stain_paler", "stain_darker"),
-    "Placing and marks": ("shift", "scale_bar"),
-}
-_OTHER = "Other"
 _FAMILY_NAMES = {"mobilenet": "MobileNet", "resnet": "ResNet", "efficientnet": "EfficientNet"}
 
 
 def task_of(folder: ModelFolder) -> DatasetInfo:
     """What is known about the data set of a model."""
     return folder.dataset
-
-
-def by_family(kinds: Iterable[str]) -> dict[str, list[str]]:
-    """Names of corruptions by family, in the given order; families in the order of `FAMILIES`."""
-    of = {name: family for family, names in FAMILIES.items() for name in names}
-    found: dict[str, list[str]] = {family: [] for family in (*FAMILIES, _OTHER)}
-    for name in kinds:
-        found[of.get(name, _OTHER)].append(name)
-    return {family: names for family, names in found.items() if names}
 
 
 def label_text(folder: ModelFolder, label: str) -> str:
