@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import Floats, GroupSums, Interval, ratio, report, scalar
+from .metrics import Floats, GroupSums, Interval, blocks_of, ratio, report, risks_of, scalar
 
 
 def percentile_interval(values: ArrayLike) -> Interval:
@@ -151,15 +151,9 @@ def aurc(
     """Area under the risk-coverage curve, 0 (never wrong) to 1: the mean risk over the coverages 1/N, ..., N/N (Geifman
     et al. 2019, arXiv:1805.08206). Each replicate is ranked anew; arguments as for `summary`.
     """
-    sums = GroupSums.of(labels, probabilities, groups)
-    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    order = np.argsort(-p.max(axis=1), kind="stable")
-    group, wrong = sums.group[order], (p.argmax(axis=1) != y)[order]
-    last = np.flatnonzero(np.diff(p.max(axis=1)[order], append=-1.0))  # of each block of equal confidence
+    sums, blocks = GroupSums.of(labels, probabilities, groups), blocks_of(labels, probabilities)
     weights = group_weights(sums.holds, replicates, seed)
-    rows = max(1, 2**22 // len(y))  # replicates at a time: some 32 MB
-    areas = [_aurc(weights[k : k + rows, group], wrong, last) for k in range(0, len(weights), rows)]
-    return percentile_interval(np.concatenate(areas))
+    return percentile_interval([risks_of(*blocks, copies[sums.group]).mean() for copies in weights])
 
 
 def group_weights(holds: NDArray[np.bool_], replicates: int, seed: int) -> Floats:
@@ -184,22 +178,3 @@ def _replicates(sums: GroupSums, replicates: int, seed: int) -> dict[str, Floats
     if kept.sum() == 1:
         raise ValueError(f"all {replicates} replicates of {len(sums.holds)} groups lost a class: too few groups")
     return {name: values[kept] for name, values in scores.items()}
-
-
-def _aurc(copies: Floats, wrong: NDArray[np.bool_], last: NDArray[np.int64]) -> Floats:
-    """(R,) areas under the risk-coverage curve of R replicates.
-
-    `copies` (R, N): how often each holds each image, highest confidence first. `wrong` (N,). `last` (U,): the
-    last image of each block of equal confidence.
-
-    In a block of n images, e of them wrong, after N with E wrong, the k-th risk is (E + k e / n) / (N + k). Its sum
-    over k is e + (E - N e / n) (H(N + n) - H(N)), with H the harmonic numbers.
-    """
-    images = np.cumsum(copies, axis=1)[:, last]
-    errors = np.cumsum(copies * wrong, axis=1)[:, last]
-    n, e = np.diff(images, axis=1, prepend=0), np.diff(errors, axis=1, prepend=0)
-    before, wrong_before = images - n, errors - e
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, images[:, -1].max() + 1))])
-    grown = harmonic[images.astype(np.int64)] - harmonic[before.astype(np.int64)]
-    sums = e + (wrong_before - before * ratio(e, n, 0.0)) * grown
-    return sums.sum(axis=1) / images[:, -1]

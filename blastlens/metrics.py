@@ -135,13 +135,27 @@ def risk_coverage(labels: ArrayLike, probabilities: ArrayLike, points: int = 10)
     """
     if points < 1:
         raise ValueError(f"a curve needs at least one point, got {points}")
-    y, p = _checked(labels, probabilities)
-    order = np.argsort(-p.max(axis=1), kind="stable")
-    confidence, wrong = p.max(axis=1)[order], (p.argmax(axis=1) != y)[order].astype(np.float64)
-    _, block, count = np.unique(-confidence, return_inverse=True, return_counts=True)
-    risks = np.cumsum((np.bincount(block, wrong) / count)[block]) / np.arange(1, len(wrong) + 1)
+    block, wrong = blocks_of(labels, probabilities)
+    risks = risks_of(block, wrong, np.ones(len(block)))
     taken = -(-np.arange(1, points + 1) * len(risks) // points)
     return [(float(j / points), float(risks[k - 1])) for j, k in enumerate(taken, start=1)]
+
+
+def blocks_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of each image, the rank of its confidence, 0 for the highest, and whether the prediction is wrong: (N,) each."""
+    y, p = _checked(labels, probabilities)
+    return np.unique(-p.max(axis=1), return_inverse=True)[1], p.argmax(axis=1) != y
+
+
+def risks_of(block: NDArray[np.int64], wrong: NDArray[np.bool_], copies: Floats) -> Floats:
+    """Share of wrong predictions among the k most confident ones, for each k.
+
+    `copies` (N,): how often each image counts. Where equal confidences leave open which images are the k most
+    confident, it is the mean over all choices.
+    """
+    count, errors = np.bincount(block, copies), np.bincount(block, copies * wrong)
+    rates = np.repeat(ratio(errors, count, 0.0), count.astype(np.int64))
+    return np.cumsum(rates) / np.arange(1, len(rates) + 1)
 
 
 @dataclass(frozen=True)

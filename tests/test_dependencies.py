@@ -1,6 +1,5 @@
 """Imports and pins agree, and no dependency has a copyleft license."""
 
-import ast
 import functools
 import re
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_layering import imports as imports_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = [ROOT / name for name in ("blastlens", "publish", "train", "app.py", "hub_upload.py")]
@@ -30,13 +30,7 @@ def import_name(distribution):
 def imports():
     """Top-level names of the modules that the product imports from other packages."""
     files = [file for path in PRODUCT for file in ([path] if path.suffix else path.rglob("*.py"))]
-    names = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names.add(node.module.partition(".")[0])
+    names = {name.partition(".")[0] for file in files for name in imports_of(file)}
     return names - {"blastlens", "publish", "train"} - set(sys.stdlib_module_names)
 
 
