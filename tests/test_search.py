@@ -195,16 +195,13 @@ def test_the_nested_estimate_predicts_each_fold_by_the_best_candidate_on_the_oth
 
 def test_new_donors_in_cross_validation_are_compared_with_their_own_pairs_and_with_all(config):
     plan = replace(SearchPlan.load(config), new_donors=("H", "S"))
-    group = np.array(["H", "S", "other", "healthy"] * 2)
-    sick = np.array([False, True, True, False] * 2)
-    score = np.array([[0.5, 0.9, 0.1, 0.0] * 2])  # S ranks above H, other ranks below
-    fold = np.array([0, 1, 1, 0] * 2)  # pairs of two folds count
-    one = Recorded((0.0,), np.repeat([0, 1], 4), fold, np.arange(8), group, sick, score)
-    one = replace(
-        one,
-        **{n: np.tile(getattr(one, n), 3) for n in ("repeat", "fold", "index", "group", "sick")},
-        score=np.tile(score, 3),
-    )  # three images of each donor, the least that count
+    # Four donors of three images each, twice: S ranks above H, the other subject below; pairs of two folds count.
+    donors = [("H", 1, 0, 0.5), ("S", 0, 1, 0.9), ("other", 0, 1, 0.1), ("healthy", 1, 0, 0.0)]
+    group, label, fold, scores = (np.array(column) for column in zip(*donors * 6, strict=True))
+    score = scores[None]
+    logits = np.log(np.stack([score, 1 - score], axis=2).clip(1e-7))
+    images = HeldOut(np.array([0.0]), np.arange(24), label, fold, logits, group, np.arange(24) // 12)
+    one = Recorded(images, score)
     found = search.same_donors(plan, one)
     assert (found["new_pairs"].value, found["new_against_all"].value) == (1.0, 0.5)
     assert search.same_donors(replace(plan, new_donors=("absent",)), one) == {}

@@ -35,7 +35,7 @@ from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.finetune import dataset_folder
 from train.first_weights import find_weights
-from train.held_out import Recorded, plain
+from train.held_out import POSITIVE, Recorded, plain
 from train.jobs import Job, add_queue_arguments, list_or_run
 from train.pixels import load_pixels
 from train.recipe import Recipe, view_of
@@ -295,16 +295,16 @@ def same_donors(search: SearchPlan, one: Recorded) -> dict[str, Any]:
         `new_pairs`: against the new ALL subjects, as when they are left out as a whole; `new_against_all`: against
         every ALL subject. Both compare calibrated probabilities of several folds.
     """
-    is_new = np.isin(one.group, search.new_donors)
+    of, score = one.images, one.score[one.sigmas.index(0.0)]
+    is_new, sick = np.isin(of.group, search.new_donors), of.label == POSITIVE
 
     def auroc(chosen: np.ndarray) -> Interval:
-        score = one.score[one.sigmas.index(0.0), chosen]
-        donors = DonorScores.of(one.sick[chosen], score, one.group[chosen], repeats=one.repeat[chosen])
+        donors = DonorScores.of(sick[chosen], score[chosen], of.group[chosen], repeats=of.repeat[chosen])
         return donors.summary()["auroc_per_donor"]
 
-    if not (is_new & one.sick).any() or not (is_new & ~one.sick).any():
+    if not (is_new & sick).any() or not (is_new & ~sick).any():
         return {}
-    return {"new_pairs": auroc(is_new), "new_against_all": auroc(is_new | one.sick)}
+    return {"new_pairs": auroc(is_new), "new_against_all": auroc(is_new | sick)}
 
 
 def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
