@@ -11,18 +11,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from blastlens import bootstrap
 from blastlens.dataset_info import DATASETS
 from blastlens.files import write_json
 from blastlens.images import open_image
-from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows, own_dataset
@@ -30,6 +27,7 @@ from train.datasets.splits import Split, make_splits
 from train.folds import FoldNetworks
 from train.held_out import HeldOut, cross_calibrated, plain
 from train.masks import cell_mask, nuclei_mask
+from train.parallel import in_threads
 from train.pixels import load_pixels
 from train.results import RUNS, Result
 
@@ -95,9 +93,7 @@ def features_for(dataset: str, every: bool = False) -> dict[str, Feature]:
 
 def features_of(feature: Feature, pixels: Sequence[np.ndarray] | np.ndarray, title: str) -> np.ndarray:
     """Numbers of each image (N, F); `title` is that of a progress bar."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        rows = pool.map(lambda image: feature(np.asarray(image)), pixels)
-        return np.stack(list(tqdm(rows, total=len(pixels), desc=title, unit="img")))
+    return np.stack(in_threads(lambda image: feature(np.asarray(image)), pixels, title))
 
 
 def fitted(x: np.ndarray, labels: np.ndarray) -> "Pipeline":

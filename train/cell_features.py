@@ -5,7 +5,6 @@ They are the baselines that a network has to beat, and what a network can be tau
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull
-from tqdm.auto import tqdm
 
 from blastlens.donor_metrics import donor_weights
 from blastlens.files import make_once
-from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
 from train.masks import cell_mask
+from train.parallel import in_threads
 from train.pixels import load_pixels
 
 if TYPE_CHECKING:
@@ -105,9 +103,9 @@ def dataset_features(folder: Path, rows: Sequence[Row], cache: Path) -> Floats:
 
     def measure(part: Path) -> None:
         pixels = load_pixels(folder, rows, View(224, None, "bicubic", (0.5,) * 3, (0.5,) * 3), cache)
-        with ThreadPoolExecutor(usable_cores()) as pool, part.open("wb") as file:
-            found = pool.map(cell_features, pixels)
-            np.save(file, np.stack(list(tqdm(found, total=len(pixels), desc="cell features", unit="img"))))
+        found = np.stack(in_threads(cell_features, pixels, "cell features"))
+        with part.open("wb") as file:
+            np.save(file, found)
 
     file = cache / f"cell-features-{dataset_hash(rows)[:16]}.npy"
     make_once(file, measure)

@@ -7,23 +7,22 @@ the run folders of `train.crossval` can: each fold has groups that its network w
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
 from blastlens.files import make_once
-from blastlens.inference import normalise, usable_cores
+from blastlens.inference import normalise
 from blastlens.view import View
 from train.calibration import Scaling
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.held_out import HeldOut, calibrated, cross_fitted, runs_of
+from train.parallel import in_threads
 from train.pixels import load_pixels
 from train.quantise import onnx_session
 from train.recipe import Recipe, view_of
@@ -156,8 +155,7 @@ class FoldNetworks:
 
         of_folds = [np.flatnonzero(fold == k) for k in np.unique(fold)]
         places = [mine[start : start + BATCH] for mine in of_folds for start in range(0, len(mine), BATCH)]
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            done = list(tqdm(pool.map(one, places), total=len(places), desc=what, unit="batch", disable=not what))
+        done = in_threads(one, places, what, "batch")
         order = np.argsort(np.concatenate(places))
         logits, features = (np.concatenate(parts)[order] for parts in zip(*done, strict=True))
         probabilities = np.empty(logits.shape, np.float64)
@@ -168,8 +166,7 @@ class FoldNetworks:
     def features_of(self, fold: int, views: np.ndarray) -> np.ndarray:
         """Return features (n, F) of any views, uint8 (n, S, S, 3), from one fold's network."""
         parts = [views[start : start + BATCH] for start in range(0, len(views), BATCH)]
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return np.concatenate([features for _, features in pool.map(lambda part: self._run(fold, part), parts)])
+        return np.concatenate([features for _, features in in_threads(lambda part: self._run(fold, part), parts)])
 
     def _run(self, fold: int, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         session = self.sessions[fold]

@@ -7,7 +7,6 @@ any of them.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tqdm.auto import tqdm
 from blastlens import files
 from blastlens.errors import BlastlensError
 from blastlens.images import open_image
-from blastlens.inference import usable_cores
 from blastlens.integrity import digests
 from blastlens.model_folder import OOD_FEATURES, OOD_FILES, ModelFolder
 from blastlens.ood_detection import SCHEMA, STATISTICS
@@ -29,6 +27,7 @@ from train.datasets import Row, dataset_hash
 from train.folds import FoldNetworks
 from train.ood_fitting import FittedDetector, FoldDetectors, Reasons, evenly, of_each_group, reasons
 from train.ood_test_images import CORRUPTED, DRAWN, VARIED
+from train.parallel import in_threads
 
 CORRUPTED_IMAGES, IMAGES_PER_FOLDER = 300, 300
 # By data set: what its images are called; those of any other are "images".
@@ -110,8 +109,7 @@ def ood_images(view: View, folders: Sequence[Path]) -> Iterator[tuple[str, list[
     """Yield each kind of out-of-distribution images: its name, and the names and views of its images."""
     for folder in folders:
         paths = images_in(folder)
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            views = list(pool.map(lambda path: view.apply(open_image(path)), paths))
+        views = in_threads(lambda path: view.apply(open_image(path)), paths)
         yield folder.name, [path.relative_to(folder).as_posix() for path in paths], views
     for name, (draw, count) in DRAWN.items():
         yield name, [f"seed {seed}" for seed in range(count)], [view.apply(draw(seed)) for seed in range(count)]

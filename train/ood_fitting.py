@@ -16,7 +16,6 @@ training groups, limit from the *other* folds' held-out scores.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +26,14 @@ from tqdm.auto import tqdm
 
 from blastlens import files
 from blastlens.errors import BlastlensError
-from blastlens.inference import load_network, usable_cores
+from blastlens.inference import load_network
 from blastlens.model_folder import ModelFolder
 from blastlens.ood_detection import STATISTICS, FeatureDistance, OODDetector, statistics_of
 from train.datasets import Row
 from train.datasets.splits import make_splits
 from train.folds import FoldNetworks
 from train.ood_test_images import VARIED
+from train.parallel import in_threads
 
 # Largest shares of held-out images that may be rejected: in all, and by either part.
 TARGET = 0.01
@@ -99,8 +99,7 @@ class TrainingStatistics:
             def one(i: int) -> list[float]:
                 return list(statistics_of(change(np.asarray(pixels[i]))).values())
 
-            with ThreadPoolExecutor(usable_cores()) as pool:
-                return np.array(list(tqdm(pool.map(one, index), total=len(index), desc=what)))
+            return np.array(in_threads(one, index, what))
 
         sample = of_each_group(rows, VARIED_IMAGES)
         varied = np.array([measured(sample, vary, name) for name, vary in VARIED.items()])
@@ -171,8 +170,8 @@ def reasons(detector: OODDetector, network: Network | None, views: Sequence[np.n
     if not len(views):
         return []
     features = network(np.stack(views)) if network else [None] * len(views)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(detector.check, pool.map(statistics_of, views), features))
+    pairs = list(zip(views, features, strict=True))
+    return in_threads(lambda pair: detector.check(statistics_of(pair[0]), pair[1]), pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,15 @@ Decoding lossless WebP costs more than a training step on a small network, so an
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from blastlens.files import make_once, writing
 from blastlens.images import open_image
-from blastlens.inference import usable_cores
 from blastlens.view import View
 from train.datasets import Row, dataset_hash
+from train.parallel import in_threads
 
 
 def load_pixels(folder: Path, rows: Sequence[Row], view: View, cache: Path) -> np.ndarray:
@@ -55,9 +53,7 @@ def _decode(folder: Path, rows: Sequence[Row], view: View, file: Path) -> None:
     def decode(i: int) -> None:
         array[i] = view.apply(open_image(paths[rows[i].file_name]))
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for _ in tqdm(pool.map(decode, range(len(rows))), total=len(rows), desc="decode", unit="img"):
-            pass
+    in_threads(decode, range(len(rows)), "decode")
     array.flush()
 
 

@@ -14,8 +14,7 @@ changed in the same way, and compared with all other subjects.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from blastlens.cell_measurements import measure_cell
 from blastlens.classifier import Classifier
 from blastlens.errors import BlastlensError
 from blastlens.files import write_json
-from blastlens.inference import usable_cores
 from blastlens.ood_detection import statistics_of
 from blastlens.patients import leukemic_labels, wilson
 from blastlens.subject_decisions import MEASURES, MIN_IMAGES, DonorCheck
@@ -38,6 +36,7 @@ from train.command import reports_errors
 from train.datasets import Row, dataset_hash, load_rows
 from train.held_out import HeldOut, cross_calibrated, plain, runs_of
 from train.ood_fitting import evenly
+from train.parallel import in_threads
 from train.patient_evaluation import Cohort, best_threshold, held_out_thresholds
 from train.pixels import load_pixels
 from train.results import Result
@@ -210,7 +209,7 @@ def block(model: Path, runs: Path, data: Path, cache: Path) -> dict[str, Any]:
         raise BlastlensError(f"{model} needs OOD detection and two labels, one of them leukemic, for such decisions.")
     protocol, seeds, held_outs = read_held_outs(runs, dataset_hash(rows))
     pixels = load_pixels(data, rows, classifier.folder.view, cache)
-    statistics = np.array(list(tqdm(_statistics(pixels), total=len(rows), desc="statistics")))
+    statistics = np.array(in_threads(_statistics, pixels, "statistics"))
     label = names.index(leukemic[0])
     return {
         "protocol": protocol,
@@ -228,9 +227,8 @@ def ranges(pixels: np.ndarray, labels: Sequence[str], groups: np.ndarray) -> dic
     Args:
         pixels: uint8 (N, S, S, 3). labels, groups: (N,); donors with fewer than `MIN_IMAGES` images are left out.
     """
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        measured = pool.map(lambda view: list(measure_cell(np.asarray(view)).values()), pixels)
-        values = np.array(list(tqdm(measured, total=len(pixels), desc="cell measurements")))
+    measured = in_threads(lambda view: list(measure_cell(np.asarray(view)).values()), pixels, "cell measurements")
+    values = np.array(measured)
     found = {}
     for label in sorted(set(labels)):
         of_label = np.array(labels) == label
@@ -247,13 +245,9 @@ def groups_of(rows: Sequence[Row]) -> np.ndarray:
     return np.array([row.group for row in rows])
 
 
-def _statistics(pixels: np.ndarray) -> Iterator[list[float]]:
-    def one(view: np.ndarray) -> list[float]:
-        found = statistics_of(np.asarray(view))
-        return [found[name] for name in MEASURES]
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from pool.map(one, pixels)
+def _statistics(view: np.ndarray) -> list[float]:
+    found = statistics_of(np.asarray(view))
+    return [found[name] for name in MEASURES]
 
 
 @reports_errors

@@ -14,12 +14,10 @@ import platform
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,11 +27,11 @@ from blastlens.dataset_info import DATASET_NAME
 from blastlens.errors import BlastlensError
 from blastlens.files import whole_folder, writing
 from blastlens.images import open_image
-from blastlens.inference import usable_cores
 from train.datasets import hub_images, layouts, own_images, slides
 from train.datasets.groups import components, link_subjects
 from train.datasets.layouts import PublishedFiles, PublishedImage
 from train.datasets.rows import COLUMNS, FOLDER, HASH_PREFIX, METADATA, RECORD, Row
+from train.parallel import in_threads
 
 SCHEMA = 1  # of prepare.json
 
@@ -141,7 +139,7 @@ def _write(name: str, source: Path, folder: Path, size: int, own: own_images.Opt
     files = layout.read(source, own.subject) if own else layout.read(source)
     source = source if source.is_dir() else source.parent
     order = sorted(files.images, key=lambda image: image.name)
-    outcomes = _in_threads(lambda image: _convert(image, layout, size, folder), order, "convert")
+    outcomes = in_threads(lambda image: _convert(image, layout, size, folder), order, "convert")
     taken = {image.path: row for image, row in zip(order, outcomes, strict=True) if isinstance(row, Row)}
     rejected = files.rejected | {i.path: why for i, why in zip(order, outcomes, strict=True) if isinstance(why, str)}
     if own and 0 < len(found := {row.label for row in taken.values()}) < 2:
@@ -260,7 +258,7 @@ def _slides(rows: Sequence[Row], paths: Sequence[Path]) -> tuple[list[str], int]
         pixels = np.asarray(Image.open(path).convert("RGB"))
         return slides.appearance(pixels), slides.thumbnail(pixels)
 
-    features, thumbnails = map(np.stack, zip(*_in_threads(look, paths, "look"), strict=True))
+    features, thumbnails = map(np.stack, zip(*in_threads(look, paths, "look"), strict=True))
     labels = np.array([row.label for row in rows])
     classes = [np.flatnonzero(labels == label) for label in sorted(set(labels))]
     with tqdm(total=sum(math.comb(len(c), 2) for c in classes), desc="overlaps", unit="pair", mininterval=0.5) as bar:
@@ -279,20 +277,10 @@ def _near_duplicates(rows: Sequence[Row], folder: Path, similarity: float) -> li
         with Image.open(folder / row.file_name) as image:
             return slides.thumbnail(np.asarray(image.convert("RGB")))
 
-    pairs = own_images.near_duplicates(np.stack(_in_threads(look, rows, "compare")), similarity)
+    pairs = own_images.near_duplicates(np.stack(in_threads(look, rows, "compare")), similarity)
     place = {row.file_name: i for i, row in enumerate(rows)}
     copies = [(place[row.duplicate_of], i) for i, row in enumerate(rows) if row.duplicate_of]
     return sorted({*pairs, *copies})
-
-
-def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], doing: str) -> list[Any]:
-    """`[work(item) for item in items]` with a progress bar; Pillow and hashlib release the GIL."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        try:
-            return list(tqdm(pool.map(work, items), total=len(items), desc=doing, unit="img", mininterval=0.5))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for every image that is left
-            raise
 
 
 def _counts(rows: Sequence[Row], files: PublishedFiles, rejected: int, overlaps: int | None) -> dict[str, int | None]:
