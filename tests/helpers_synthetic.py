@@ -13,6 +13,19 @@ from blastlens.synthetic_images import CELL_BOX, FIELD_FRAME, synthetic_image
 
 CELLS, FIELDS = ("ALL", "HEM"), ("Benign", "Early", "Pre", "Pro")
 
+# A small and quick recipe for single cells.
+TINY = {
+    "name": "tiny",
+    "title": "small and quick",
+    "dataset": "cnmc2019",
+    "backbone": "mobilenetv2_035",
+    "protocol": "group-kfold:2",
+    "image_size": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "optimizer": {"name": "adamw", "lr": 0.002},
+}
+
 
 def drawn_dataset(
     folder: str | os.PathLike[str],

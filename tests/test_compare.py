@@ -8,7 +8,7 @@ import torch
 import yaml
 from filelock import FileLock
 from helpers_results import made_up_result
-from helpers_synthetic import drawn_dataset
+from helpers_synthetic import TINY, drawn_dataset
 from safetensors.torch import save_file
 
 from train import compare, jobs
@@ -18,17 +18,7 @@ from train.jobs import Job
 from train.recipe import Recipe
 from train.results import load_results
 
-TINY = {
-    "name": "tiny",
-    "title": "small and quick",
-    "dataset": "cnmc2019",
-    "backbone": "mobilenetv2_035",
-    "protocol": "image-80-10-10",
-    "image_size": 32,
-    "batch_size": 8,
-    "epochs": 2,
-    "optimizer": {"name": "adamw", "lr": 0.002},
-}
+RECIPE = TINY | {"protocol": "image-80-10-10"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +29,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def recipe_file(folder: Path, **changes) -> str:
-    recipe = TINY | changes
+    recipe = RECIPE | changes
     path = folder / f"{recipe['name']}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return str(path)
@@ -64,7 +54,7 @@ def test_a_run_is_recorded_with_what_it_was(compared):
     assert (result.system, result.protocol, result.fold, result.folds) == ("tiny", "image-80-10-10", 0, 1)
     assert result.initialisation == "scratch" and result.changes == {}
     assert result.images["test"] == len(result.index) == len(result.label) and result.epochs == 2
-    assert result.recipe_digest == Recipe.from_dict(TINY).digest
+    assert result.recipe_digest == Recipe.from_dict(RECIPE).digest
     assert result.steps == result.planned_steps == 2 * -(-result.images["train"] // 8) and result.mean == (0.5,) * 3
     assert result.parameters > 100_000 and result.multiply_adds > 100_000 and result.seconds > 0
     assert str(compared[0]) not in json.dumps(result.versions | result.dataset)
@@ -132,7 +122,7 @@ def test_both_protocols_train_for_the_same_number_of_steps(data, extra, monkeypa
 
 
 def job(changes: dict | None = None) -> Job:
-    recipe = Recipe.from_dict(TINY)
+    recipe = Recipe.from_dict(RECIPE)
     changed = recipe.changed(changes or {})
     return Job(changed, changes or {}, recipe.digest, "group-kfold:3", 1, 3, 0, "scratch")
 

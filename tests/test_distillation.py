@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import SIZE, make_model_folder
-from helpers_synthetic import drawn_dataset
+from helpers_synthetic import TINY, drawn_dataset
 from safetensors.torch import load_file, save_file
 
 from blastlens.errors import BlastlensError
@@ -19,17 +19,7 @@ from train.networks import create_network
 from train.recipe import Recipe, Run
 from train.run import contiguous, execute, teacher_of
 
-RECIPE = {
-    "name": "small",
-    "title": "small and quick",
-    "dataset": "cnmc2019",
-    "backbone": "mobilenetv2_035",
-    "protocol": "group-kfold:2",
-    "image_size": 64,
-    "batch_size": 8,
-    "epochs": 6,
-    "optimizer": {"name": "adamw", "lr": 0.002},
-}
+RECIPE = TINY | {"image_size": 64, "epochs": 6}
 LEARNS = {"distill": {"weight": 0.9, "temperature": 2}, "backbone": "mobilenetv4_conv_small_035"}
 
 

@@ -22,22 +22,11 @@ from helpers_batch import cells, tiny_model
 from helpers_kills import Command, Ended, Launcher, assert_all_load, contents, leftovers, survive
 from helpers_machine import lacking
 from helpers_published import write_cell, write_training_folds
-from helpers_synthetic import drawn_dataset
+from helpers_synthetic import TINY, drawn_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-RECIPE = {
-    "name": "tiny",
-    "title": "small and quick",
-    "dataset": "cnmc2019",
-    "backbone": "mobilenetv2_035",
-    "protocol": "group-kfold:2",
-    "image_size": 32,
-    "batch_size": 8,
-    "epochs": 3,
-    "ema": 0.9,
-    "optimizer": {"name": "adamw", "lr": 0.002},
-}
+RECIPE = TINY | {"epochs": 3, "ema": 0.9}
 # Keeps the best of its epochs, so that checkpoints are deleted out of turn, and stops early.
 CHOOSY = {
     "name": "choosy",

@@ -15,7 +15,7 @@ import torch
 import yaml
 from helpers_models import make_model_folder
 from helpers_results import made_up_result
-from helpers_synthetic import drawn_dataset
+from helpers_synthetic import TINY, drawn_dataset
 from safetensors.torch import load_file
 
 from blastlens import Classifier, external_result
@@ -33,22 +33,14 @@ from train.results import RUNS, Result
 from train.run import execute
 from train.search import RECORDS
 
-RECIPE = {
-    "name": "tiny",
-    "title": "small and quick",
-    "dataset": "cnmc2019",
-    "backbone": "mobilenetv2_035",
-    "protocol": "group-kfold:2",
+RECIPE = TINY | {
     "image_size": 64,
     "head": {"dropout": 0.2, "batch_norm": True, "l1": 0.0001},
     "augment": {"rotate": 180, "horizontal_flip": True, "noise_max": 20},
     "balance": "groups",
     "group_power": 0.5,
-    "batch_size": 8,
-    "epochs": 2,
     "ema": 0.9,
     "label_smoothing": 0.05,
-    "optimizer": {"name": "adamw", "lr": 0.002},
     "schedule": {"name": "cosine", "warmup": 0.1},
 }
 

@@ -87,24 +87,15 @@ def _text(
 ) -> str:
     protocol, training = metrics["protocols"][0], metrics["training"]
     data = trained_on(metrics["label_names"], metrics)
-    needs_code = "auto_map" in config
     on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)( from the Hub)?", training["initial_weights"])
     base_model = BASE_MODELS.get(training["initial_weights"]) or (on_hub and on_hub[1])
-    recipe_yaml = yaml.safe_dump(training["recipe"], sort_keys=False, width=110, allow_unicode=True).strip()
     return filled(
         "model_card",
         **measured,
-        metrics=metrics,
-        data=data,
+        **_common(folder, config, metrics, base_model),
         place=repo_id or f"models/{metrics['model']}",
         on_hub=repo_id is not None,
-        needs_code=needs_code,
-        base_model=base_model,
-        card_data=_front_matter(metrics, data, needs_code, base_model).to_yaml(),
         gate=read_json(folder / "gate.json", {}),
-        view=View.from_folder(config, read_json(folder / "preprocessor_config.json", {}) or None),
-        project=yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
-        recipe_yaml=recipe_yaml,
         images_published=read_json(RESULTS / "comparison.json")["datasets"].get(data.name, {}).get("images_published"),
         parameters=read_json(RESULTS / "networks.json").get(training["recipe"]["name"], {}).get("parameters")
         if data.known
@@ -113,7 +104,6 @@ def _text(
         ood_test_images=OOD_TEST_IMAGES,
         worst_groups=_worst_groups(protocol["per_group"], metrics["label_names"], data),
         by_answer=_by_answer(protocol.get("reliability_by_answer", {})),
-        levels=LEVELS,
         noisy=SIGMAS[1:],
         ece_bins=ECE_BINS,
         max_sigma=MAX_SIGMA,
@@ -124,24 +114,32 @@ def _text(
 
 def _system_text(folder: Path, config: dict[str, Any], metrics: dict[str, Any], repo_id: str | None) -> str:
     """The card of a published system, which `train.system_models` exports."""
-    data, training = trained_on(metrics["label_names"], metrics), metrics["training"]
-    needs_code = "auto_map" in config
     papers = read_json(RESULTS / "comparison.json")["papers"]
     return filled(
         "SYSTEM_CARD",
-        metrics=metrics,
+        **_common(folder, config, metrics, None),
         published=metrics["published"],
         paper=papers[metrics["published"]["paper"]],
-        data=data,
         two=len(metrics["label_names"]) == 2,
-        levels=LEVELS,
         place=repo_id or folder.name,
-        needs_code=needs_code,
-        view=View.from_folder(config, read_json(folder / "preprocessor_config.json", {}) or None),
-        card_data=_front_matter(metrics, data, needs_code, None).to_yaml(),
-        recipe_yaml=yaml.safe_dump(training["recipe"], sort_keys=False, width=110, allow_unicode=True).strip(),
-        project=yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
     )
+
+
+def _common(folder: Path, config: dict[str, Any], metrics: dict[str, Any], base_model: str | None) -> dict[str, Any]:
+    """What both kinds of cards say."""
+    data, needs_code = trained_on(metrics["label_names"], metrics), "auto_map" in config
+    recipe = metrics["training"]["recipe"]
+    return {
+        "metrics": metrics,
+        "data": data,
+        "needs_code": needs_code,
+        "base_model": base_model,
+        "card_data": _front_matter(metrics, data, needs_code, base_model).to_yaml(),
+        "view": View.from_folder(config, read_json(folder / "preprocessor_config.json", {}) or None),
+        "project": yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
+        "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False, width=110, allow_unicode=True).strip(),
+        "levels": LEVELS,
+    }
 
 
 def _floors(per_class: dict[str, Any], baselines: dict[str, Any]) -> dict[str, float]:
