@@ -85,14 +85,6 @@ def with_other_weights(folder):
     write_record(folder, "cell")
 
 
-def with_other_onnx(folder):
-    shutil.copy(make_model_folder(folder.parent / "other", "cell", seed=1) / "onnx" / "model.onnx", folder / "onnx")
-
-
-def with_metrics_of_another_model(folder):
-    write_record(folder, "field")
-
-
 def with_metrics_that_make_no_card(folder):
     record = json.loads((folder / "metrics.json").read_text())
     record["protocols"][0]["by_sigma"][0]["per_class"] = [1, 2]
@@ -140,10 +132,7 @@ def with_code(reference):
         (with_file("patient_0001.png"), "does not belong in a model folder"),
         (with_a_link, "is a link"),
         (with_broken_file("onnx/model_int8.onnx"), "model_int8.onnx"),
-        (with_broken_file("model.safetensors"), "does not load in transformers"),
         (with_other_weights, "differ in ONNX Runtime"),
-        (with_other_onnx, "not the file that metrics.json was written for"),
-        (with_metrics_of_another_model, "label_names in metrics.json says"),
         (with_metrics_that_make_no_card, "metrics.json"),
         (with_code("evil/code--modeling_evil.Config"), "names code that is not modeling_blastlens.py"),
         (with_code("modeling_blastlens.BlastlensConfig"), "names code that is not modeling_blastlens.py"),
