@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 import yaml
@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from blastlens.errors import BlastlensError
 from blastlens.view import View
 
+T = TypeVar("T")
 RECIPES = Path(__file__).parent / "recipes"
 OURS = ("custom_cnn", "alnett")  # backbones that are not timm's and have no first weights, see train.modeling_blastlens
 
@@ -27,7 +28,6 @@ OURS = ("custom_cnn", "alnett")  # backbones that are not timm's and have no fir
 # prepared one and answers differ by 0.1; 0.3 % of scale costs less. 314 before 316: the shipped network, on 24 pairs.
 CELL_SIZE, CELL_FRAME = 224, 314
 
-_STRICT = ConfigDict(extra="forbid")
 # Removed options, with the values that had no effect.
 _REMOVED = {
     "mixup": [0],
@@ -40,11 +40,16 @@ _REMOVED = {
 _WORDS = ("name", "title", "paper", "protocol", "sources")
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def strict_dataclass(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass, of which pydantic refuses unknown keys."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid")
+    return dataclass(frozen=True)(cls)
+
+
+@strict_dataclass
 class Preprocess:
     """Fixed steps on pixels, in this order: before augmentation in training, after the test noise in evaluation."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     denoise: int = 0  # side of a median filter, odd; 0 is off
     contrast: bool = False  # stretch each channel of each image from its own range to 0..255
@@ -52,14 +57,12 @@ class Preprocess:
     optical_density: bool = False  # the negative logarithm of each value, scaled to 0..255
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Augment:
     """Ranges of the random transforms; each image draws its own values.
 
     Geometry is one affine resampling (bilinear), so several steps cost one interpolation.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     rotate: float = 0.0  # degrees, uniform in [-rotate, rotate]
     horizontal_flip: bool = False
@@ -84,11 +87,9 @@ class Augment:
     noise_power: float = 1.0  # above 1, low sigmas are drawn more often: noise_max times u ** noise_power, u uniform
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Head:
     """What follows the backbone's pooled features."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()  # widths of dense layers, each with a ReLU, before the last linear layer
@@ -97,21 +98,17 @@ class Head:
     uniform: float = 0.0  # the linear layer starts uniform in [-uniform, uniform]; 0: normal with deviation 0.01
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Optimizer:
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     name: Literal["adam", "adamw"] = "adamw"
     lr: float = 5e-4
     head_lr: float | None = None  # None: the same as lr
     weight_decay: float = 0.0
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Schedule:
     """Learning rate over time. `plateau` needs a validation split and looks at its loss after every epoch."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: Literal["constant", "cosine", "plateau"] = "cosine"
     warmup: float = 0.0  # share of all steps
@@ -120,12 +117,10 @@ class Schedule:
     floor: float = 0.0  # smallest learning rate
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Distill:
     """How much a network learns from another one's predictions of the same augmented images (Hinton et al. 2015,
     arXiv:1503.02531; the same view for both: Beyer et al. 2022, arXiv:2106.05237)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     weight: float = 0.0  # share of the loss that compares with the teacher, 0 to 1; 0 is off
     temperature: float = 1.0  # that both networks' logits are divided by
@@ -134,10 +129,8 @@ class Distill:
     c: float = 0.01  # inverse regularization of the logistic regression on them
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class Recipe:
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
     name: str
     title: str
     dataset: str  # one of blastlens.dataset_info, or the name that own images were prepared with

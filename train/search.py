@@ -16,14 +16,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from blastlens.donor_metrics import DonorScores, difference, donor_weights
 from blastlens.errors import BlastlensError
@@ -38,7 +38,7 @@ from train.first_weights import find_weights
 from train.held_out import POSITIVE, Recorded, plain
 from train.jobs import Job, add_queue_arguments, list_or_run
 from train.pixels import load_pixels
-from train.recipe import Recipe, view_of
+from train.recipe import Recipe, strict_dataclass, view_of
 from train.report.templates import filled
 from train.results import Result, load_results, result_name
 
@@ -48,7 +48,7 @@ RECORDS = RESULTS / "search"
 SIGMAS = (0.0, 10.0, 20.0, 50.0)
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class SearchCandidate:
     """One line of search.yaml; exactly one kind of candidate is described by its fields.
 
@@ -59,8 +59,6 @@ class SearchCandidate:
         recipe, changes: a network that is trained.
         average: other candidates whose probabilities are averaged.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     features: Literal["area", "five", "nineteen", "all"] | None = None
     model: Literal["logistic", "boosting"] = "logistic"
@@ -80,11 +78,9 @@ class SearchCandidate:
         return sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-@dataclass(frozen=True)
+@strict_dataclass
 class SearchPlan:
     """search.yaml, validated."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     protocol: str
     seeds: tuple[int, ...]
