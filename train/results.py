@@ -74,7 +74,7 @@ class Result:
     @property
     def level(self) -> str:
         """ "image" or "group": whether the split may put one subject's images on both sides."""
-        return level_of(self.protocol)
+        return "group" if self.protocol.startswith("group") else "image"
 
     @property
     def initialisation(self) -> str:
@@ -171,10 +171,6 @@ class Result:
         if result.probabilities.shape != shape or not len(result.label) == len(result.group) == len(result.index):
             raise BlastlensError(f"{path} is not a recorded run: its arrays do not fit together.")
         return result
-
-
-def level_of(protocol: str) -> str:
-    return "group" if protocol.startswith("group") else "image"
 
 
 def result_name(system: str, protocol: str, initialisation: str, seed: int, fold: int) -> str:
