@@ -11,7 +11,7 @@ from ..published_systems import Comparison
 from .endpoints import QUIET
 from .model_registry import Shelf
 from .rendering import render
-from .words import MEANINGS, task_of
+from .words import MEANINGS
 
 
 def build(shelf: Shelf, model: gr.Radio) -> None:
@@ -39,6 +39,6 @@ def about_html(chosen: ModelFolder, folders: Sequence[ModelFolder], record: Comp
     """
     dataset = record.dataset_of(chosen.known_labels) if record else None
     baselines = record.datasets[dataset].without_network if record and dataset else {}
-    limits = render("about.html", "limits", chosen, chosen.protocol(), task_of(chosen), baselines)
-    datasets = {info.name: info for info in map(task_of, folders) if info.known}
+    limits = render("about.html", "limits", chosen, chosen.protocol(), chosen.dataset, baselines)
+    datasets = {info.name: info for info in (one.dataset for one in folders) if info.known}
     return render("about.html", "about", Markup(limits), DISCLAIMER, list(datasets.values()), record, MEANINGS)

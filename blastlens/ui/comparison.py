@@ -19,7 +19,6 @@ from .endpoints import QUIET
 from .model_registry import Shelf
 from .plots import Series, line_chart, reliability_diagram
 from .rendering import render
-from .words import task_of
 
 MAX_LINES = 6  # beside the model's and the constant prediction's; more than eight would look alike
 _macro = partial(render, "comparison.html")
@@ -146,7 +145,7 @@ def model_html(folder: ModelFolder) -> str:
     protocol = folder.protocol()
     bins = [Bin(**one) for one in protocol["reliability"]] if protocol else []
     diagram = reliability_diagram(bins, description=_reliability_text(bins)) if bins else ""
-    return _macro("model", folder, protocol, task_of(folder), Markup(diagram))
+    return _macro("model", folder, protocol, folder.dataset, Markup(diagram))
 
 
 def _reliability_text(bins: Sequence[Bin]) -> str:

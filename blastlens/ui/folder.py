@@ -21,7 +21,6 @@ from .model_registry import Shelf
 from .rendering import UPDATE_S, progress_html, render
 from .single_image_html import error_html
 from .uploads import Upload, uploaded, write_csv
-from .words import task_of
 
 # As many failures as fit on a page; the CSV file has all of them.
 FAILURES_SHOWN = 100
@@ -124,7 +123,7 @@ def _about_tables(run: BatchRun) -> str:
     return render(
         "folder.html",
         "columns",
-        task_of(run.folder).meanings,
+        run.folder.dataset.meanings,
         bool(run.patients()),
         " ".join((*run.about_decisions, CAVEAT)),
     )

@@ -14,7 +14,7 @@ from ..model_folder import PRECISIONS, ModelFolder
 from ..predictions import DISCLAIMER
 from .endpoints import endpoint
 from .examples import Example, examples_for
-from .words import main_score, model_choice, published_note, task_of
+from .words import main_score, model_choice, published_note
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def add_endpoint(shelf: Shelf) -> None:
 
 def described(folder: ModelFolder, notice: str = "") -> dict[str, Any]:
     """A model as `list_models` returns it; `notice` says why it is a copy."""
-    info, metrics = task_of(folder), folder.metrics
+    info, metrics = folder.dataset, folder.metrics
     files = {name: folder.path / file for name, file in PRECISIONS.items()}
     published = metrics.get("published")
     return {

@@ -25,7 +25,6 @@ from .endpoints import QUIET
 from .model_registry import Shelf
 from .plots import Series, line_chart
 from .rendering import ENVIRONMENT, render
-from .words import task_of
 
 Record = Mapping[str, Any]
 # Macros of the template, and where in `_measured` their records are.
@@ -95,7 +94,7 @@ def summary_html(folder: ModelFolder) -> str:
         with suppress(*_DAMAGED):  # not measured, or its section says that it is damaged
             lines.append((name, Markup(_macro(macro, measured))))
     missing = [title for title, (_, path) in SECTIONS.items() if not _at(measured, path)]
-    return _macro("summary", folder.model_id, lines, missing, folder.protocol() is not None, task_of(folder).caution)
+    return _macro("summary", folder.model_id, lines, missing, folder.protocol() is not None, folder.dataset.caution)
 
 
 def _at(record: Any, path: Sequence[str]) -> Any:
@@ -110,7 +109,7 @@ def _measured(folder: ModelFolder) -> dict[str, Any]:
         "metrics": folder.metrics,
         "protocol": folder.protocol(),
         "ood": _ood_record(folder),
-        "unseen": task_of(folder).unseen,
+        "unseen": folder.dataset.unseen,
     }
 
 

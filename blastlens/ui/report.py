@@ -15,7 +15,7 @@ from ..validation_summary import caveats, conclude
 from ..wording import with_interval
 from .plots import Series, line_chart, reliability_diagram
 from .rendering import ENVIRONMENT, TEMPLATES, render
-from .words import MEANINGS, task_of, term
+from .words import MEANINGS, term
 
 STYLES = ("validation.css", "plots.css")
 MAX_REFUSED = 200
@@ -40,7 +40,7 @@ def body(evaluation: Evaluation, folder: ModelFolder) -> str:
         "report",
         {
             "e": evaluation,
-            "task": task_of(folder),
+            "task": folder.dataset,
             "conclusion": conclude(evaluation),
             "caveats": caveats(evaluation),
             "reliability": Markup(reliability_diagram(evaluation.bins, description=_reliability_text(evaluation))),
@@ -60,7 +60,7 @@ def standalone(evaluation: Evaluation, folder: ModelFolder, given: str, when: da
         given: name of the zip with the images.
         when: time of the validation.
     """
-    task, used = task_of(folder), {one.name for one in evaluation.scores}
+    task, used = folder.dataset, {one.name for one in evaluation.scores}
     origin = {
         "Images": given,
         "Model": folder.model_id + (f" at revision {folder.revision}" if folder.revision else ""),

@@ -17,14 +17,9 @@ NOISE = "gaussian_noise"  # the corruption that the page opens with
 _FAMILY_NAMES = {"mobilenet": "MobileNet", "resnet": "ResNet", "efficientnet": "EfficientNet"}
 
 
-def task_of(folder: ModelFolder) -> DatasetInfo:
-    """What is known about the data set of a model."""
-    return folder.dataset
-
-
 def label_text(folder: ModelFolder, label: str) -> str:
     """A label with its meaning: "ALL · leukemic B-lymphoblast"."""
-    meaning = task_of(folder).meanings.get(label)
+    meaning = folder.dataset.meanings.get(label)
     return f"{label} · {meaning}" if meaning else label
 
 
@@ -48,7 +43,7 @@ def unit_text(kind: Kind) -> str:
 def model_choice(folder: ModelFolder) -> str:
     """A model in the picker: "Single cell · MobileNet · 12.8 MB", "Smear field · 4 classes · 8.9 MB", or "Published
     system · MobileNet_M · shortened training"."""
-    parts = [task_of(folder).input_kind or folder.model_id]
+    parts = [folder.dataset.input_kind or folder.model_id]
     if published := folder.metrics.get("published"):
         name, more, _ = str(published["title"]).partition(",")  # what follows stands in the note below
         title = f"Published system · {name}{')' if more else ''}"
@@ -72,7 +67,7 @@ def megabytes(folder: ModelFolder) -> float | None:
 
 def facts(folder: ModelFolder) -> str:
     """HTML: the model's score and its evidence, external validation, input, time and origin."""
-    info = task_of(folder)
+    info = folder.dataset
     rows = [("Score", f"{_score(folder, info)}. {_external(folder)}"), ("Input", escape(info.input_description))]
     if time := folder.metrics.get("latency_ms"):
         rows.append(("Time", f"{time['fp32']:.1f} ms per image on {escape(str(time['threads']))} cores"))
