@@ -49,7 +49,8 @@ def test_every_system_is_listed_once_with_its_figures_or_a_reason(record, folder
         row = by_title[system.title]
         for cell, level in ((row[2], system.image), (row[3], system.group)):
             assert cell == (level if isinstance(level, str) else with_interval(level.accuracy, 3))
-        assert row[1] == (system.claimed_in_words if system.paper else "none")
+        random = "; not comparable: random first weights" if system.first_weights == "random" else ""
+        assert row[1] == (system.claimed_in_words if system.paper else "none") + random
         assert row[4] == with_interval(system.leak, 3, signed=True)
     assert sum(system.paper is not None for system in record.systems) == record.n_published
     on_page = {recipe_of(folder) for folder in folders}
