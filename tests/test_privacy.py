@@ -113,7 +113,7 @@ def test_uploads_and_results_are_deleted_on_schedule(tmp_path):
         (place,) = httpx.post(f"{page.address}/gradio_api/upload", files={"files": ("patient-7.png", data)}).json()
         given = {"path": place, "orig_name": "patient-7.png", "meta": {"_type": "gradio.FileData"}}
         assert "Predicted in" in told(page.address, fn["answer"], [given, model, "gaussian_noise", 9, 0, 0], "one")
-        tables = told(page.address, fn["run"], [[given], model, 0], "one")
+        tables = told(page.address, fn["run"], [[given], model, 0, False], "one")
         inside = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         assert "ALL" in told(page.address, fn["score_images"], [[inside], "", 0, 0, 0], "two")
         given = [place, *set(re.findall(r'"path":"([^"]*\.csv)"', tables))]
