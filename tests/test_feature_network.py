@@ -12,7 +12,7 @@ from blastlens.errors import BlastlensError
 from train import finetune, transforms
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows
-from train.feature_network import fitted_head, load_backbone, logits_of, predicted_features, train_backbone
+from train.feature_network import fit_head, load_backbone, pooled_features, train_backbone
 from train.networks import normalise
 from train.pixels import load_pixels
 from train.recipe import Recipe, view_of
@@ -50,20 +50,28 @@ def runs(drawn, tmp_path_factory):
     return root
 
 
-def test_the_regression_is_folded_into_one_layer(recipe, drawn, runs):
+@pytest.mark.parametrize("probe", [0.0, 0.4, 1.0])
+def test_the_regressions_are_folded_into_one_layer(recipe, drawn, runs, probe):
+    recipe = recipe.changed({"distill.probe": probe, "distill.probe_c": 0.1})
     rows = load_rows(drawn)
     _, labels = labels_of(rows)
+    donors = [row.group for row in rows]
     pixels = load_pixels(drawn, rows, view_of(recipe), runs / "cache")
     backbone = load_backbone(recipe, runs / "all" / "backbone.safetensors")
-    measured = predicted_features(backbone, recipe, pixels, 0, runs / "cache")
-    assert measured.shape == (len(rows), 5)
-    model = LogisticModel.fit(measured, labels, [row.group for row in rows], recipe.distill.c)
-    images = torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2)
+    pooled = pooled_features(backbone, recipe, pixels, 0, runs / "cache")
+    images = normalise(recipe, torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2))
     with torch.inference_mode():
-        found = fitted_head(backbone, recipe, model)(normalise(recipe, images)).numpy()
-    np.testing.assert_allclose(found, logits_of(model, measured), atol=1e-4)
-    probabilities = np.exp(found) / np.exp(found).sum(1, keepdims=True)
-    np.testing.assert_allclose(probabilities, model.probabilities(measured), atol=1e-4)
+        measured = backbone(images).numpy().astype(np.float64)
+    assert measured.shape == (len(rows), 5) and pooled.shape[0] == len(rows)
+    regression = LogisticModel.fit(measured, labels, donors, recipe.distill.c)
+    second = LogisticModel.fit(pooled, labels, donors, 0.1)
+    scores = [model.pipeline.decision_function(x) for model, x in ((regression, measured), (second, pooled))]
+    head = fit_head(backbone, recipe, pooled, labels, donors)
+    logits = head.logits(pooled)
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], (1 - probe) * scores[0] + probe * scores[1], atol=1e-3)
+    with torch.inference_mode():
+        found = head.network(backbone, recipe)(images).numpy()
+    np.testing.assert_allclose(found, logits, atol=1e-3)
 
 
 def test_a_reused_backbone_is_kept_and_only_the_last_layer_is_fitted(runs):

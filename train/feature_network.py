@@ -2,18 +2,22 @@
 
 A recipe with `distill.features` trains in two steps. First the backbone learns to predict the standardized features of
 `train.cell_features` from augmented pixels; no label is used. Then `LogisticModel` is fitted to the predicted features
-of the training cells. Both last layers are linear, so they are folded into one and the result is a plain timm model.
+of the training cells, and with `distill.probe` another one to the numbers that enter the last layer. All of this is
+linear, so it is folded into one layer and the result is a plain timm model.
 With few labelled donors this transfers better than fine-tuning: the labels decide only as many numbers as there are
 features. The backbone of one run may serve others (`--backbone`): it has seen no label of what they hold out.
 """
 
+import copy
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -105,19 +109,20 @@ def save_backbone(network: nn.Module, file: Path) -> None:
     replace(file, lambda part: save_file(state, part))
 
 
-def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigma: float, cache: Path) -> Floats:
-    """What the network measures in every image under Gaussian noise, (N, F); computed once for each network.
+def pooled_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigma: float, cache: Path) -> Floats:
+    """What enters the last layer, (N, D), of every image under Gaussian noise; computed once for each network.
 
     Each image has its own noise field, seeded with its row. ONNX Runtime does this in a third of torch's time.
     """
-    weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-    file = cache / f"measured-{hashlib.sha256(weights).hexdigest()[:16]}-{len(pixels)}-{sigma:g}.npy"
+    body = _without_last_layer(network)
+    weights = b"".join(tensor.numpy().tobytes() for tensor in body.state_dict().values())
+    file = cache / f"pooled-{hashlib.sha256(weights).hexdigest()[:16]}-{len(pixels)}-{sigma:g}.npy"
 
     def compute(part: Path) -> None:
         exported = io.BytesIO()
         size = pixels.shape[1]
         torch.onnx.export(
-            network,
+            body,
             (torch.zeros(2, 3, size, size),),
             exported,
             input_names=["pixels"],
@@ -132,30 +137,65 @@ def predicted_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, s
             images = normalise(recipe, torch.from_numpy(batch).permute(0, 3, 1, 2))
             found.append(session.run(None, {"pixels": images.contiguous().numpy()})[0])
         with part.open("wb") as opened:
-            np.save(opened, np.concatenate(found).astype(np.float64))
+            np.save(opened, np.concatenate(found))
 
     make_once(file, compute)
-    return np.load(file)
+    return np.load(file).astype(np.float64)
 
 
-def fitted_head(network: nn.Module, recipe: Recipe, model: LogisticModel) -> nn.Module:
-    """The two-class network: the regression on the features folded into the layer that predicts them."""
+def _without_last_layer(network: nn.Module) -> nn.Module:
+    body, last = copy.deepcopy(network), head_linear(network)
+    name = next(key for key, module in network.named_modules() if module is last)
+    parent, _, own = name.rpartition(".")
+    setattr(body.get_submodule(parent), own, nn.Identity())
+    return body.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """The score of the second class against the first, from what enters the last layer: slope (D,) and offset."""
+
+    slope: Floats
+    offset: float
+
+    def logits(self, pooled: Floats) -> Floats:
+        """(N, 2) of pooled features (N, D): half of the score for the second class, half against the first."""
+        score = pooled @ self.slope + self.offset
+        return np.stack([-score, score], axis=1) / 2
+
+    def network(self, network: nn.Module, recipe: Recipe) -> nn.Module:
+        """The two-class network with this last layer, and the rest of `network`."""
+        classifier, state = create_network(recipe, 2, "scratch"), network.state_dict()
+        last = head_linear(network)
+        name = next(key for key, module in network.named_modules() if module is last)
+        row = torch.from_numpy(self.slope).float()
+        state[f"{name}.weight"] = torch.stack([-row, row]) / 2
+        state[f"{name}.bias"] = torch.tensor([-self.offset, self.offset]) / 2
+        classifier.load_state_dict(state)
+        return classifier.eval()
+
+
+def fit_head(
+    network: nn.Module, recipe: Recipe, pooled: Floats, labels: NDArray[np.int64], donors: Sequence[str]
+) -> LinearHead:
+    """Fit the regression on measured features, and that on pooled ones where `distill.probe` asks for it.
+
+    Args:
+        network: the feature network. pooled: (N, D) of training images, and their `labels` and `donors`, (N,).
+    """
+    last, settings = head_linear(network), recipe.distill
+    weight, bias = (tensor.detach().numpy().astype(np.float64) for tensor in (last.weight, last.bias))
+    slope, offset = _linear(LogisticModel.fit(pooled @ weight.T + bias, labels, donors, settings.c))
+    measured = slope @ weight, slope @ bias + offset
+    if not settings.probe:
+        return LinearHead(*measured)
+    probe = _linear(LogisticModel.fit(pooled, labels, donors, settings.probe_c))
+    mean = ((1 - settings.probe) * a + settings.probe * b for a, b in zip(measured, probe, strict=True))
+    return LinearHead(*mean)
+
+
+def _linear(model: LogisticModel) -> tuple[Floats, float]:
+    """Slope and offset of a regression on features that are not standardized."""
     scaler, regression = model.pipeline[0], model.pipeline[-1]
     slope = regression.coef_[0] / scaler.scale_
-    offset = float(regression.intercept_[0] - slope @ scaler.mean_)
-    classifier = create_network(recipe, 2, "scratch")
-    state = network.state_dict()
-    measured = head_linear(network)
-    name = next(key for key, module in network.named_modules() if module is measured)
-    row = torch.from_numpy(slope).float() @ measured.weight.detach()
-    bias = torch.from_numpy(slope).float() @ measured.bias.detach() + offset
-    # The regression is for the second class: half of its score for it, half against the first.
-    state[f"{name}.weight"], state[f"{name}.bias"] = torch.stack([-row, row]) / 2, torch.stack([-bias, bias]) / 2
-    classifier.load_state_dict(state)
-    return classifier.eval()
-
-
-def logits_of(model: LogisticModel, features: Floats) -> Floats:
-    """Logits (N, 2) of predicted features, those of `fitted_head`'s network."""
-    score = model.pipeline.decision_function(features)
-    return np.stack([-score, score], axis=1) / 2
+    return slope, float(regression.intercept_[0] - slope @ scaler.mean_)

@@ -127,6 +127,9 @@ class Distill:
     # Or what the network is taught instead of labels: a set of train.cell_features, see train.feature_network.
     features: Literal["", "area", "five", "nineteen", "all"] = ""
     c: float = 0.01  # inverse regularization of the logistic regression on them
+    # Share of the score, 0 to 1, from a second regression, on all numbers that enter the last layer.
+    probe: float = 0.0
+    probe_c: float = 0.003
 
 
 @strict_dataclass

@@ -21,7 +21,7 @@ from blastlens.errors import BlastlensError
 from blastlens.files import replace, write_json, writing
 from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
 from train import feature_network
-from train.cell_features import LogisticModel, columns, dataset_features
+from train.cell_features import columns, dataset_features
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, load_teacher
@@ -158,14 +158,14 @@ def distilled(
         feature_network.save_backbone(backbone, out / "backbone.safetensors")
     write_log(out / "log.csv", [])
     _, labels = labels_of(rows)
-    clean = feature_network.predicted_features(backbone, recipe, pixels, 0, cache)
-    model = LogisticModel.fit(clean[train], labels[train], [rows[i].group for i in train], recipe.distill.c)
+    donors = [rows[i].group for i in train]
+    clean = feature_network.pooled_features(backbone, recipe, pixels, 0, cache)
+    head = feature_network.fit_head(backbone, recipe, clean[train], labels[train], donors)
 
     def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
-        measured = feature_network.predicted_features(backbone, recipe, pixels, sigma, cache)
-        return feature_network.logits_of(model, measured[list(indices)])
+        return head.logits(feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[list(indices)])
 
-    return feature_network.fitted_head(backbone, recipe, model), logits
+    return head.network(backbone, recipe), logits
 
 
 def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:
