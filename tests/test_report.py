@@ -345,3 +345,11 @@ def test_the_committed_documents_show_the_committed_records():
         for part in text.split("](")[1:]:
             target = part.partition(")")[0].partition("#")[0]
             assert target.startswith("http") or (ROOT / name).parent.joinpath(target).exists(), (name, target)
+
+
+def test_the_ablation_stands_beside_its_claims_on_the_folds_that_were_trained():
+    text = pages.claims(evidence(run(protocol=PER_FOLD, fold=2, wrong=6), run(ABLATION, protocol=PER_FOLD, wrong=12)))
+    table = text.partition("balancing and augmentation, image-level")[2].partition("\n#")[0]
+    without, both = (row for row in cells(table) if row[0] in ("without", "with both"))
+    assert (without[1], both[1]) == ("0.570", "0.940")  # claimed for folds 0 and 2
+    assert without[2].startswith("0.500") and both[2].startswith("0.750") and without[3].startswith("0.500")

@@ -103,8 +103,9 @@ def claims(evidence: Evidence) -> str:
         name: [row for row in evidence.rows if row.name in p.systems] for name, p in evidence.published.papers.items()
     }
     noise = {row: claimed_noise(evidence, row) for row in evidence.rows if row.claim.noise}
+    parts = {row: ablation(evidence, row) for row in evidence.rows if row.claim.ablation}
     papers = evidence.published.papers
-    return filled("CLAIMS", papers=papers, rows=rows, noise=noise, claim_lines=claim_lines, near=NEAR)
+    return filled("CLAIMS", papers=papers, rows=rows, noise=noise, ablation=parts, claim_lines=claim_lines, near=NEAR)
 
 
 def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
@@ -158,6 +159,20 @@ def reading(claimed: float | str, image: Interval | None) -> str:
     if claimed < image.low:
         return f"above the claim by {image.value - claimed:.3f}"
     return "the claim is within our interval"
+
+
+def ablation(evidence: Evidence, row: SystemRow) -> list[list[str]]:
+    """Lines without and with a system's balancing and augmentation: the claimed accuracy, averaged over the folds that
+    we trained; ours image-level, without noise and at sigma 10; ours group-disjoint; optimizer steps."""
+    claim = row.claim.ablation
+    plain = next(one for one in evidence.rows if one.name == claim["plain"])
+    lines = []
+    for words, one, key in (("without", plain, "without"), ("with both", row, "with_both")):
+        if one.image:
+            claimed = f"{np.mean([claim['accuracy'][key][fold] for fold in one.image.folds]):.3f}"
+            noisy = interval(scores(one.image, 10.0)["accuracy"]) if 10.0 in one.image.sigmas else NOTHING
+            lines.append([words, claimed, one.cell("image"), noisy, one.cell("group"), one.steps])
+    return lines
 
 
 def claimed_noise(evidence: Evidence, row: SystemRow) -> dict[str, dict[str, Any]]:
