@@ -33,7 +33,7 @@ from benchmarks.memory import resident_mb
 from blastlens import Classifier
 from blastlens.corruptions import KINDS, Corruption
 from blastlens.errors import BlastlensError
-from blastlens.model_folder import bundled_models
+from blastlens.model_folder import bundled_models, published_systems
 from blastlens.synthetic_images import synthetic_image
 from publish.space import running_app
 
@@ -118,7 +118,7 @@ def question(kind: str, number: int, folder: Path, classifiers: Sequence[Classif
             classifier.predict(file)
         except BlastlensError as error:
             return Question(kind, "/classify", (image, model), {"refused": str(error)})
-    models = [{"model_id": one.folder.model_id} for one in classifiers]
+    models = [{"model_id": name} for name in (*bundled_models(), *published_systems())]
     return Question(kind, "/list_models", (), {"models": models})
 
 

@@ -161,6 +161,8 @@ def shifted(classifier: Classifier, pixels: np.ndarray, groups: np.ndarray, stat
     """Return, for each of `SHIFTS`, the share of subjects without a decision, and of single images that the OOD check
     of `classifier` rejects. Each subject is compared with all others; the OOD check has seen them all."""
     names = [name for name in np.unique(groups) if (groups == name).sum() >= MIN_IMAGES]
+    if len(names) < 2:
+        raise BlastlensError(f"Decisions by subject need subjects with at least {MIN_IMAGES} images each.")
     means = np.stack([np.nanmean(statistics[groups == name], axis=0) for name in names])
     checks = [fit_check(np.delete(means, i, axis=0)) for i in range(len(names))]
     found = []

@@ -77,6 +77,8 @@ class SystemRow:
         """Why there is no score."""
         if level == "image" and self.recipe.paper is None:
             return "not measured: our recipes are measured group-disjoint only"
+        if level == "group" and self.name == ABLATION:
+            return "not measured: the paper's ablation is image-level"
         return "not run yet"
 
     def score(self, level: str, name: str = "accuracy", label: str | None = None) -> Interval | None:
