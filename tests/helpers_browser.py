@@ -23,6 +23,14 @@ _QUIET = (
 SERIOUS = ("critical", "serious")
 
 
+# No prediction is pending: until then it is dimmed, and its contrast low.
+_SHOWN = """() => {
+  const verdict = document.querySelector('.verdict');
+  return !verdict || (!verdict.querySelector('[data-testid="status-tracker"]:not(.hide)')
+    && verdict.getAnimations({subtree: true}).every(one => one.playState !== 'running'));
+}"""
+
+
 @dataclass
 class Visit:
     """One open page.
@@ -48,6 +56,7 @@ class Visit:
 
     def barriers(self, context: str | None = None) -> list[str]:
         """What axe finds serious or worse: rule, help and the first places."""
+        self.page.wait_for_function(_SHOWN)
         found = Axe().run(self.page, context).response["violations"]
         return [
             f"{v['id']} ({v['impact']}): {v['help']}: {[n['target'] for n in v['nodes'][:3]]}"
