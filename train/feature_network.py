@@ -144,11 +144,15 @@ def pooled_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigm
 
 
 def _without_last_layer(network: nn.Module) -> nn.Module:
-    body, last = copy.deepcopy(network), head_linear(network)
-    name = next(key for key, module in network.named_modules() if module is last)
-    parent, _, own = name.rpartition(".")
+    body = copy.deepcopy(network)
+    parent, _, own = _last_layer_name(network).rpartition(".")
     setattr(body.get_submodule(parent), own, nn.Identity())
     return body.eval()
+
+
+def _last_layer_name(network: nn.Module) -> str:
+    last = head_linear(network)
+    return next(name for name, module in network.named_modules() if module is last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +170,7 @@ class LinearHead:
     def network(self, network: nn.Module, recipe: Recipe) -> nn.Module:
         """The two-class network with this last layer, and the rest of `network`."""
         classifier, state = create_network(recipe, 2, "scratch"), network.state_dict()
-        last = head_linear(network)
-        name = next(key for key, module in network.named_modules() if module is last)
+        name = _last_layer_name(network)
         row = torch.from_numpy(self.slope).float()
         state[f"{name}.weight"] = torch.stack([-row, row]) / 2
         state[f"{name}.bias"] = torch.tensor([-self.offset, self.offset]) / 2
