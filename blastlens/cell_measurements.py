@@ -21,8 +21,9 @@ def measure_cell(pixels: np.ndarray) -> dict[str, float]:
     """Measure one cell, by the names of `MEASURES`; without a cell, every value is 0.
 
     Args:
-        pixels: uint8 (H, W, 3), a cell on black, as the model sees it. The diameter is that of a disc of the same
-            area. Optical densities are means over the cell of the natural logarithm of 256 / (value + 1).
+        pixels: uint8 (H, W, 3), a cell on black, as the model sees it. The area is in thousands of pixels; the
+            diameter is that of a disc of the same area, in pixels; optical densities are means over the cell of the
+            natural logarithm of 256 / (value + 1).
     """
     cell = pixels[pixels.max(axis=2) > BLACK]
     if not len(cell):

@@ -30,6 +30,12 @@ def subject_name(text: str) -> str:
     return text.upper() if _UID_SUBJECT.fullmatch(text) else text
 
 
+def folder_subject(name: str) -> str | None:
+    """The folder of an image, as its subject; None for an image in no folder."""
+    folder = PurePosixPath(name).parent.as_posix()
+    return None if folder == "." else folder
+
+
 class SubjectTables:
     """The tables among the files: rows of file name (as written), subject and label ("" where empty)."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..image_sources import natural
 from ..patients import leukemic_labels
 from ..predictions import DISCLAIMER, Prediction
 from ..subject_decisions import MEASURES, SubjectDecider
-from ..subject_tables import SubjectTables
+from ..subject_tables import SubjectTables, folder_subject
 
 # What a results file has in addition: the subject, the probability of leukemia at the model's own prevalence, and the
 # statistics of the view, in the order of MEASURES.
@@ -46,9 +46,8 @@ class DecidesBySubject:
     def columns(self, names: Sequence[str], told: Sequence[Prediction | None]) -> dict[str, list[Any]]:
         """The values of `COLUMNS` for some images; `told` is None where there is no answer."""
         subjects = [subject for subject, _ in self._tables.about(names)[0]]
-        folders = [PurePosixPath(name).parent.as_posix() for name in names]
         if not self._has_table:
-            subjects = [s or (f if f != "." else None) for s, f in zip(subjects, folders, strict=True)]
+            subjects = [subject or folder_subject(name) for subject, name in zip(subjects, names, strict=True)]
         return {
             "subject": subjects,
             "p_leukemia": [p and self._classifier.leukemia(p) for p in told],

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any, cast
 
 from .. import external_result
@@ -16,6 +15,7 @@ from ..metrics import Interval
 from ..noise import checked_seed, checked_sigma
 from ..patients import CAVEAT, Answer, Patient, by_patient, leukemic_labels
 from ..predictions import DISCLAIMER, Prediction
+from ..subject_tables import folder_subject
 from ..wording import listed
 from .model_registry import provenance
 
@@ -73,11 +73,7 @@ class BatchRun:
             raise BlastlensError(f"There is no image among these files.{reason}")
         self.sources: tuple[Source, ...] = listing.sources
         if by_folder:
-            folders = [PurePosixPath(one.name).parent.as_posix() for one in self.sources]
-            self.sources = tuple(
-                replace(one, subject=one.subject or (folder if folder != "." else None))
-                for one, folder in zip(self.sources, folders, strict=True)
-            )
+            self.sources = tuple(replace(one, subject=one.subject or folder_subject(one.name)) for one in self.sources)
         self.notes, self.failures = listing.notes, list(listing.refused)
         self.answered: list[Answered] = []
         self.total, self.done, self.seconds, self.stopped = len(listing.sources), 0, 0.0, False
