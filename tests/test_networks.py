@@ -1,5 +1,6 @@
-"""Networks: initial weights, heads, and that folding the head keeps the logits."""
+"""Networks: initial weights, heads, number formats, and that folding the head keeps the logits."""
 
+import copy
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from blastlens.errors import BlastlensError
 from train.calibration import Scaling
 from train.first_weights import check_weights, with_statistics
 from train.networks import _load_backbone, classifier_name, create_network, fold_head, head_linear
+from train.precision import strided_depthwise_in_fp32
 from train.recipe import Recipe
 
 
@@ -160,3 +162,16 @@ def test_a_transformer_takes_the_recipes_image_size_and_weights_of_another(tmp_p
     assert network(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
     assert torch.equal(network.norm.weight, source.norm.weight)
     assert network.pos_embed.shape[1] == 1 + (96 // 16) ** 2
+
+
+def test_depthwise_convolutions_with_a_stride_stay_in_fp32_under_autocast():
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, stride=2, groups=4), torch.nn.Conv2d(4, 2, 1))
+    images = torch.rand(2, 4, 8, 8)
+    expected = network[0](images)
+    strided_depthwise_in_fp32(network)
+    copied = copy.deepcopy(network)  # as an average of weights does
+    with torch.no_grad():
+        network[0].weight.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(copied[0](images), expected)
+        assert copied(images).dtype is torch.bfloat16

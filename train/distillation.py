@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from blastlens.errors import BlastlensError
 from blastlens.model_folder import ModelFolder
 from train.networks import create_network
+from train.precision import fast_in_bf16
 from train.recipe import Recipe
 
 ALL = "all"  # the protocol that holds nothing out
@@ -44,13 +45,8 @@ class Teacher:
         self.network.to(device)
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         x = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=_fast_in_bf16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_in_bf16(device)):
             return self.network(x).float()
-
-
-def _fast_in_bf16(device: torch.device) -> bool:
-    on_gpu, on_cpu = torch.cuda.is_bf16_supported, torch.ops.mkldnn._is_mkldnn_bf16_supported
-    return bool(on_gpu() if device.type == "cuda" else on_cpu())
 
 
 def imitation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -29,6 +29,7 @@ from train.datasets.splits import Split
 from train.distillation import Teacher, imitation_loss
 from train.networks import create_network, head_linear, normalise, prepare
 from train.pixels import sharpness
+from train.precision import strided_depthwise_in_fp32
 from train.recipe import Recipe, Schedule
 
 CHECKPOINTS = "checkpoints"  # folder in a run folder, removed at the end of the run
@@ -174,6 +175,8 @@ def train_network(
         for module in network.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = False
+        if precision == "bf16":
+            strided_depthwise_in_fp32(network)
     optimizer = make_optimizer(recipe, network)
     plateau = make_plateau(recipe.schedule, optimizer)
     average = make_average(recipe, network.to(device))

@@ -263,7 +263,7 @@ class Run:
     fold: int = 0
     seed: int = 0
     weights: str = "hub"
-    precision: str = "fp32"  # or "bf16"; "auto" is bf16 where a GPU has it
+    precision: str = "fp32"  # or "bf16"; "auto" is the faster one
     teacher: str | None = None
     backbone: str | None = None  # of a run of train.feature_network, to fit only the last layer
 

@@ -29,6 +29,7 @@ from train.first_weights import check_weights, find_weights, with_statistics
 from train.loop import CHECKPOINTS, Examples, train_network, write_log
 from train.networks import normalise, prepare
 from train.pixels import load_pixels
+from train.precision import best_precision
 from train.recipe import OURS, Recipe, Run, view_of
 
 
@@ -195,7 +196,3 @@ def versions() -> dict[str, str]:
     names = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy", "pillow")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {"python": platform.python_version(), **{n: version(n) for n in names}, "device": device}
-
-
-def best_precision() -> str:
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
