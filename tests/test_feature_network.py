@@ -94,7 +94,7 @@ def test_a_run_holds_its_predictions_under_noise_and_its_subjects(runs):
 def test_a_stopped_training_of_the_backbone_resumes_where_it_was(recipe, tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3)).astype(np.uint8)
     targets = np.random.default_rng(1).standard_normal((16, 5))
-    whole = train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "whole")
+    whole = train_backbone(recipe, pixels, targets, range(16), tmp_path / "whole", weights="scratch")
     augmented, calls = transforms.apply, []
 
     def stop(*arguments):
@@ -105,8 +105,8 @@ def test_a_stopped_training_of_the_backbone_resumes_where_it_was(recipe, tmp_pat
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(transforms, "apply", stop)
-        train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")
-    resumed = train_backbone(recipe, pixels, targets, range(16), "scratch", 0, tmp_path / "stopped")
+        train_backbone(recipe, pixels, targets, range(16), tmp_path / "stopped", weights="scratch")
+    resumed = train_backbone(recipe, pixels, targets, range(16), tmp_path / "stopped", weights="scratch")
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
 

@@ -11,7 +11,7 @@ from blastlens.errors import BlastlensError
 from train.calibration import Scaling
 from train.first_weights import check_weights, with_statistics
 from train.networks import _load_backbone, classifier_name, create_network, fold_head, head_linear
-from train.precision import strided_depthwise_in_fp32
+from train.precision import quicken_on_cpu
 from train.recipe import Recipe
 
 
@@ -168,7 +168,7 @@ def test_depthwise_convolutions_with_a_stride_stay_in_fp32_under_autocast():
     network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, stride=2, groups=4), torch.nn.Conv2d(4, 2, 1))
     images = torch.rand(2, 4, 8, 8)
     expected = network[0](images)
-    strided_depthwise_in_fp32(network)
+    quicken_on_cpu(network, "bf16")
     copied = copy.deepcopy(network)  # as an average of weights does
     with torch.no_grad():
         network[0].weight.zero_()

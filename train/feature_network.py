@@ -29,6 +29,7 @@ from blastlens.noise import add_gaussian_noise
 from train import transforms
 from train.cell_features import Floats, LogisticModel, columns
 from train.networks import create_network, head_linear, normalise
+from train.precision import quicken_on_cpu
 from train.quantise import onnx_session
 from train.recipe import Recipe
 
@@ -37,23 +38,30 @@ OUTLIER = 4.0  # standard deviations to which a feature is clipped, so that few 
 
 
 def train_backbone(
-    recipe: Recipe, pixels: np.ndarray, targets: Floats, train: Sequence[int], weights: str, seed: int, out: Path
+    recipe: Recipe,
+    pixels: np.ndarray,
+    targets: Floats,
+    train: Sequence[int],
+    out: Path,
+    *,
+    seed: int = 0,
+    weights: str = "hub",
+    precision: str = "fp32",
 ) -> nn.Module:
     """Train a network that maps normalized pixels to F features, standardized over the training rows.
 
     Args:
         pixels: uint8 (N, S, S, 3). targets: (N, F). train: rows that may be used.
-        weights: as for `create_network`.
         out: folder of the checkpoint, which is written after every epoch and resumed from.
+        weights: as for `create_network`.
+        precision: "fp32" or "bf16".
     """
     rows = np.asarray(train)
     standardized = (targets - targets[rows].mean(0)) / targets[rows].std(0).clip(1e-6)
     wanted = torch.from_numpy(standardized.clip(-OUTLIER, OUTLIER)).float()
     torch.manual_seed(seed)
     network = create_network(recipe, targets.shape[1], weights).to(memory_format=torch.channels_last)
-    for module in network.modules():
-        if isinstance(module, nn.ReLU6):
-            module.inplace = False  # quicker on a CPU, see train.finetune
+    quicken_on_cpu(network, precision)
     head = list(head_linear(network).parameters())
     body = [p for p in network.parameters() if p.requires_grad and all(p is not h for h in head)]
     options = recipe.optimizer
@@ -82,7 +90,9 @@ def train_backbone(
             chosen = np.sort(rows[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
             images = torch.from_numpy(np.ascontiguousarray(pixels[chosen])).permute(0, 3, 1, 2)
             augmented = transforms.apply(recipe.augment, images, generator)
-            loss = F.mse_loss(network(normalise(recipe, augmented)), wanted[chosen])
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                found = network(normalise(recipe, augmented)).float()
+            loss = F.mse_loss(found, wanted[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -29,7 +29,7 @@ from train.datasets.splits import Split
 from train.distillation import Teacher, imitation_loss
 from train.networks import create_network, head_linear, normalise, prepare
 from train.pixels import sharpness
-from train.precision import strided_depthwise_in_fp32
+from train.precision import quicken_on_cpu
 from train.recipe import Recipe, Schedule
 
 CHECKPOINTS = "checkpoints"  # folder in a run folder, removed at the end of the run
@@ -171,12 +171,7 @@ def train_network(
     set_seed(seed)
     network = create_network(recipe, len(np.unique(examples.labels)), weights).to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        # Bitwise the same, and faster on a CPU: in place, autograd has to copy the input first.
-        for module in network.modules():
-            if isinstance(module, nn.ReLU6):
-                module.inplace = False
-        if precision == "bf16":
-            strided_depthwise_in_fp32(network)
+        quicken_on_cpu(network, precision)
     optimizer = make_optimizer(recipe, network)
     plateau = make_plateau(recipe.schedule, optimizer)
     average = make_average(recipe, network.to(device))

@@ -1,4 +1,4 @@
-"""The number format of training: bf16 where the device multiplies faster in it, else fp32."""
+"""The number format of training, bf16 where the device multiplies faster in it, and other settings for speed."""
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ def fast_in_bf16(device: torch.device) -> bool:
     return bool(on_gpu() if device.type == "cuda" else on_cpu())
 
 
-def strided_depthwise_in_fp32(network: nn.Module) -> None:
-    """Let depthwise convolutions with a stride ignore autocast, in place.
+def quicken_on_cpu(network: nn.Module, precision: str) -> None:
+    """Make the training steps of a network faster on a CPU, in place; it computes the same.
 
-    On a CPU, their backward pass in bf16 takes 3 to 20 times as long as in fp32, and half of a step of MobileNet.
+    In place, ReLU6 is slower: autograd has to copy its input first. In bf16, the backward pass of depthwise
+    convolutions with a stride takes 3 to 20 times as long as in fp32, so these ignore autocast.
     """
 
     def in_fp32(convolution: nn.Conv2d, x: Tensor) -> Tensor:
@@ -26,5 +27,7 @@ def strided_depthwise_in_fp32(network: nn.Module) -> None:
             return nn.Conv2d.forward(convolution, x.float())
 
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False
+        elif precision == "bf16" and type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
             module.forward = in_fp32.__get__(module)

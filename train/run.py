@@ -87,7 +87,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     if run.recipe.distill.features:
-        network, logits = distilled(run, rows, pixels, split, out, cache)
+        network, logits = distilled(run, rows, pixels, split, precision, out, cache)
         steps = 0
     else:
         examples = Examples.of(run.recipe, pixels, labels, [row.group for row in rows], split.train)
@@ -145,7 +145,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
 
 
 def distilled(
-    run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, out: Path, cache: Path
+    run: Run, rows: Sequence[Row], pixels: np.ndarray, split: Split, precision: str, out: Path, cache: Path
 ) -> tuple[nn.Module, Callable[[Sequence[int], float], np.ndarray]]:
     """A network taught cell features, and its logits by rows and sigma; see `train.feature_network`."""
     recipe, train = run.recipe, list(split.train)
@@ -153,9 +153,8 @@ def distilled(
         backbone = feature_network.load_backbone(recipe, Path(run.backbone))
     else:
         targets = dataset_features(Path(run.data), rows, cache)[:, columns(recipe.distill.features)]
-        backbone = feature_network.train_backbone(
-            recipe, pixels, targets, train, run.weights, run.seed, out / CHECKPOINTS
-        )
+        options = {"seed": run.seed, "weights": run.weights, "precision": precision}
+        backbone = feature_network.train_backbone(recipe, pixels, targets, train, out / CHECKPOINTS, **options)
         feature_network.save_backbone(backbone, out / "backbone.safetensors")
     write_log(out / "log.csv", [])
     _, labels = labels_of(rows)
