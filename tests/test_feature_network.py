@@ -12,8 +12,8 @@ from blastlens.errors import BlastlensError
 from train import finetune, transforms
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows
-from train.feature_network import fit_head, load_backbone, pooled_features, train_backbone
-from train.networks import normalise
+from train.feature_network import OnnxNetwork, averaged, fit_head, load_backbone, pooled_features, train_backbone
+from train.networks import create_network, normalise
 from train.pixels import load_pixels
 from train.recipe import Recipe, view_of
 
@@ -24,6 +24,8 @@ CHANGES = {
     "batch_size": 8,
     "frozen": [],
     "distill.features": "five",
+    "distill.probe": 0.0,
+    "second_stage": None,
 }
 
 
@@ -114,3 +116,37 @@ def test_a_stopped_training_of_the_backbone_resumes_where_it_was(recipe, tmp_pat
 def test_a_backbone_of_another_recipe_is_refused(recipe, runs):
     with pytest.raises(BlastlensError, match="no feature network of this recipe"):
         load_backbone(recipe.changed({"distill.features": "all"}), runs / "all" / "backbone.safetensors")
+
+
+@pytest.mark.slow
+def test_a_second_stage_trains_on_labels_and_keeps_a_share_of_it(drawn, runs, tmp_path):
+    changes = CHANGES | {"second_stage": {"share": 0.25, "changes": {"epochs": 1, "augment": {}}}}
+    settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    common = ["features_cnmc2019", "--data", str(drawn), "--weights", "scratch", "--cache", str(runs / "cache")]
+    common += ["--sigmas", "0", "20", "--backbone", str(runs / "all" / "backbone.safetensors")]
+    common += ["--protocol", "group-kfold:3", "--fold", "1", "--set", *settings]
+    assert finetune.main([*common, "--out", str(tmp_path / "quarter")]) == 0
+    assert finetune.main([*common, "second_stage.share=1", "--out", str(tmp_path / "whole")]) == 0
+    before = load_file(runs / "fold" / "model.safetensors")
+    quarter, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("quarter", "whole"))
+    assert not torch.equal(before["classifier.weight"], whole["classifier.weight"])
+    for name in (name for name in before if before[name].is_floating_point()):
+        torch.testing.assert_close(quarter[name], torch.lerp(before[name], whole[name], 0.25))
+    record = json.loads((tmp_path / "quarter" / "run.json").read_text())
+    assert record["steps"] == -(-record["images"]["train"] // 8) and (tmp_path / "quarter" / "log.csv").stat().st_size
+    # The recorded predictions are those of the averaged network.
+    recipe = Recipe.from_dict(record["recipe"])
+    network = create_network(recipe, 2, "scratch").eval()
+    network.load_state_dict(quarter)
+    arrays, rows = np.load(tmp_path / "quarter" / "predictions.npz"), load_rows(drawn)
+    pixels = load_pixels(drawn, rows, view_of(recipe), runs / "cache")
+    found = OnnxNetwork(averaged(network, network, 0.5), recipe).outputs(pixels, arrays["test_index"], 20)
+    np.testing.assert_allclose(arrays["test_logits"][1], found, atol=1e-4)
+
+
+def test_a_second_stage_without_features_or_with_unknown_settings_is_refused():
+    recipe = Recipe.load("features_cnmc2019")
+    with pytest.raises(BlastlensError, match="epoch: Unexpected keyword"):
+        recipe.changed({"second_stage": {"changes": {"epoch": 1}}})
+    with pytest.raises(BlastlensError, match="features, which is not set"):
+        recipe.changed({"distill": {}, "second_stage": {}})

@@ -146,6 +146,7 @@ def train_network(
     weights: str = "hub",
     precision: str = "fp32",
     teacher: Teacher | None = None,
+    start: nn.Module | None = None,
 ) -> nn.Module:
     """Train one network, or resume its training.
 
@@ -159,6 +160,7 @@ def train_network(
         weights: as in `train.networks.create_network`.
         precision: "fp32" or "bf16".
         teacher: gives the targets of `recipe.distill`.
+        start: a network of the recipe to train further, instead of a new one; it stays as it is.
 
     Returns:
         The network with the weights to keep: averaged ones if the recipe averages, else those of the epoch with the
@@ -169,7 +171,10 @@ def train_network(
     )
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     set_seed(seed)
-    network = create_network(recipe, len(np.unique(examples.labels)), weights).to(memory_format=torch.channels_last)
+    new = create_network(recipe, len(np.unique(examples.labels)), "scratch" if start else weights)
+    if start:
+        new.load_state_dict(start.state_dict())
+    network = new.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         quicken_on_cpu(network, precision)
     optimizer = make_optimizer(recipe, network)

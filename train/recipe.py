@@ -133,6 +133,15 @@ class Distill:
 
 
 @strict_dataclass
+class SecondStage:
+    """A training on labels that continues from the network of `distill.features`. The result is an average of its
+    weights before and after, which holds better for other data than either (Wortsman et al. 2022, arXiv:2109.01903)."""
+
+    changes: dict[str, Any] = field(default_factory=dict)  # of the recipe, e.g. {"epochs": 1, "optimizer.lr": 0.001}
+    share: float = 0.5  # of the weights after it in the average, 0 to 1
+
+
+@strict_dataclass
 class Recipe:
     name: str
     title: str
@@ -172,9 +181,16 @@ class Recipe:
     # Izmailov et al. 2018, arXiv:1803.05407; step by step as in Cha et al. 2021, arXiv:2102.08604).
     average: float = 0.0
     distill: Distill = field(default_factory=Distill)
+    second_stage: SecondStage | None = None  # None: there is none
     frozen: tuple[str, ...] = ()  # parameter-name prefixes that are not trained
     frozen_norms: bool = False  # whether frozen batch norms also keep their statistics, as frozen layers of Keras do
     sources: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.second_stage and not self.distill.features:
+            raise BlastlensError(f"{self.name}: second_stage continues from distill.features, which is not set.")
+        if self.second_stage:
+            _ = self.of_second_stage  # what is wrong with its changes is reported now
 
     @property
     def channel_mean(self) -> tuple[float, float, float]:
@@ -205,6 +221,12 @@ class Recipe:
                 node = node.get(part, {})
             node[target] = value
         return self.from_dict(data, self.name)
+
+    @property
+    def of_second_stage(self) -> "Recipe":
+        """The recipe of the second stage."""
+        stage = SecondStage() if self.second_stage is None else self.second_stage
+        return self.changed({"distill": {}, "second_stage": None} | stage.changes)
 
     @property
     def flat(self) -> dict[str, Any]:

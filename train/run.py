@@ -88,7 +88,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
     pixels = load_pixels(Path(run.data), rows, view_of(run.recipe), cache)
     if run.recipe.distill.features:
         network, logits = distilled(run, rows, pixels, split, precision, out, cache)
-        steps = 0
+        stage = run.recipe.of_second_stage
+        steps = stage.epochs * stage.steps_per_epoch(len(split.train)) if run.recipe.second_stage else 0
     else:
         examples = Examples.of(run.recipe, pixels, labels, [row.group for row in rows], split.train)
         options = {"seed": run.seed, "weights": run.weights, "precision": precision, "teacher": teacher}
@@ -156,16 +157,25 @@ def distilled(
         options = {"seed": run.seed, "weights": run.weights, "precision": precision}
         backbone = feature_network.train_backbone(recipe, pixels, targets, train, out / CHECKPOINTS, **options)
         feature_network.save_backbone(backbone, out / "backbone.safetensors")
-    write_log(out / "log.csv", [])
+    write_log(out / "log.csv", [])  # of labels; a second stage replaces it
     _, labels = labels_of(rows)
     donors = [rows[i].group for i in train]
     clean = feature_network.pooled_features(backbone, recipe, pixels, 0, cache)
     head = feature_network.fit_head(backbone, recipe, clean[train], labels[train], donors)
 
+    network = head.network(backbone, recipe)
+    if recipe.second_stage:
+        stage, groups = recipe.of_second_stage, [row.group for row in rows]
+        examples = Examples.of(stage, pixels, labels, groups, train)
+        tuned = train_network(stage, examples, split, out, seed=run.seed, precision=precision, start=network)
+        network = feature_network.averaged(network, tuned, recipe.second_stage.share)
+        session = feature_network.OnnxNetwork(network, recipe)
+        return network, lambda indices, sigma: session.outputs(pixels, indices, sigma)
+
     def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
         return head.logits(feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[list(indices)])
 
-    return head.network(backbone, recipe), logits
+    return network, logits
 
 
 def teacher_of(run: Run, dataset: str, label_names: tuple[str, ...]) -> Teacher | None:

@@ -208,9 +208,10 @@ class Training:
         folds += ("--jobs", str(options.jobs), "--sigmas", *(f"{s:g}" for s in options.sigmas), *shared)
         final = ("train.finetune", *common, "--protocol", "all", *given, "--out", str(fit), *changes)
 
-        seen = 0 if shared else self.recipe.epochs * sum(len(split.train) for split in self.splits)
+        after = self.recipe.of_second_stage.epochs if self.recipe.second_stage else 0
+        seen = (after + (0 if shared else self.recipe.epochs)) * sum(len(split.train) for split in self.splits)
         predicted = len(options.sigmas) * sum(len(split.test) for split in self.splits)
-        all_epochs = 0 if given else self.recipe.epochs * n
+        all_epochs = (after + (0 if given else self.recipe.epochs)) * n
         training = [
             Step(
                 "cross-validate",
