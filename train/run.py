@@ -169,8 +169,8 @@ def distilled(
         examples = Examples.of(stage, pixels, labels, groups, train)
         tuned = train_network(stage, examples, split, out, seed=run.seed, precision=precision, start=network)
         network = feature_network.averaged(network, tuned, recipe.second_stage.share)
-        session = feature_network.OnnxNetwork(network, recipe)
-        return network, lambda indices, sigma: session.outputs(pixels, indices, sigma)
+        outputs = feature_network.on_noisy_images(network, recipe)
+        return network, lambda indices, sigma: outputs(pixels, indices, sigma)
 
     def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
         return head.logits(feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[list(indices)])
