@@ -252,11 +252,14 @@ class Training:
         from train import transforms
         from train.loop import loss_of, make_optimizer
         from train.networks import create_network, normalise, prepare
+        from train.precision import best_precision, quicken_on_cpu
         from train.run import execute  # noqa: F401 - for the time
 
         start, recipe, classes = time.perf_counter() - started, self.recipe, len(labels_of(self.rows)[0])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision = best_precision() if self.options.precision == "auto" else self.options.precision
         network = create_network(recipe, classes, "scratch").to(device, memory_format=torch.channels_last)
+        quicken_on_cpu(network, precision)
         optimizer, generator = make_optimizer(recipe, network), torch.Generator().manual_seed(0)
         size, n = recipe.image_size, min(recipe.batch_size, 16)
         images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
@@ -264,7 +267,9 @@ class Training:
 
         def train() -> None:
             changed = transforms.apply(recipe.augment, prepare(recipe, images), generator)
-            loss_of(recipe, network(normalise(recipe, changed)), labels, None).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = network(normalise(recipe, changed)).float()
+            loss_of(recipe, logits, labels, None).backward()
             optimizer.step()
             optimizer.zero_grad()
 
