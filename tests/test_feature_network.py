@@ -12,9 +12,10 @@ from blastlens.errors import BlastlensError
 from train import finetune, transforms
 from train.cell_features import LogisticModel
 from train.datasets import labels_of, load_rows
-from train.feature_network import averaged, fit_head, load_backbone, on_noisy_images, pooled_features, train_backbone
+from train.feature_network import averaged, fit_head, load_backbone, pooled_features, train_backbone
 from train.networks import create_network, normalise
 from train.pixels import load_pixels
+from train.prediction import predictor
 from train.recipe import Recipe, view_of
 
 CHANGES = {
@@ -140,7 +141,7 @@ def test_a_second_stage_trains_on_labels_and_keeps_a_share_of_it(drawn, runs, tm
     network.load_state_dict(quarter)
     arrays, rows = np.load(tmp_path / "quarter" / "predictions.npz"), load_rows(drawn)
     pixels = load_pixels(drawn, rows, view_of(recipe), runs / "cache")
-    found = on_noisy_images(averaged(network, network, 0.5), recipe)(pixels, arrays["test_index"], 20)
+    found = predictor(averaged(network, network, 0.5), recipe)(pixels, arrays["test_index"], 20)
     np.testing.assert_allclose(arrays["test_logits"][1], found, atol=1e-4)
 
 

@@ -490,23 +490,18 @@ def test_the_learning_rate_drops_after_as_many_stale_epochs_as_the_recipe_says()
 
 @pytest.mark.slow
 def test_a_network_trained_in_bf16_predicts_in_fp32_and_any_seed_is_taken(tmp_path):
-    # In a process of its own, since Accelerate keeps the precision of the first run.
-    code = (
-        "import sys, torch; from pathlib import Path; from test_training import RECIPE; from train import loop\n"
-        "from train.recipe import Recipe; from train.datasets.splits import Split; import numpy as np\n"
-        "recipe = Recipe.from_dict(RECIPE | {'epochs': 1}); labels = np.array([0, 1] * 4)\n"
-        "pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)\n"
-        "examples = loop.Examples.of(recipe, pixels, labels, list('aabbccdd'), range(8))\n"
-        "split = Split(tuple(range(8)), (), (), 'all', 0, 2**31)\n"
-        "options = {'seed': 2**31, 'weights': 'scratch', 'precision': 'bf16'}\n"
-        "network = loop.train_network(recipe, examples, split, Path(sys.argv[1]), **options).eval()\n"
-        "images = torch.rand(2, 3, 64, 64)\n"
-        "with torch.inference_mode(): assert (network(images) == type(network).forward(network, images)).all()"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    recipe, labels = Recipe.from_dict(RECIPE | {"epochs": 1}), np.array([0, 1] * 4)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    examples = loop.Examples.of(recipe, pixels, labels, list("aabbccdd"), range(8))
+    split = Split(tuple(range(8)), (), (), "all", 0, 2**31)
+    images, found = torch.rand(2, 3, 64, 64), {}
+    for precision in ("fp32", "bf16"):
+        options = {"seed": 2**31, "weights": "scratch", "precision": precision}
+        network = loop.train_network(recipe, examples, split, tmp_path / precision, **options).eval()
+        with torch.inference_mode():
+            found[precision] = network(images)
+            assert torch.equal(found[precision], type(network).forward(network, images))
+    assert found["bf16"].dtype is torch.float32 and not torch.equal(*found.values())
 
 
 @pytest.mark.long

@@ -166,9 +166,7 @@ def train_network(
         The network with the weights to keep: averaged ones if the recipe averages, else those of the epoch with the
         lowest validation loss, or the last ones without a validation part.
     """
-    accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no", cpu=not torch.cuda.is_available()
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     set_seed(seed)
     new = create_network(recipe, len(np.unique(examples.labels)), "scratch" if start else weights)
@@ -218,7 +216,7 @@ def train_network(
             images, labels = (part.to(device) for part in examples.batch(places))
             generator = torch.Generator().manual_seed(seed * 1_000_003 + progress.step * world + rank)
             images = transforms.apply(recipe.augment, prepare(recipe, images), generator)
-            with accelerator.autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(normalise(recipe, images)).float()
             loss = loss_of(recipe, logits, labels, examples.class_weights)
             if teacher:
@@ -260,7 +258,7 @@ def train_network(
             replace(checkpoint, lambda part, state=state: torch.save(state, part))
         accelerator.wait_for_everyone()
 
-    network = accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # without the forward pass in bf16
+    network = accelerator.unwrap_model(model)
     if average:
         network.load_state_dict(average.module.state_dict())
     elif best is not None:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from blastlens.errors import BlastlensError
 from blastlens.files import replace, write_json, writing
-from blastlens.noise import NOISE_SIGMAS, add_gaussian_noise
+from blastlens.noise import NOISE_SIGMAS
 from train import feature_network
 from train.cell_features import columns, dataset_features
 from train.datasets import Row, dataset_hash, labels_of, load_rows
@@ -27,39 +27,15 @@ from train.datasets.splits import Split, make_splits, with_validation
 from train.distillation import Teacher, load_teacher
 from train.first_weights import check_weights, find_weights, with_statistics
 from train.loop import CHECKPOINTS, Examples, train_network, write_log
-from train.networks import normalise, prepare
 from train.pixels import load_pixels
 from train.precision import best_precision
-from train.recipe import OURS, Recipe, Run, view_of
+from train.prediction import predictor
+from train.recipe import OURS, Run, view_of
 
 
 def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict that safetensors accepts: channels-last weights in their plain layout, on the CPU."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-@torch.inference_mode()
-def predict_logits(
-    network: nn.Module,
-    recipe: Recipe,
-    pixels: np.ndarray,
-    indices: Sequence[int],
-    sigma: float = 0.0,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Logits (len(indices), classes) of the images with Gaussian noise of `sigma` (0 to 255 scale).
-
-    Each image has its own frozen noise field, seeded with its index, scaled by sigma.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    out = []
-    for start in range(0, len(indices), batch_size):
-        chosen = indices[start : start + batch_size]
-        batch = np.stack([add_gaussian_noise(np.asarray(pixels[i]), sigma, seed=int(i)) for i in chosen])
-        images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
-        out.append(network(normalise(recipe, prepare(recipe, images))).float().cpu().numpy())
-    return np.concatenate(out) if out else np.empty((0, network.num_classes), np.float32)
 
 
 def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SIGMAS) -> None:
@@ -94,11 +70,8 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         examples = Examples.of(run.recipe, pixels, labels, [row.group for row in rows], split.train)
         options = {"seed": run.seed, "weights": run.weights, "precision": precision, "teacher": teacher}
         network = train_network(run.recipe, examples, split, out, **options)
+        logits = partial(predictor(network, run.recipe), pixels)
         steps = run.recipe.epochs * run.recipe.steps_per_epoch(len(examples.indices))
-
-        def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
-            return predict_logits(network, run.recipe, pixels, indices, sigma)
-
     if int(os.environ.get("RANK", "0")):
         return
     arrays: dict[str, np.ndarray] = {"sigmas": np.asarray(sigmas, dtype=float)}
@@ -108,8 +81,7 @@ def execute(run: Run, out: Path, cache: Path, sigmas: Sequence[float] = NOISE_SI
         arrays[f"{part}_label"] = labels[list(indices)]
         arrays[f"{part}_group"] = np.array([rows[i].group for i in indices], dtype=str)
         levels = () if not indices else sigmas if part == "test" else sigmas[:1]
-        progress = tqdm(levels, desc=f"noise curve, {part}", unit="sigma")
-        stacked = [logits(indices, s) for s in progress]
+        stacked = [logits(indices, s) for s in levels]
         arrays[f"{part}_logits"] = np.stack(stacked) if stacked else np.empty((0, 0, len(names)))
     replace(out / "predictions.npz", lambda path: np.savez(path, **arrays))
     replace(out / "model.safetensors", lambda path: save_file(contiguous(network.state_dict()), path))
@@ -169,8 +141,7 @@ def distilled(
         examples = Examples.of(stage, pixels, labels, groups, train)
         tuned = train_network(stage, examples, split, out, seed=run.seed, precision=precision, start=network)
         network = feature_network.averaged(network, tuned, recipe.second_stage.share)
-        outputs = feature_network.on_noisy_images(network, recipe)
-        return network, lambda indices, sigma: outputs(pixels, indices, sigma)
+        return network, partial(predictor(network, recipe), pixels)
 
     def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
         return head.logits(feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[list(indices)])
