@@ -253,6 +253,7 @@ class Training:
         from train.loop import loss_of, make_optimizer
         from train.networks import create_network, normalise, prepare
         from train.precision import best_precision, quicken_on_cpu
+        from train.prediction import runner
         from train.run import execute  # noqa: F401 - for the time
 
         start, recipe, classes = time.perf_counter() - started, self.recipe, len(labels_of(self.rows)[0])
@@ -274,7 +275,7 @@ class Training:
             optimizer.zero_grad()
 
         def predict() -> None:
-            network(normalise(recipe, prepare(recipe, images)))
+            run(normalise(recipe, prepare(recipe, images)))
 
         def seconds(work: Callable[[], None]) -> float:
             times = []
@@ -286,9 +287,8 @@ class Training:
                 times.append(time.perf_counter() - began)
             return min(times) / n
 
-        trained = seconds(train)
+        trained, run = seconds(train), runner(network, size)
         with torch.inference_mode():
-            network.eval()
             return Speed(trained, seconds(predict), start)
 
 
