@@ -141,6 +141,18 @@ def test_a_claim_is_not_read_against_random_weights_or_without_saying_that_the_t
     assert "| shortened training: below the claim by" in pages.claims(short)
 
 
+def test_a_run_of_full_length_stands_beside_the_shortened_one_and_changes_no_leak():
+    short = [run("mobilenet_m", protocol, 0, 12, planned_steps=20) for protocol in (PER_FOLD, HONEST)]
+    full = run("mobilenet_m", PER_FOLD, 0, 1, planned_steps=900, steps=400, changes={"early_stopping": 8})
+    without, both = evidence(*short), evidence(*short, full_length=(full,))
+    assert row_of(both, "mobilenet_m").leak == row_of(without, "mobilenet_m").leak is not None
+    added = [line for line in pages.claims(both).splitlines() if line not in pages.claims(without).splitlines()]
+    assert any(
+        "accuracy, fold 0, 400 steps at 224 px, early_stopping 8 instead of 20 | 0.96 | 0.958" in x for x in added
+    )
+    assert "**Fold 0, 400 steps at 224 px, early_stopping 8 instead of 20**" in added
+
+
 def test_a_cell_is_the_bootstrap_of_the_pooled_folds():
     folds = honest(wrong=3)
     labels = np.concatenate([f.label for f in folds])

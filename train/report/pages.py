@@ -121,6 +121,10 @@ def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
         shown = interval(ours) if ours else "fold not trained" if row.image else row.missing("image")
         # Official folds are the image-level protocol's.
         yield f"accuracy, fold {fold}", f"{value:.6g}", shown, verdict_on(row, value, ours), NOTHING
+        if full := of_fold(row.full, fold):
+            ours = scores(full)["accuracy"]
+            name = f"accuracy, fold {fold}, {full_length(row, full)}"
+            yield name, f"{value:.6g}", interval(ours), reading(value, ours), NOTHING
     for label, value, name, of_class in (
         ("macro F1", claim.macro_f1, "macro_f1", None),
         ("precision (ours: of ALL)", claim.precision if two else None, "precision", "ALL"),
@@ -131,6 +135,14 @@ def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
     ):
         if value is not None:
             yield _line(row, label, value, name, of_class)
+
+
+def full_length(row: SystemRow, runs: RunSet) -> str:
+    """How long a run of full length was, and how it differs from the recipe."""
+    changes = changes_of(runs.first, row.recipe)
+    return f"{runs.first.steps:,} steps at {runs.first.image_size} px" + (
+        "" if changes == "nothing" else f", {changes}"
+    )
 
 
 def _line(
@@ -184,6 +196,8 @@ def claimed_noise(evidence: Evidence, row: SystemRow) -> dict[str, dict[str, Any
     for fold, published in enumerate(evidence.published.datasets[row.recipe.dataset].fold_images):
         if runs := of_fold(row.image, fold):
             tables[_fold_title(fold, published, runs)] = _beside_claims(runs, by_sigma, [fold])
+        if runs := of_fold(row.full, fold):
+            tables[f"Fold {fold}, {full_length(row, runs)}"] = _beside_claims(runs, by_sigma, [fold])
     if row.image and len(row.image.folds) > 1:
         title = f"Folds {', '.join(map(str, row.image.folds))} together"
         tables[title] = _beside_claims(row.image, by_sigma, row.image.folds)

@@ -30,12 +30,14 @@ SCHEMA = 1  # of the record
 
 @dataclass(frozen=True, eq=False)
 class SystemRow:
-    """One system, with its paper's claim and its runs on the paper's split and on the group-disjoint one."""
+    """One system, with its paper's claim and its runs on the paper's split and on the group-disjoint one; `full` are
+    those of full length on the paper's split, where these are shortened."""
 
     recipe: Recipe
     image: RunSet | None
     group: RunSet | None
     claim: Claim
+    full: RunSet | None = None
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ class Evidence:
     baselines: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     networks: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    full_length: tuple[Result, ...] = ()
 
     @classmethod
     def read(cls, results: Path) -> "Evidence":
@@ -171,6 +174,7 @@ class Evidence:
             baselines={name: json.loads(path.read_text())["scores"] for name, path in baselines.items()},
             latency=json.loads((results / "latency.json").read_text()),
             networks=json.loads((results / "networks.json").read_text()),
+            full_length=tuple(load_results(results / "full_length")),
         )
 
     @functools.cached_property
@@ -178,13 +182,14 @@ class Evidence:
         """Every system in the papers' order, run or not, then the ablation, then our recipes. Only runs of the recipes
         as committed (plus their recorded changes) are shown, those from random weights only where there are none from
         the published first weights."""
-        shown = choose(run for run in self.results if self._is_current(run))
+        shown, full = (choose(filter(self._is_current, runs)) for runs in (self.results, self.full_length))
         return tuple(
             SystemRow(
                 recipe,
                 image=shown.get((recipe.name, recipe.protocol)) if recipe.paper else None,
                 group=shown.get((recipe.name, HONEST)),
                 claim=self.published.claims.get(recipe.name, Claim()),
+                full=full.get((recipe.name, recipe.protocol)),
             )
             for recipe in self.recipes.values()
         )
