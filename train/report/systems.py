@@ -100,6 +100,16 @@ class SystemRow:
         return interval(self.score(level, name, label), missing=NOTHING) + folds
 
     @property
+    def full_accuracy(self) -> str:
+        """Of its runs of full length, in a table."""
+        return interval(scores(self.full)["accuracy"] if self.full else None, missing=NOTHING)
+
+    @property
+    def kept_epoch(self) -> int:
+        """Of the run of full length: the epoch with the lowest validation loss."""
+        return 1 + int(np.argmin([row["val_loss"] for row in self.full.first.curve]))
+
+    @property
     def shortened(self) -> bool:
         """Whether a run had fewer epochs, shorter ones or smaller images than the recipe."""
         keys = {key for runs in self.measured.values() for key in runs.first.changes}
