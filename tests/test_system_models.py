@@ -1,5 +1,6 @@
 """Published systems as model folders: what the card and the page say of them, and that they are found by name."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from train import card
 from train.held_out import plain
 from train.jobs import Job
 from train.recipe import Recipe
+from train.report.measured import RunSet
 from train.report.published import Publications
 from train.report.systems import Evidence, SystemRow
 from train.results import Result
@@ -113,6 +115,21 @@ def test_the_page_says_when_a_score_is_of_some_folds_only(exported):
     folder = ModelFolder.load(exported)
     assert "in 1 of 3 folds: <strong>not comparable with scores of all folds</strong>" in facts(folder)
     assert model_choice(folder) == "Published system · ALNett (Jawahar et al.) · shortened training"
+
+
+def test_a_network_of_full_length_is_exported_with_scores_at_the_noise_levels_of_both_protocols(exported):
+    row = row_of("p2_resnet50", initial_weights="random")
+    run_of_full_length = dataclasses.replace(row.image.first, steps=1234, changes={}, image_size=224)
+    full = RunSet((run_of_full_length,))
+    record = json.loads((exported / "metrics.json").read_text())
+    record |= plain(metrics_of(dataclasses.replace(row, image=full, full=full), exported, record["training"]))
+    assert len({tuple(level["sigma"] for level in one["by_sigma"]) for one in record["protocols"]}) == 1
+    (exported / "metrics.json").write_text(json.dumps(record))
+    text = card.render(exported)["README.md"].decode()
+    assert "Trained in full length, 1,234 optimizer steps at 224 px" in text and "Shortened training" not in text
+    folder = ModelFolder.load(exported)
+    assert "group-disjoint scores are of shorter trainings" in facts(folder)
+    assert model_choice(folder) == "Published system · ResNet50 (Talupuri et al.)"
 
 
 def test_the_run_folder_is_that_of_the_job():

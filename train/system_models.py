@@ -1,10 +1,12 @@
 """Published systems as model folders: `python -m train.compare --export DIR`.
 
-A folder holds the network of the paper's own protocol, first fold, uncalibrated, and what was measured on both
-protocols. The group-disjoint figures are of networks that were trained in the same way on other images.
+A folder holds the network of the paper's own protocol, first fold, of full length where there is one, uncalibrated,
+and what was measured on both protocols. The group-disjoint figures are of networks that were trained on other images,
+in the same way unless only this one has full length.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ def export_systems(
         row = rows.get(name)
         if row is None or not (row.image and row.group):
             yield name, "left out: it has no records on both protocols"
-        elif not (run := run_folder(row.image, runs) / "run.json").is_file():
+            continue
+        row = replace(row, image=row.full or row.image)
+        if not (run := run_folder(row.image, runs) / "run.json").is_file():
             yield name, f"left out: {run.parent} has no finished run; its record comes from elsewhere"
         else:
             yield name, export_system(row, run.parent, dataset_folder(data, row.recipe), cache, out / name)
@@ -66,7 +70,9 @@ def export_system(row: SystemRow, run: Path, data: Path, cache: Path, out: Path)
 
 def metrics_of(row: SystemRow, folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """metrics.json of a system's exported folder; `published` says what it is."""
-    protocols = [protocol_of(runs) for runs in (row.group, row.image) if runs]
+    sigmas = [sigma for sigma in row.image.sigmas if sigma in row.group.sigmas]
+    protocols = [protocol_of(runs, sigmas) for runs in (row.group, row.image)]
+    full = row.image is row.full
     clean = protocols[0]["by_sigma"][0]
     return {
         "schema": 1,
@@ -84,9 +90,10 @@ def metrics_of(row: SystemRow, folder: Path, training: dict[str, Any]) -> dict[s
             "claimed_accuracy": row.claim.accuracy_in_words,
             "first_weights": row.first_weights,
             "changes": row.changes,
-            "steps": row.steps,
+            "steps": f"{row.image.first.steps:,}" if full else row.steps,
             "image_size": row.image.first.image_size,
-            "shortened": row.shortened,
+            "shortened": row.shortened and not full,
+            "full_length": full,
             "leak": row.leak,
         },
         "size_bytes": {name: (folder / file).stat().st_size for name, file in NETWORKS.items()},
@@ -95,10 +102,11 @@ def metrics_of(row: SystemRow, folder: Path, training: dict[str, Any]) -> dict[s
     }
 
 
-def protocol_of(runs: RunSet) -> dict[str, Any]:
-    """The entry of metrics.json's `protocols` for recorded runs, uncalibrated."""
-    first = runs.first
-    probabilities = np.stack([runs.probabilities(sigma) for sigma in runs.sigmas])
-    found = protocol_record(runs.images, probabilities, first.label_names, first.protocol, first.level)
+def protocol_of(runs: RunSet, sigmas: Sequence[float]) -> dict[str, Any]:
+    """The entry of metrics.json's `protocols` for recorded runs at these noise levels, uncalibrated."""
+    first, chosen = runs.first, [runs.sigmas.index(sigma) for sigma in sigmas]
+    images = replace(runs.images, sigmas=runs.images.sigmas[chosen], logits=runs.images.logits[chosen])
+    probabilities = np.stack([runs.probabilities(sigma) for sigma in sigmas])
+    found = protocol_record(images, probabilities, first.label_names, first.protocol, first.level)
     counts = {"folds": runs.folds, "of_folds": first.folds, "label_names": first.label_names}
     return found | {"calibration": UNCALIBRATED} | counts
