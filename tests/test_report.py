@@ -153,6 +153,7 @@ def test_a_run_of_full_length_stands_beside_the_shortened_one_and_changes_no_lea
         "accuracy, fold 0, 400 steps at 224 px, early_stopping 8 instead of 20 | 0.96 | 0.958" in x for x in added
     )
     assert "**Fold 0, 400 steps at 224 px, early_stopping 8 instead of 20**" in added
+    assert "The run of full length kept the epoch with the lowest validation loss, 2 of 3." in added
 
 
 def test_a_cell_is_the_bootstrap_of_the_pooled_folds():

@@ -129,7 +129,6 @@ def distilled(
         options = {"seed": run.seed, "weights": run.weights, "precision": precision}
         backbone = feature_network.train_backbone(recipe, pixels, targets, train, out / CHECKPOINTS, **options)
         feature_network.save_backbone(backbone, out / "backbone.safetensors")
-    write_log(out / "log.csv", [])  # of labels; a second stage replaces it
     _, labels = labels_of(rows)
     donors = [rows[i].group for i in train]
     clean = feature_network.pooled_features(backbone, recipe, pixels, 0, cache)
@@ -142,6 +141,8 @@ def distilled(
         tuned = train_network(stage, examples, split, out, seed=run.seed, precision=precision, start=network)
         network = feature_network.averaged(network, tuned, recipe.second_stage.share)
         return network, partial(predictor(network, recipe), pixels)
+
+    write_log(out / "log.csv", [])
 
     def logits(indices: Sequence[int], sigma: float) -> np.ndarray:
         return head.logits(feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[list(indices)])

@@ -260,7 +260,8 @@ class Training:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         precision = best_precision() if self.options.precision == "auto" else self.options.precision
         network = create_network(recipe, classes, "scratch").to(device, memory_format=torch.channels_last)
-        quicken_on_cpu(network, precision)
+        if device.type == "cpu":
+            quicken_on_cpu(network, precision)
         optimizer, generator = make_optimizer(recipe, network), torch.Generator().manual_seed(0)
         size, n = recipe.image_size, min(recipe.batch_size, 16)
         images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator).to(device)

@@ -87,10 +87,8 @@ def published_note(published: Mapping[str, Any]) -> str:
     if published["shortened"]:
         text += f" Shortened training: {published['steps']} optimizer steps at {published['image_size']} px."
     elif published.get("full_length"):
-        text += (
-            f" Full length: {published['steps']} optimizer steps at {published['image_size']} px; its group-disjoint"
-        )
-        text += " scores are of shorter trainings."
+        text += f" Full length: {published['steps']} optimizer steps at {published['image_size']} px;"
+        text += " its group-disjoint scores are of shorter trainings."
     return f"{text} Changed from the paper's recipe: {published['changes']}."
 
 

@@ -139,10 +139,9 @@ def claim_lines(row: SystemRow) -> Iterator[tuple[str, str, str, str, str]]:
 
 def full_length(row: SystemRow, runs: RunSet) -> str:
     """How long a run of full length was, and how it differs from the recipe."""
-    changes = changes_of(runs.first, row.recipe)
-    return f"{runs.first.steps:,} steps at {runs.first.image_size} px" + (
-        "" if changes == "nothing" else f", {changes}"
-    )
+    run = runs.first
+    changes = f", {changes_of(run, row.recipe)}" if run.changes else ""
+    return f"{run.steps:,} steps at {run.image_size} px{changes}"
 
 
 def _line(
