@@ -26,6 +26,7 @@ CHANGES = {
     "frozen": [],
     "distill.features": "five",
     "distill.probe": 0.0,
+    "distill.noise_levels": [0],
     "second_stage": None,
 }
 
@@ -84,6 +85,27 @@ def test_a_reused_backbone_is_kept_and_only_the_last_layer_is_fitted(runs):
     record = json.loads((runs / "fold" / "run.json").read_text())
     assert len(record["backbone_sha256"]) == 64 and not set(record["groups"]["train"]) & set(record["groups"]["test"])
     assert "backbone_sha256" not in json.loads((runs / "all" / "run.json").read_text())
+
+
+def test_the_regressions_see_every_training_image_at_each_noise_level(recipe, drawn, runs, tmp_path):
+    changes = [f"{key}={json.dumps(value)}" for key, value in (CHANGES | {"distill.noise_levels": [0, 30]}).items()]
+    backbone, out = runs / "all" / "backbone.safetensors", tmp_path / "noisy"
+    command = ["features_cnmc2019", "--data", str(drawn), "--cache", str(runs / "cache"), "--backbone", str(backbone)]
+    command += ["--protocol", "group-kfold:3", "--fold", "1", "--sigmas", "0", "--out", str(out), "--set", *changes]
+    assert finetune.main(command) == 0
+    rows = load_rows(drawn)
+    train = [
+        i for i, row in enumerate(rows) if row.group in json.loads((out / "run.json").read_text())["groups"]["train"]
+    ]
+    _, labels = labels_of(rows)
+    pixels, network = load_pixels(drawn, rows, view_of(recipe), runs / "cache"), load_backbone(recipe, backbone)
+    pooled = [pooled_features(network, recipe, pixels, sigma, runs / "cache")[train] for sigma in (0, 30)]
+    donors = [rows[i].group for i in train]
+    head = fit_head(network, recipe, np.concatenate(pooled), np.tile(labels[train], 2), donors * 2)
+    weight = load_file(out / "model.safetensors")["classifier.weight"]
+    np.testing.assert_allclose((weight[1] - weight[0]).numpy(), head.slope, rtol=1e-4, atol=1e-6)
+    clean = load_file(runs / "fold" / "model.safetensors")["classifier.weight"]
+    assert not torch.allclose(weight, clean, rtol=1e-3)
 
 
 def test_a_run_holds_its_predictions_under_noise_and_its_subjects(runs):

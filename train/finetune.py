@@ -44,7 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", help="folder of train.crossval or, with --protocol all, model folder: for recipes that distil"
     )
     parser.add_argument(
-        "--backbone", help="backbone.safetensors of a run with distill.features: only the last layer is fitted"
+        "--backbone", help="backbone.safetensors of a run with distill.features, instead of training one"
     )
     parser.add_argument(
         "--protocol", help="how to split, see train.datasets.splits; or official (default: the recipe's)"

@@ -130,6 +130,7 @@ class Distill:
     # Share of the score, 0 to 1, from a second regression, on all numbers that enter the last layer.
     probe: float = 0.0
     probe_c: float = 0.003
+    noise_levels: tuple[float, ...] = (0.0,)  # sigmas at which both regressions see each training image, 0 to 255 scale
 
 
 @strict_dataclass
@@ -287,7 +288,7 @@ class Run:
     weights: str = "hub"
     precision: str = "fp32"  # or "bf16"; "auto" is the faster one
     teacher: str | None = None
-    backbone: str | None = None  # of a run of train.feature_network, to fit only the last layer
+    backbone: str | None = None  # a file of feature_network.save_backbone, instead of training one
 
 
 def view_of(recipe: Recipe) -> View:

@@ -131,8 +131,10 @@ def distilled(
         feature_network.save_backbone(backbone, out / "backbone.safetensors")
     _, labels = labels_of(rows)
     donors = [rows[i].group for i in train]
-    clean = feature_network.pooled_features(backbone, recipe, pixels, 0, cache)
-    head = feature_network.fit_head(backbone, recipe, clean[train], labels[train], donors)
+    levels = recipe.distill.noise_levels
+    pooled = [feature_network.pooled_features(backbone, recipe, pixels, sigma, cache)[train] for sigma in levels]
+    repeated = np.tile(labels[train], len(levels))
+    head = feature_network.fit_head(backbone, recipe, np.concatenate(pooled), repeated, donors * len(levels))
 
     network = head.network(backbone, recipe)
     if recipe.second_stage:
