@@ -119,10 +119,11 @@ def save_backbone(network: nn.Module, file: Path) -> None:
 
 
 def pooled_features(network: nn.Module, recipe: Recipe, pixels: np.ndarray, sigma: float, cache: Path) -> Floats:
-    """What enters the last layer, (N, D), of every image under Gaussian noise; computed once for each network."""
-    body = _without_last_layer(network)
-    weights = b"".join(tensor.numpy().tobytes() for tensor in body.state_dict().values())
-    file = cache / f"pooled-{hashlib.sha256(weights).hexdigest()[:16]}-{len(pixels)}-{sigma:g}.npy"
+    """What enters the last layer, (N, D), of every image under Gaussian noise; cached for this network and images."""
+    body, digest = _without_last_layer(network), hashlib.sha256(np.ascontiguousarray(pixels))
+    for tensor in body.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    file = cache / f"pooled-{digest.hexdigest()[:16]}-{sigma:g}.npy"
 
     def compute(part: Path) -> None:
         found = predictor(body, recipe)(pixels, range(len(pixels)), sigma)

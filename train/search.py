@@ -27,14 +27,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from blastlens.donor_metrics import DonorScores, difference, donor_weights
 from blastlens.errors import BlastlensError
-from blastlens.files import make_once
 from blastlens.metrics import Interval
 from train.cell_features import Floats, LogisticModel, columns, dataset_features
 from train.command import reports_errors
 from train.datasets import Row, dataset_hash, labels_of, load_rows
 from train.datasets.splits import Split, make_splits
 from train.finetune import dataset_folder
-from train.first_weights import find_weights
+from train.first_weights import find_weights, with_statistics
 from train.held_out import POSITIVE, Recorded, plain
 from train.jobs import Job, add_queue_arguments, list_or_run
 from train.pixels import load_pixels
@@ -149,27 +148,13 @@ class Cells:
 
     def _pooled(self, backbone: str) -> Floats:
         """Pooled features of a network as ImageNet left it, (N, F)."""
-        file = find_weights(self.weights, backbone)
-        path = self.cache / f"pooled-{file.stem}-{self.hash[:16]}.npy"
+        from train.feature_network import pooled_features  # PyTorch takes seconds
+        from train.networks import create_network
 
-        def compute(part: Path) -> None:
-            import torch  # takes seconds
-
-            from train.networks import create_network, normalise
-
-            recipe = Recipe("", "", "cnmc2019", backbone, "all")
-            pixels = load_pixels(self.folder, self.rows, view_of(recipe), self.cache)
-            network = create_network(recipe, 2, str(file)).eval().to(memory_format=torch.channels_last)
-            found = []
-            for start in range(0, len(pixels), 32):
-                images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 32])).permute(0, 3, 1, 2)
-                with torch.inference_mode():
-                    maps = network.forward_features(normalise(recipe, images))
-                    found.append(network.forward_head(maps, pre_logits=True).flatten(1).numpy())
-            np.save(part, np.concatenate(found).astype(np.float64))
-
-        make_once(path, compute)
-        return np.load(path)
+        recipe = with_statistics(Recipe("", "", "cnmc2019", backbone, "all"), self.weights)
+        network = create_network(recipe, 2, str(find_weights(self.weights, backbone)))
+        pixels = load_pixels(self.folder, self.rows, view_of(recipe), self.cache)
+        return pooled_features(network, recipe, pixels, 0, self.cache)
 
 
 def run_numbers(search: SearchPlan, names: Sequence[str], cells: Cells, results: Path) -> None:
