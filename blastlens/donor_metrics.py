@@ -47,7 +47,7 @@ class DonorScores:
         donors: ArrayLike,
         folds: ArrayLike | None = None,
         repeats: ArrayLike | None = None,
-        threshold: float = 0.5,
+        threshold: float | Floats = 0.5,
     ) -> "DonorScores":
         """Sum up scores by donor.
 
@@ -57,7 +57,7 @@ class DonorScores:
             donors: (N,) donor of each image.
             folds: (N,) test fold of each image; one fold by default.
             repeats: (N,) the repetition of the cross-validation that a score is from; one by default.
-            threshold: score from which an image is classified as positive.
+            threshold: score from which an image is classified as positive; one for all, or (N,).
 
         Raises:
             ValueError: shapes that disagree, a class without a donor, or a donor with images of both classes.

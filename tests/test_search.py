@@ -193,6 +193,25 @@ def test_the_nested_estimate_predicts_each_fold_by_the_best_candidate_on_the_oth
     assert part["runs"] == 2 and search.nested(plan, {}) is None
 
 
+def test_a_fold_is_classified_with_the_threshold_at_which_the_other_folds_reach_the_sensitivity():
+    # Two folds with one subject of each class, ten images each; ALL scores are evenly spread up to 0.9 and 0.7.
+    top, healthy = (0.9, 0.7), (0.5, 0.55)
+    scores = [np.linspace(0, top[k], 10) if sick else np.full(10, healthy[k]) for k in (0, 1) for sick in (True, False)]
+    score, fold = np.concatenate(scores)[None], np.repeat([0, 1], 20)
+    label = np.tile(np.repeat([0, 1], 10), 2)
+    group = np.array([f"{k}{one}" for k, one in zip(fold, label, strict=True)])
+    logits = np.log(np.stack([score, 1 - score], axis=2).clip(1e-7))
+    images = HeldOut(np.array([0.0]), np.arange(40), label, fold, logits, group, np.zeros(40, int))
+    found = Recorded(images, score).at_sensitivity(0.2)  # two images of ten reach 0.8 and 0.622
+    assert found["sensitivity_per_subject"].value == pytest.approx((0.3 + 0) / 2)
+    assert (found["specificity_per_donor"].value, found["worst_specificity"]) == (1.0, 1.0)
+    lower = Recorded(images, score).at_sensitivity(0.4)  # 0.6 and 0.467
+    assert lower["sensitivity_per_subject"].value == pytest.approx((0.5 + 0.2) / 2)
+    assert (lower["specificity_per_donor"].value, lower["worst_specificity"]) == (0.5, 0.0)
+    one_fold = Recorded(images.part(fold == 0), score[:, fold == 0])
+    assert one_fold.at_sensitivity(0.2) is None
+
+
 def test_new_donors_in_cross_validation_are_compared_with_their_own_pairs_and_with_all(config):
     plan = replace(SearchPlan.load(config), new_donors=("H", "S"))
     # Four donors of three images each, twice: S ranks above H, the other subject below; pairs of two folds count.

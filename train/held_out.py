@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blastlens import bootstrap, metrics
-from blastlens.donor_metrics import DonorScores, donor_weights
+from blastlens.donor_metrics import MIN_IMAGES, DonorScores, donor_weights
 from blastlens.errors import BlastlensError
 from train.calibration import Scaling, fit_scaling
 from train.results import Result
@@ -182,8 +182,32 @@ class Recorded:
         """Scores by donor of all donors together."""
         return {key: value for key, value in self.donors().summary().items() if key != "donors"}
 
+    def at_sensitivity(self, target: float) -> dict[str, Any] | None:
+        """Scores by donor where each fold has the highest threshold with which the other folds of its seed reach a mean
+        sensitivity of `target`, 0 to 1, over ALL subjects; None without other folds."""
+        of, score = self.images, self.score[self.sigmas.index(0.0)]
+        thresholds = np.empty(len(score))
+        for seed, fold in self.keys:
+            others = (of.repeat == seed) & (of.fold != fold) & (of.label == POSITIVE)
+            if not others.any():
+                return None
+            mine = (of.repeat == seed) & (of.fold == fold)
+            thresholds[mine] = threshold_at(score[others], of.group[others], target)
+        found = DonorScores.of(of.label == POSITIVE, score, of.group, of.fold, of.repeat, thresholds).summary()
+        return {name: found[name] for name in ("specificity_per_donor", "worst_specificity", "sensitivity_per_subject")}
+
     def auroc_per_donor(self, sigma: float) -> float:
         return float(self.donors(sigma).replicates(0)["auroc_per_donor"][0])
+
+
+def threshold_at(scores: np.ndarray, donors: np.ndarray, target: float) -> float:
+    """The highest threshold that a share of `target` of the scores (N,) of a donor (N,) reach, on average over donors
+    with at least `MIN_IMAGES` images."""
+    _, donor, count = np.unique(donors, return_inverse=True, return_counts=True)
+    weights = np.where(count >= MIN_IMAGES, 1 / count, 0)[donor]
+    order = np.argsort(-scores)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(scores[order][np.searchsorted(reached, target - 1e-9)])
 
 
 def runs_of(folder: Path, seed: int = 0) -> list[Path]:

@@ -45,6 +45,7 @@ CONFIG = Path(__file__).with_suffix(".yaml")
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDS = RESULTS / "search"
 SIGMAS = (0.0, 10.0, 20.0, 50.0)
+SENSITIVITY = 0.85  # per ALL subject, at which specificities are compared
 
 
 @strict_dataclass
@@ -291,9 +292,9 @@ def same_donors(search: SearchPlan, one: Recorded) -> dict[str, Any]:
 def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
     """results/search.json: what was measured of every candidate, the best by AUROC per donor first; and `nested`.
 
-    By candidate: `runs`, the metrics of `DonorScores.summary`, `auroc_by_sigma` (per donor, under noise), `difference`
-    (of the AUROC per donor to each baseline, paired on the same runs) and, where it was run, `new` (the metrics on the
-    new donors) and what `same_donors` returns.
+    By candidate: `runs`, the metrics of `DonorScores.summary`, `at_sensitivity` (those of `Recorded.at_sensitivity`),
+    `auroc_by_sigma` (per donor, under noise), `difference` (of the AUROC per donor to each baseline, paired on the same
+    runs) and, where it was run, `new` (the metrics on the new donors) and what `same_donors` returns.
     """
     found, new = recorded(search, search.protocol, results), recorded(search, search.left_out, results)
     candidates = {}
@@ -302,6 +303,7 @@ def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
         candidates[name] = {
             "runs": len(one.keys),
             **one.summary(),
+            "at_sensitivity": one.at_sensitivity(SENSITIVITY),
             "auroc_by_sigma": {f"{s:g}": one.auroc_per_donor(s) for s in one.sigmas},
             "difference": {
                 b: difference(one.part(keys).donors(), found[b].part(keys).donors())
@@ -318,6 +320,7 @@ def figures(search: SearchPlan, results: Sequence[Result]) -> dict[str, Any]:
             "seeds": list(search.seeds),
             "runs": len(search.seeds) * search.folds,
             "new_donors": list(search.new_donors),
+            "sensitivity": SENSITIVITY,
             **most,
             "nested": nested(search, found),
             "candidates": dict(ordered),
