@@ -1,13 +1,12 @@
 """Recorded outputs of the bundled models: a change of the code that changes a result is seen here.
 
-Record again with `python tests/test_golden.py` and review the difference. The images are synthetic ones beside the
+Record again with `PYTHONPATH=. python tests/test_golden.py` and review the difference. The images are synthetic ones beside the
 record, and real ones where BLASTLENS_DATA names a folder. Cards are compared by test_bundled_models.py.
 """
 
 import io
 import json
 import os
-import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -125,7 +124,6 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     for name, record in {
         "synthetic": outputs(synthetic_images, commands=True),
         "real": outputs(lambda kind: real_images(kind, Path(os.environ["BLASTLENS_DATA"])), commands=False),
