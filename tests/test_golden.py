@@ -1,7 +1,7 @@
 """Recorded outputs of the bundled models: a change of the code that changes a result is seen here.
 
-Record again with `PYTHONPATH=. python tests/test_golden.py` and review the difference. The images are synthetic ones beside the
-record, and real ones where BLASTLENS_DATA names a folder. Cards are compared by test_bundled_models.py.
+Record again with `PYTHONPATH=. python tests/test_golden.py` and review the difference. The images are synthetic ones
+beside the record, and real ones where BLASTLENS_DATA names a folder. Cards are compared by test_bundled_models.py.
 """
 
 import io
