@@ -110,7 +110,7 @@ def test_a_raw_frame_and_its_prepared_twin_get_the_same_answer_through_every_int
     for name, answers in answers_by.items():
         raw, prepared = np.array(answers).reshape(-1, 2).T
         apart = np.abs(raw - prepared)  # they were resampled by different filters
-        assert apart.max() <= 0.04 and apart.mean() <= 0.01, name
+        assert apart.max() <= 0.05 and apart.mean() <= 0.01, name
         assert answers[1::2] == pytest.approx(expected[1::2], abs=1e-4), name
 
 

@@ -91,7 +91,8 @@ def test_the_regressions_see_every_training_image_at_each_noise_level(recipe, dr
     changes = [f"{key}={json.dumps(value)}" for key, value in (CHANGES | {"distill.noise_levels": [0, 30]}).items()]
     backbone, out = runs / "all" / "backbone.safetensors", tmp_path / "noisy"
     command = ["features_cnmc2019", "--data", str(drawn), "--cache", str(runs / "cache"), "--backbone", str(backbone)]
-    command += ["--protocol", "group-kfold:3", "--fold", "1", "--sigmas", "0", "--out", str(out), "--set", *changes]
+    command += ["--protocol", "group-kfold:3", "--fold", "1", "--sigmas", "0", "--weights", "scratch"]
+    command += ["--out", str(out), "--set", *changes]
     assert finetune.main(command) == 0
     rows = load_rows(drawn)
     train = [

@@ -33,7 +33,7 @@ from blastlens.view import View
 from publish import space, static_page
 
 CELL, FIELD = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
-CLOSE = 0.02  # of a probability
+CLOSE = 0.03  # of a probability: the int8 network rounds differently in WebAssembly
 
 
 @pytest.fixture(scope="module")
