@@ -33,7 +33,7 @@ from blastlens.view import View
 from publish import space, static_page
 
 CELL, FIELD = "mobilenetv1-cnmc2019", "mobilenetv2-aria2021"
-CLOSE = 0.03  # of a probability: the int8 network rounds differently in WebAssembly
+CLOSE = 0.02  # of a probability
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,8 @@ def test_the_curve_is_pythons_and_shows_where_the_prediction_flips(visit, tmp_pa
         "all => all.map(x => x.getAttribute('points'))"
     )
     drawn = np.array([[1 - float(point.split(",")[1]) / 100 for point in line.split()] for line in lines]).T
-    assert drawn == pytest.approx(curve.probabilities, abs=CLOSE)
+    # The int8 network rounds differently in WebAssembly, under strong noise a little more.
+    assert drawn == pytest.approx(curve.probabilities, abs=1.5 * CLOSE)
 
 
 def test_an_image_of_another_kind_is_rejected_and_opened_in_its_own_model(visit, tmp_path):
