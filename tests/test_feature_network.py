@@ -95,9 +95,8 @@ def test_the_regressions_see_every_training_image_at_each_noise_level(recipe, dr
     command += ["--out", str(out), "--set", *changes]
     assert finetune.main(command) == 0
     rows = load_rows(drawn)
-    train = [
-        i for i, row in enumerate(rows) if row.group in json.loads((out / "run.json").read_text())["groups"]["train"]
-    ]
+    groups = json.loads((out / "run.json").read_text())["groups"]["train"]
+    train = [i for i, row in enumerate(rows) if row.group in groups]
     _, labels = labels_of(rows)
     pixels, network = load_pixels(drawn, rows, view_of(recipe), runs / "cache"), load_backbone(recipe, backbone)
     pooled = [pooled_features(network, recipe, pixels, sigma, runs / "cache")[train] for sigma in (0, 30)]
